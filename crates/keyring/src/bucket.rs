@@ -1,0 +1,457 @@
+//! The entries of one digest prefix, in the compact form that a proxy holds in shared data.
+//!
+//! ```text
+//! format: u8 = 1 | epoch: 16 bytes | count: u16
+//! digests:  count × 32 bytes, ascending
+//! ends:     count × u16, where each record ends, counted from the first record
+//! records:  flags: u8 | revision: varint | [not_before: varint] | [expires_at: varint]
+//!           | [brown-out: share u16 of 65,535, until varint]
+//!           | version, key, client: length u8 + bytes | scopes: count u8, each length u8 + bytes
+//! ```
+//!
+//! Numbers of fixed width are little-endian. A bucket of 15 entries takes about 90 bytes an entry.
+//! An entry whose flag says *carried* was written under an earlier epoch than the bucket's.
+
+use std::collections::BTreeMap;
+
+use crate::bytes::{Reader, put_text, put_varint};
+use crate::{Brownout, Digest, Entry, Epoch, Millis, State};
+
+pub use crate::bytes::Corrupt;
+
+const FORMAT: u8 = 1;
+/// Records are addressed by 16 bits; what does not fit is refused before it is written.
+const MAX_RECORDS: usize = u16::MAX as usize;
+
+const STATE: u8 = 0b0000_0111;
+const NOT_BEFORE: u8 = 0b0000_1000;
+const EXPIRES_AT: u8 = 0b0001_0000;
+const SUCCESSOR: u8 = 0b0010_0000;
+const BROWNOUT: u8 = 0b0100_0000;
+const CARRIED: u8 = 0b1000_0000;
+
+/// One bucket, read in place.
+#[derive(Debug, Clone, Copy)]
+pub struct Bucket<'a> {
+    epoch: Epoch,
+    digests: &'a [[u8; 32]],
+    ends: &'a [[u8; 2]],
+    records: &'a [u8],
+}
+
+/// One change to a bucket.
+#[derive(Debug, Clone, Copy)]
+pub enum Op<'a> {
+    /// Take the entry, unless the bucket has a newer one.
+    Upsert(&'a Entry),
+    /// Forget the digest, unless the bucket has it from a newer revision.
+    Remove { digest: Digest, revision: u64 },
+    /// Forget what a snapshot page cut at `revision` does not name: every digest after `after` and
+    /// up to `through` that `named` (ascending) lacks.
+    Sweep { after: Option<Digest>, through: Digest, revision: u64, named: &'a [Digest] },
+}
+
+/// What a merge made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Merged {
+    pub bytes: Vec<u8>,
+    /// Entries before and after.
+    pub before: usize,
+    pub after: usize,
+}
+
+/// Why a bucket cannot take a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum MergeError {
+    #[error(transparent)]
+    Corrupt(#[from] Corrupt),
+    #[error("more entries share one digest prefix than a bucket holds")]
+    Full,
+}
+
+/// Applies `ops` in order, by (epoch, revision): what is newer stays.
+///
+/// `epoch` is the one under which the operations were published; it must not be older than the
+/// bucket's. A denial from an earlier epoch gives way only to an entry reinstated in this one.
+///
+/// # Errors
+///
+/// [`MergeError`]; the bucket is then left as it was.
+pub fn merge(existing: Option<&[u8]>, epoch: Epoch, ops: &[Op<'_>]) -> Result<Merged, MergeError> {
+    let mut held = BTreeMap::new();
+    if let Some(bytes) = existing {
+        let bucket = Bucket::parse(bytes)?;
+        let older = bucket.epoch < epoch;
+        for (digest, record) in bucket.iter() {
+            let mut record = Record::decode(record?)?;
+            record.carried |= older;
+            held.insert(digest, record);
+        }
+    }
+    let before = held.len();
+    for op in ops {
+        match *op {
+            Op::Upsert(entry) => upsert(&mut held, epoch, entry),
+            Op::Remove { digest, revision } => {
+                if held.get(&digest).is_some_and(|record| record.carried || record.revision <= revision) {
+                    held.remove(&digest);
+                }
+            }
+            Op::Sweep { after, through, revision, named } => held.retain(|digest, record| {
+                let in_range = after.is_none_or(|after| *digest > after) && *digest <= through;
+                let kept = if record.carried { record.state.is_denied() } else { record.revision > revision };
+                !in_range || kept || named.binary_search(digest).is_ok()
+            }),
+        }
+    }
+    Ok(Merged { bytes: encode(epoch, &held)?, before, after: held.len() })
+}
+
+fn upsert(held: &mut BTreeMap<Digest, Record>, epoch: Epoch, entry: &Entry) {
+    if let Some(record) = held.get(&entry.digest) {
+        let newer = if record.carried {
+            !record.state.is_denied() || entry.state.is_denied() || entry.reinstated_in == Some(epoch)
+        } else {
+            record.revision < entry.revision
+        };
+        if !newer {
+            return;
+        }
+    }
+    held.insert(entry.digest, Record::from(entry));
+}
+
+// === impl Bucket ===
+
+impl<'a> Bucket<'a> {
+    /// # Errors
+    ///
+    /// [`Corrupt`] if the frame is not in this format. Records are checked when they are read.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, Corrupt> {
+        let mut reader = Reader(bytes);
+        if reader.u8()? != FORMAT {
+            return Err(Corrupt);
+        }
+        let epoch = Epoch::from_bytes(reader.array()?);
+        let count = usize::from(reader.u16()?);
+        let (digests, _) = reader.take(count.saturating_mul(Digest::LEN))?.as_chunks();
+        let (ends, _) = reader.take(count.saturating_mul(2))?.as_chunks();
+        Ok(Self { epoch, digests, ends, records: reader.0 })
+    }
+
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.digests.len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.digests.is_empty()
+    }
+
+    /// # Errors
+    ///
+    /// [`Corrupt`] if the record of that digest cannot be read.
+    pub fn find(&self, digest: &Digest) -> Result<Option<Entry>, Corrupt> {
+        // Which record is found may show in the time taken; how much of a digest matched may not.
+        let Some(at) = self.digests.iter().position(|held| Digest::from_bytes(*held) == *digest) else {
+            return Ok(None);
+        };
+        let record = Record::decode(self.record(at)?)?;
+        Ok(Some(record.into_entry(*digest)))
+    }
+
+    /// # Errors
+    ///
+    /// [`Corrupt`] if any record cannot be read.
+    pub fn entries(&self) -> Result<Vec<Entry>, Corrupt> {
+        self.iter().map(|(digest, record)| Ok(Record::decode(record?)?.into_entry(digest))).collect()
+    }
+
+    fn iter(self) -> impl Iterator<Item = (Digest, Result<&'a [u8], Corrupt>)> {
+        let digests = self.digests.iter().map(|digest| Digest::from_bytes(*digest));
+        digests.enumerate().map(move |(at, digest)| (digest, self.record(at)))
+    }
+
+    fn record(&self, at: usize) -> Result<&'a [u8], Corrupt> {
+        let end = |at: usize| self.ends.get(at).map(|end| usize::from(u16::from_le_bytes(*end)));
+        let start = match at.checked_sub(1) {
+            Some(previous) => end(previous).ok_or(Corrupt)?,
+            None => 0,
+        };
+        self.records.get(start..end(at).ok_or(Corrupt)?).ok_or(Corrupt)
+    }
+}
+
+fn encode(epoch: Epoch, held: &BTreeMap<Digest, Record>) -> Result<Vec<u8>, MergeError> {
+    let count = u16::try_from(held.len()).map_err(|_| MergeError::Full)?;
+    let mut records = Vec::with_capacity(held.len().saturating_mul(64));
+    let mut ends = Vec::with_capacity(held.len().saturating_mul(2));
+    for record in held.values() {
+        record.encode(&mut records);
+        if records.len() > MAX_RECORDS {
+            return Err(MergeError::Full);
+        }
+        ends.extend_from_slice(&(records.len() as u16).to_le_bytes());
+    }
+    let mut bytes = Vec::with_capacity(19 + held.len().saturating_mul(34) + records.len());
+    bytes.push(FORMAT);
+    bytes.extend_from_slice(epoch.as_bytes());
+    bytes.extend_from_slice(&count.to_le_bytes());
+    for digest in held.keys() {
+        bytes.extend_from_slice(digest.as_bytes());
+    }
+    bytes.extend_from_slice(&ends);
+    bytes.extend_from_slice(&records);
+    Ok(bytes)
+}
+
+// === impl Record ===
+
+/// An entry without its digest, as one record holds it.
+struct Record {
+    state: State,
+    carried: bool,
+    revision: u64,
+    not_before: Option<Millis>,
+    expires_at: Option<Millis>,
+    successor: bool,
+    brownout: Option<Brownout>,
+    version: String,
+    key: String,
+    client: String,
+    scopes: Vec<String>,
+}
+
+impl From<&Entry> for Record {
+    fn from(entry: &Entry) -> Self {
+        Self {
+            state: entry.state,
+            carried: false,
+            revision: entry.revision,
+            not_before: entry.not_before,
+            expires_at: entry.expires_at,
+            successor: entry.successor,
+            brownout: entry.brownout,
+            version: entry.version.clone(),
+            key: entry.key.clone(),
+            client: entry.client.clone(),
+            scopes: entry.scopes.clone(),
+        }
+    }
+}
+
+impl Record {
+    fn into_entry(self, digest: Digest) -> Entry {
+        Entry {
+            digest,
+            version: self.version,
+            key: self.key,
+            client: self.client,
+            revision: self.revision,
+            state: self.state,
+            not_before: self.not_before,
+            expires_at: self.expires_at,
+            scopes: self.scopes,
+            successor: self.successor,
+            brownout: self.brownout,
+            reinstated_in: None,
+        }
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, Corrupt> {
+        let mut reader = Reader(bytes);
+        let flags = reader.u8()?;
+        let state = match flags & STATE {
+            0 => State::Active,
+            1 => State::Retiring,
+            2 => State::Pending,
+            3 => State::Retired,
+            4 => State::Revoked,
+            5 => State::Compromised,
+            _ => State::Unreadable,
+        };
+        let revision = reader.varint()?;
+        let mut optional = |flag| match flags & flag {
+            0 => Ok(None),
+            _ => reader.varint().map(|millis| Some(Millis(millis))),
+        };
+        let (not_before, expires_at) = (optional(NOT_BEFORE)?, optional(EXPIRES_AT)?);
+        let brownout = match flags & BROWNOUT {
+            0 => None,
+            _ => Some(Brownout {
+                share: f64::from(reader.u16()?) / f64::from(u16::MAX),
+                until: Millis(reader.varint()?),
+            }),
+        };
+        let (version, key, client) = (reader.text()?, reader.text()?, reader.text()?);
+        let scopes = (0..reader.u8()?).map(|_| reader.text().map(str::to_owned)).collect::<Result<_, _>>()?;
+        reader.end()?;
+        Ok(Self {
+            state,
+            carried: flags & CARRIED != 0,
+            revision,
+            not_before,
+            expires_at,
+            successor: flags & SUCCESSOR != 0,
+            brownout,
+            version: version.to_owned(),
+            key: key.to_owned(),
+            client: client.to_owned(),
+            scopes,
+        })
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        let mut flags = match self.state {
+            State::Active => 0,
+            State::Retiring => 1,
+            State::Pending => 2,
+            State::Retired => 3,
+            State::Revoked => 4,
+            State::Compromised => 5,
+            State::Unreadable => 6,
+        };
+        for (flag, set) in [
+            (NOT_BEFORE, self.not_before.is_some()),
+            (EXPIRES_AT, self.expires_at.is_some()),
+            (SUCCESSOR, self.successor),
+            (BROWNOUT, self.brownout.is_some()),
+            (CARRIED, self.carried),
+        ] {
+            flags |= if set { flag } else { 0 };
+        }
+        out.push(flags);
+        put_varint(out, self.revision);
+        for millis in [self.not_before, self.expires_at].into_iter().flatten() {
+            put_varint(out, millis.0);
+        }
+        if let Some(brownout) = self.brownout {
+            let share = (brownout.share.clamp(0.0, 1.0) * f64::from(u16::MAX)).round() as u16;
+            out.extend_from_slice(&share.to_le_bytes());
+            put_varint(out, brownout.until.0);
+        }
+        for text in [&self.version, &self.key, &self.client] {
+            put_text(out, text);
+        }
+        out.push(self.scopes.len().min(255) as u8);
+        for scope in self.scopes.iter().take(255) {
+            put_text(out, scope);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn epoch(last: u8) -> Epoch {
+        let mut bytes = [0; 16];
+        bytes[15] = last;
+        Epoch::from_bytes(bytes)
+    }
+
+    fn entry(key: &str, revision: u64, state: State) -> Entry {
+        Entry::new(Digest::of(key.as_bytes()), "kv_1", "key_1", "acme", revision, state)
+    }
+
+    fn apply(existing: Option<&[u8]>, in_epoch: u8, ops: &[Op<'_>]) -> Vec<u8> {
+        merge(existing, epoch(in_epoch), ops).unwrap().bytes
+    }
+
+    fn state_of(bytes: &[u8], key: &str) -> Option<State> {
+        Bucket::parse(bytes).unwrap().find(&Digest::of(key.as_bytes())).unwrap().map(|entry| entry.state)
+    }
+
+    #[test]
+    fn an_entry_comes_back_whole() {
+        let full = Entry {
+            not_before: Some(Millis(1_790_000_000_000)),
+            expires_at: Some(Millis(1_790_000_600_000)),
+            scopes: vec!["market:read".into(), "trade".into()],
+            successor: true,
+            brownout: Some(Brownout { share: 1.0, until: Millis(7) }),
+            ..entry("k", u64::MAX, State::Retiring)
+        };
+        let bytes = apply(None, 1, &[Op::Upsert(&full)]);
+        assert_eq!(Bucket::parse(&bytes).unwrap().entries().unwrap(), [full]);
+    }
+
+    #[test]
+    fn an_older_or_repeated_change_changes_nothing() {
+        let new = apply(None, 1, &[Op::Upsert(&entry("k", 5, State::Revoked))]);
+        let again = apply(Some(&new), 1, &[Op::Upsert(&entry("k", 5, State::Active))]);
+        let older = apply(Some(&new), 1, &[Op::Upsert(&entry("k", 4, State::Active))]);
+        let removed = apply(Some(&new), 1, &[Op::Remove { digest: Digest::of(b"k"), revision: 4 }]);
+        for bytes in [again, older, removed] {
+            assert_eq!(bytes, new);
+        }
+        let newer = apply(Some(&new), 1, &[Op::Upsert(&entry("k", 6, State::Active))]);
+        assert_eq!(state_of(&newer, "k"), Some(State::Active));
+        let removed = apply(Some(&new), 1, &[Op::Remove { digest: Digest::of(b"k"), revision: 5 }]);
+        assert_eq!(state_of(&removed, "k"), None);
+    }
+
+    #[test]
+    fn denials_survive_an_epoch_unless_reinstated_in_it() {
+        let old = apply(None, 1, &[Op::Upsert(&entry("k", 900, State::Revoked))]);
+        let plain = entry("k", 1, State::Active);
+        assert_eq!(state_of(&apply(Some(&old), 2, &[Op::Upsert(&plain)]), "k"), Some(State::Revoked));
+
+        let elsewhere = Entry { reinstated_in: Some(epoch(1)), ..plain.clone() };
+        assert_eq!(state_of(&apply(Some(&old), 2, &[Op::Upsert(&elsewhere)]), "k"), Some(State::Revoked));
+
+        let reinstated = Entry { reinstated_in: Some(epoch(2)), ..plain };
+        assert_eq!(state_of(&apply(Some(&old), 2, &[Op::Upsert(&reinstated)]), "k"), Some(State::Active));
+    }
+
+    #[test]
+    fn a_live_entry_gives_way_to_a_new_epoch_whatever_its_revision() {
+        let old = apply(None, 1, &[Op::Upsert(&entry("k", 900, State::Active))]);
+        let new = apply(Some(&old), 2, &[Op::Upsert(&entry("k", 1, State::Retiring))]);
+        assert_eq!(state_of(&new, "k"), Some(State::Retiring));
+    }
+
+    #[test]
+    fn a_sweep_forgets_what_a_page_does_not_name() {
+        let (a, b, c) =
+            (entry("a", 1, State::Active), entry("b", 2, State::Revoked), entry("c", 9, State::Active));
+        let all = apply(None, 1, &[Op::Upsert(&a), Op::Upsert(&b), Op::Upsert(&c)]);
+        let named = [a.digest];
+        let sweep = Op::Sweep { after: None, through: Digest::MAX, revision: 5, named: &named };
+
+        let same_epoch = apply(Some(&all), 1, &[sweep]);
+        assert_eq!(["a", "b", "c"].map(|key| state_of(&same_epoch, key).is_some()), [true, false, true]);
+
+        let next_epoch = apply(Some(&all), 2, &[sweep]);
+        assert_eq!(state_of(&next_epoch, "b"), Some(State::Revoked), "a denial outlives its epoch");
+        assert_eq!(state_of(&next_epoch, "c"), None);
+
+        let elsewhere = Op::Sweep { after: Some(Digest::MAX), through: Digest::MAX, revision: 5, named: &[] };
+        assert_eq!(apply(Some(&all), 1, &[elsewhere]), all);
+    }
+
+    #[test]
+    fn bytes_that_nobody_wrote_are_refused_not_read() {
+        let good = apply(None, 1, &[Op::Upsert(&entry("k", 1, State::Active))]);
+        for len in 0..good.len() {
+            let cut = Bucket::parse(&good[..len]).and_then(|bucket| bucket.entries());
+            assert_eq!(cut, Err(Corrupt), "cut at {len}");
+        }
+        assert!(Bucket::parse(b"\x02").is_err());
+        assert_eq!(merge(Some(b"junk"), epoch(1), &[]), Err(MergeError::Corrupt(Corrupt)));
+    }
+
+    #[test]
+    fn a_full_bucket_is_refused_not_cut() {
+        let entries: Vec<Entry> = (0..2000).map(|i| entry(&i.to_string(), 1, State::Active)).collect();
+        let ops: Vec<Op<'_>> = entries.iter().map(Op::Upsert).collect();
+        assert!(merge(None, epoch(1), &ops).is_ok());
+        let long = entries
+            .iter()
+            .map(|entry| Entry { client: "c".repeat(128), ..entry.clone() })
+            .collect::<Vec<_>>();
+        let ops: Vec<Op<'_>> = long.iter().map(Op::Upsert).collect();
+        assert_eq!(merge(None, epoch(1), &ops), Err(MergeError::Full));
+    }
+}

@@ -1,0 +1,135 @@
+//! Which ring the buckets add up to: the small entry that is written last.
+
+use crate::bytes::{Corrupt, Reader, put_text, put_varint};
+use crate::{Digest, Epoch, Millis, SignerId};
+
+const FORMAT: u8 = 1;
+/// More signers than anyone trusts at once; a list that grew longer means a ring to fetch anew.
+pub const MAX_SIGNERS: usize = 16;
+
+/// What a proxy's buckets add up to, and how far a fetch has come. It is written after the buckets
+/// that it speaks of, so whoever reads it finds at least what it promises.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Generation {
+    /// The ring that can be enforced. `None`: answer 503.
+    pub complete: Option<Position>,
+    /// A snapshot under way.
+    pub sync: Option<Sync>,
+    /// The newest `issued_at` accepted: how fresh the ring is, and a floor under the clock.
+    pub issued_at: Millis,
+    /// Entries held, the ended ones included.
+    pub entries: u64,
+    /// The text before the id of keys that this ring issues, `kw_live_`; empty if unknown.
+    pub key_prefix: String,
+    /// Whose signatures the ring rests on.
+    pub signers: Vec<SignerId>,
+}
+
+/// A point in a ring's history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    pub epoch: Epoch,
+    pub revision: u64,
+}
+
+/// A snapshot under way: the next leader goes on from here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sync {
+    /// Where the first page was cut; the proxy follows the changes from there.
+    pub first: Position,
+    /// The last digest that the pages so far cover.
+    pub cursor: Digest,
+    /// Entries in the pages so far.
+    pub entries: u64,
+}
+
+impl Generation {
+    /// # Errors
+    ///
+    /// [`Corrupt`] if these are not bytes that [`Self::encode`] of this format wrote.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Corrupt> {
+        let mut reader = Reader(bytes);
+        if reader.u8()? != FORMAT {
+            return Err(Corrupt);
+        }
+        let complete = match reader.u8()? {
+            0 => None,
+            1 => Some(Position::read(&mut reader)?),
+            _ => return Err(Corrupt),
+        };
+        let sync = match reader.u8()? {
+            0 => None,
+            1 => Some(Sync {
+                first: Position::read(&mut reader)?,
+                cursor: Digest::from_bytes(reader.array()?),
+                entries: reader.varint()?,
+            }),
+            _ => return Err(Corrupt),
+        };
+        let (issued_at, entries) = (Millis(reader.varint()?), reader.varint()?);
+        let key_prefix = reader.text()?.to_owned();
+        let signers = (0..reader.u8()?)
+            .map(|_| reader.array().map(SignerId::from_bytes))
+            .collect::<Result<Vec<_>, _>>()?;
+        reader.end()?;
+        Ok(Self { complete, sync, issued_at, entries, key_prefix, signers })
+    }
+
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = vec![FORMAT, u8::from(self.complete.is_some())];
+        if let Some(position) = &self.complete {
+            position.write(&mut out);
+        }
+        out.push(u8::from(self.sync.is_some()));
+        if let Some(sync) = &self.sync {
+            sync.first.write(&mut out);
+            out.extend_from_slice(sync.cursor.as_bytes());
+            put_varint(&mut out, sync.entries);
+        }
+        put_varint(&mut out, self.issued_at.0);
+        put_varint(&mut out, self.entries);
+        put_text(&mut out, &self.key_prefix);
+        out.push(self.signers.len().min(MAX_SIGNERS) as u8);
+        for signer in self.signers.iter().take(MAX_SIGNERS) {
+            out.extend_from_slice(signer.as_bytes());
+        }
+        out
+    }
+}
+
+impl Position {
+    fn read(reader: &mut Reader<'_>) -> Result<Self, Corrupt> {
+        Ok(Self { epoch: Epoch::from_bytes(reader.array()?), revision: reader.varint()? })
+    }
+
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.epoch.as_bytes());
+        put_varint(out, self.revision);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_generation_comes_back_whole_and_never_cut() {
+        let position = Position { epoch: Epoch::from_bytes([3; 16]), revision: 4127 };
+        let full = Generation {
+            complete: Some(position),
+            sync: Some(Sync { first: position, cursor: Digest::of(b"c"), entries: 500 }),
+            issued_at: Millis(1_790_000_000_000),
+            entries: 1_000_000,
+            key_prefix: "kw_live_".into(),
+            signers: vec![SignerId::from_bytes([1; 8]), SignerId::from_bytes([2; 8])],
+        };
+        for generation in [Generation::default(), full] {
+            let bytes = generation.encode();
+            assert_eq!(Generation::decode(&bytes), Ok(generation));
+            for len in 0..bytes.len() {
+                assert_eq!(Generation::decode(&bytes[..len]), Err(Corrupt));
+            }
+        }
+    }
+}

@@ -1,0 +1,397 @@
+//! Which documents a ring takes, and what each does to its buckets.
+//!
+//! A ring never goes back and never skips. [`Generation::judge`] decides from the generation and
+//! the document alone; the [`Plan`] that it returns lists the bucket changes in the order in which
+//! they must become visible, and the generation to write after them.
+//!
+//! While a snapshot is under way no run of changes is taken. So every page was cut at a revision
+//! that is not before any change that the ring already has, and a page can neither drop, overwrite
+//! nor bring back what is newer than it.
+
+use crate::bucket::Op;
+use crate::document::Kind;
+use crate::generation::{MAX_SIGNERS, Position, Sync};
+use crate::{Digest, Document, Epoch, Generation, Millis, SignerId};
+
+/// What a document does to a ring.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Plan {
+    /// Nothing changed at the server: only the ring's age is renewed.
+    Heartbeat(Generation),
+    /// Write the buckets, in this order, then the generation.
+    Write(Write),
+}
+
+/// Bucket changes and the generation that follows them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Write {
+    epoch: Epoch,
+    document: Document,
+    next: Generation,
+    /// The range that a page covers.
+    sweep: Option<(Option<Digest>, Digest)>,
+    named: Vec<Digest>,
+}
+
+/// Why a document changes nothing. Each is a value of the `reason` label of `keywheel_ring_rejected`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Rejection {
+    Unsigned,
+    UntrustedSigner,
+    BadSignature,
+    Unreadable,
+    WrongRing,
+    Expired,
+    OlderEpoch,
+    OtherEpoch,
+    Older,
+    Gap,
+    /// A run of changes during a snapshot, or a page that no snapshot asked for.
+    OutOfTurn,
+    /// A bucket could not take it.
+    Bucket,
+}
+
+impl Rejection {
+    /// The metric label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unsigned => "unsigned",
+            Self::UntrustedSigner => "untrusted_signer",
+            Self::BadSignature => "bad_signature",
+            Self::Unreadable => "unreadable",
+            Self::WrongRing => "wrong_ring",
+            Self::Expired => "expired",
+            Self::OlderEpoch => "older_epoch",
+            Self::OtherEpoch => "other_epoch",
+            Self::Older => "older",
+            Self::Gap => "gap",
+            Self::OutOfTurn => "out_of_turn",
+            Self::Bucket => "bucket",
+        }
+    }
+}
+
+impl Generation {
+    /// Decides what `document`, signed by `signer`, does to this ring.
+    ///
+    /// # Errors
+    ///
+    /// [`Rejection`]; the document then changes nothing.
+    pub fn judge(
+        &self,
+        ring: &str,
+        document: Document,
+        signer: SignerId,
+        now: Millis,
+    ) -> Result<Plan, Rejection> {
+        if document.ring != ring {
+            return Err(Rejection::WrongRing);
+        }
+        // A clock that was set back does not bring an expired document back.
+        if document.expires_at <= now.max(self.issued_at) {
+            return Err(Rejection::Expired);
+        }
+        if self.complete.is_some_and(|complete| document.epoch < complete.epoch) {
+            return Err(Rejection::OlderEpoch);
+        }
+        match document.kind {
+            Kind::Changes { since } => self.judge_changes(since, document, signer),
+            Kind::Snapshot { after, through } => self.judge_page(after, through, document, signer),
+        }
+    }
+
+    fn judge_changes(&self, since: u64, document: Document, signer: SignerId) -> Result<Plan, Rejection> {
+        let Some(complete) = self.complete.filter(|_| self.sync.is_none()) else {
+            return Err(Rejection::OutOfTurn);
+        };
+        if document.epoch != complete.epoch {
+            return Err(Rejection::OtherEpoch);
+        }
+        if since > complete.revision {
+            return Err(Rejection::Gap);
+        }
+        let mut next = self.clone();
+        next.accept(&document, signer);
+        if document.revision == complete.revision && since == document.revision {
+            return if document.issued_at > self.issued_at {
+                Ok(Plan::Heartbeat(next))
+            } else {
+                Err(Rejection::Older)
+            };
+        }
+        if document.revision <= complete.revision {
+            return Err(Rejection::Older);
+        }
+        next.complete = Some(Position { revision: document.revision, ..complete });
+        Ok(Plan::Write(Write { epoch: complete.epoch, document, next, sweep: None, named: Vec::new() }))
+    }
+
+    fn judge_page(
+        &self,
+        after: Option<Digest>,
+        through: Option<Digest>,
+        document: Document,
+        signer: SignerId,
+    ) -> Result<Plan, Rejection> {
+        let position = Position { epoch: document.epoch, revision: document.revision };
+        if self.complete.is_some_and(|complete| position < complete) {
+            return Err(Rejection::Older);
+        }
+        let mut next = self.clone();
+        next.accept(&document, signer);
+        let sync = match self.sync {
+            Some(sync) if sync.first.epoch == document.epoch => {
+                if document.revision < sync.first.revision {
+                    return Err(Rejection::Older);
+                }
+                if after.is_some_and(|after| after > sync.cursor) {
+                    return Err(Rejection::Gap);
+                }
+                sync
+            }
+            Some(sync) if document.epoch < sync.first.epoch => return Err(Rejection::OlderEpoch),
+            // A first page, or one of a later epoch, begins anew; it must begin at the beginning.
+            _ if after.is_some() => return Err(Rejection::Gap),
+            _ => {
+                next.signers = vec![signer];
+                if let Some(complete) = self.complete.filter(|_| self.sync.is_none()) {
+                    // What is not swept yet still rests on the signatures of before.
+                    next.signers
+                        .extend(self.signers.iter().filter(|held| **held != signer && complete.revision > 0));
+                    next.signers.truncate(MAX_SIGNERS);
+                }
+                Sync { first: position, cursor: Digest::from_bytes([0; 32]), entries: 0 }
+            }
+        };
+        let last = through.unwrap_or(Digest::MAX);
+        if last <= sync.cursor && sync.cursor != Digest::from_bytes([0; 32]) {
+            return Err(Rejection::Older);
+        }
+        // What earlier pages of this snapshot covered is theirs.
+        let from = (sync.cursor != Digest::from_bytes([0; 32])).then_some(sync.cursor).max(after);
+        let mut document = document;
+        document.entries.retain(|entry| from.is_none_or(|from| entry.digest > from));
+        let entries = sync.entries.saturating_add(document.entries.len() as u64);
+        if last == Digest::MAX {
+            next.complete = Some(sync.first);
+            next.sync = None;
+            next.entries = entries;
+        } else {
+            next.sync = Some(Sync { cursor: last, entries, ..sync });
+        }
+        let named = document.entries.iter().map(|entry| entry.digest).collect();
+        Ok(Plan::Write(Write { epoch: position.epoch, document, next, sweep: Some((from, last)), named }))
+    }
+
+    fn accept(&mut self, document: &Document, signer: SignerId) {
+        self.issued_at = self.issued_at.max(document.issued_at);
+        if let Some(prefix) = &document.key_prefix {
+            self.key_prefix.clone_from(prefix);
+        }
+        if !self.signers.contains(&signer) && self.signers.len() < MAX_SIGNERS {
+            self.signers.push(signer);
+        }
+    }
+}
+
+impl Write {
+    /// The epoch under which the changes were published.
+    #[must_use]
+    pub const fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// The changes, grouped by bucket without changing the order in which revisions become visible:
+    /// a rotation's new version is there before its old one ends. A page sweeps only the buckets that
+    /// `occupied` says may hold something: few entries leave most of its range empty.
+    #[must_use]
+    pub fn buckets(&self, occupied: impl Fn(u16) -> bool) -> Vec<(u16, Vec<Op<'_>>)> {
+        let mut runs: Vec<(u16, Vec<Op<'_>>)> = Vec::new();
+        let mut push = |bucket: u16, op| match runs.last_mut() {
+            Some((last, ops)) if *last == bucket => ops.push(op),
+            _ => runs.push((bucket, vec![op])),
+        };
+        match self.sweep {
+            None => {
+                for entry in &self.document.entries {
+                    push(entry.digest.bucket(), Op::Upsert(entry));
+                }
+                for digest in &self.document.removed {
+                    push(digest.bucket(), Op::Remove { digest: *digest, revision: self.document.revision });
+                }
+            }
+            Some((after, through)) => {
+                // Entries ascend, and so do the buckets that the page covers.
+                let revision = self.document.revision;
+                let first = after.map_or(0, |after| after.bucket());
+                let mut entries = self.document.entries.iter().peekable();
+                for bucket in first..=through.bucket() {
+                    if !occupied(bucket) && entries.peek().is_none_or(|entry| entry.digest.bucket() != bucket)
+                    {
+                        continue;
+                    }
+                    push(bucket, Op::Sweep { after, through, revision, named: &self.named });
+                    while let Some(entry) = entries.next_if(|entry| entry.digest.bucket() == bucket) {
+                        push(bucket, Op::Upsert(entry));
+                    }
+                }
+            }
+        }
+        runs
+    }
+
+    /// The generation to write after the buckets, when they hold `grown` entries more than before.
+    #[must_use]
+    pub fn finish(mut self, grown: i64) -> Generation {
+        if self.sweep.is_none() {
+            self.next.entries = self.next.entries.saturating_add_signed(grown);
+        }
+        self.next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Entry, State};
+
+    const NOW: Millis = Millis(1000);
+
+    fn epoch(last: u8) -> Epoch {
+        let mut bytes = [0; 16];
+        bytes[15] = last;
+        Epoch::from_bytes(bytes)
+    }
+
+    fn signer(id: u8) -> SignerId {
+        SignerId::from_bytes([id; 8])
+    }
+
+    fn document(in_epoch: u8, kind: Kind, revision: u64) -> Document {
+        Document {
+            ring: "production".into(),
+            epoch: epoch(in_epoch),
+            kind,
+            revision,
+            issued_at: NOW,
+            expires_at: Millis(2000),
+            key_prefix: Some("kw_live_".into()),
+            critical: vec![],
+            entries: vec![],
+            removed: vec![],
+        }
+    }
+
+    fn changes(since: u64, revision: u64) -> Document {
+        document(1, Kind::Changes { since }, revision)
+    }
+
+    fn page(in_epoch: u8, after: Option<u8>, through: Option<u8>, revision: u64) -> Document {
+        let digest = |byte: Option<u8>| byte.map(|byte| Digest::from_bytes([byte; 32]));
+        document(in_epoch, Kind::Snapshot { after: digest(after), through: digest(through) }, revision)
+    }
+
+    fn judge(held: &Generation, document: Document) -> Result<Generation, Rejection> {
+        held.judge("production", document, signer(1), NOW).map(|plan| match plan {
+            Plan::Heartbeat(next) => next,
+            Plan::Write(write) => write.finish(0),
+        })
+    }
+
+    fn at(revision: u64) -> Generation {
+        let held = judge(&Generation::default(), page(1, None, None, revision)).unwrap();
+        assert_eq!(held.complete, Some(Position { epoch: epoch(1), revision }));
+        held
+    }
+
+    #[test]
+    fn a_ring_never_goes_back_and_never_skips() {
+        let held = at(10);
+        assert_eq!(judge(&held, changes(10, 12)).unwrap().complete.unwrap().revision, 12);
+        assert_eq!(judge(&held, changes(7, 12)).unwrap().complete.unwrap().revision, 12);
+        assert_eq!(judge(&held, changes(11, 12)), Err(Rejection::Gap));
+        assert_eq!(judge(&held, changes(7, 10)), Err(Rejection::Older));
+        assert_eq!(judge(&held, changes(7, 9)), Err(Rejection::Older));
+        assert_eq!(judge(&held, page(1, None, None, 9)), Err(Rejection::Older));
+        assert_eq!(judge(&held, document(2, Kind::Changes { since: 10 }, 12)), Err(Rejection::OtherEpoch));
+        assert_eq!(judge(&held, document(0, Kind::Changes { since: 10 }, 12)), Err(Rejection::OlderEpoch));
+        assert_eq!(judge(&held, page(0, None, None, 99)), Err(Rejection::OlderEpoch));
+        let foreign = Document { ring: "staging".into(), ..changes(10, 12) };
+        assert_eq!(judge(&held, foreign), Err(Rejection::WrongRing));
+    }
+
+    #[test]
+    fn a_heartbeat_counts_only_when_it_is_later() {
+        let held = at(10);
+        assert_eq!(judge(&held, changes(10, 10)), Err(Rejection::Older), "issued at the same time");
+        let later = Document { issued_at: Millis(1500), ..changes(10, 10) };
+        assert_eq!(judge(&held, later).unwrap().issued_at, Millis(1500));
+    }
+
+    #[test]
+    fn an_expired_document_is_not_installed_even_when_the_clock_is_set_back() {
+        let held = at(10);
+        let old = Document { expires_at: NOW, ..changes(10, 12) };
+        assert_eq!(held.judge("production", old.clone(), signer(1), NOW), Err(Rejection::Expired));
+        assert_eq!(held.judge("production", old, signer(1), Millis(0)), Err(Rejection::Expired));
+    }
+
+    #[test]
+    fn a_first_ring_is_absent_until_its_last_page() {
+        let first = judge(&Generation::default(), page(1, None, Some(0x40), 10)).unwrap();
+        assert_eq!(first.complete, None);
+        assert_eq!(judge(&first, changes(0, 11)), Err(Rejection::OutOfTurn));
+        assert_eq!(judge(&first, page(1, Some(0x41), Some(0x80), 11)), Err(Rejection::Gap));
+        assert_eq!(judge(&first, page(1, Some(0x40), Some(0x80), 9)), Err(Rejection::Older));
+        assert_eq!(judge(&first, page(1, None, Some(0x40), 11)), Err(Rejection::Older), "covers nothing new");
+
+        let second = judge(&first, page(1, Some(0x30), Some(0x80), 12)).unwrap();
+        assert_eq!(second.sync.unwrap().first.revision, 10);
+        let last = judge(&second, page(1, Some(0x80), None, 15)).unwrap();
+        assert_eq!(
+            last.complete,
+            Some(Position { epoch: epoch(1), revision: 10 }),
+            "follow from the first page"
+        );
+        assert_eq!(last.sync, None);
+    }
+
+    #[test]
+    fn a_later_epoch_begins_a_snapshot_anew_and_the_old_ring_serves_meanwhile() {
+        let held = at(10);
+        assert_eq!(judge(&held, page(2, Some(0x40), None, 3)), Err(Rejection::Gap));
+        let first = judge(&held, page(2, None, Some(0x40), 3)).unwrap();
+        assert_eq!(first.complete, held.complete);
+        assert_eq!(judge(&first, changes(10, 11)), Err(Rejection::OutOfTurn));
+        assert_eq!(judge(&first, page(1, None, None, 11)), Err(Rejection::OlderEpoch));
+        let newer = judge(&first, page(3, None, Some(0x20), 1)).unwrap();
+        assert_eq!(newer.sync.unwrap().first.epoch, epoch(3));
+        let done = judge(&newer, page(3, Some(0x20), None, 1)).unwrap();
+        assert_eq!(done.complete, Some(Position { epoch: epoch(3), revision: 1 }));
+    }
+
+    #[test]
+    fn the_ring_names_the_signers_it_rests_on() {
+        let held = at(10);
+        let plan = held.judge("production", changes(10, 11), signer(2), NOW).unwrap();
+        let Plan::Write(write) = plan else { panic!("changes are written") };
+        assert_eq!(write.finish(0).signers, [signer(1), signer(2)]);
+    }
+
+    #[test]
+    fn a_new_version_is_visible_before_the_old_one_changes() {
+        let entry = |bucket: u8, revision| {
+            let mut digest = [0; 32];
+            digest[0] = bucket;
+            Entry::new(Digest::from_bytes(digest), "kv", "key", "acme", revision, State::Active)
+        };
+        let run = Document { entries: vec![entry(9, 11), entry(1, 12), entry(9, 13)], ..changes(10, 13) };
+        let Plan::Write(write) = at(10).judge("production", run, signer(1), NOW).unwrap() else {
+            panic!("changes are written")
+        };
+        let order: Vec<u16> = write.buckets(|_| true).iter().map(|(bucket, _)| *bucket).collect();
+        assert_eq!(order, [0x0900, 0x0100, 0x0900]);
+    }
+}

@@ -1,0 +1,1 @@
+//! The keywheel filter.
