@@ -10,7 +10,7 @@ use subtle::ConstantTimeEq;
 /// SHA-256 of a key's full text: the only form in which a key is stored or sent.
 ///
 /// Equality takes the same time wherever two digests differ.
-#[derive(Clone, Copy, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Eq, PartialOrd, Ord)]
 pub struct Digest([u8; 32]);
 
 impl Digest {
@@ -40,7 +40,13 @@ impl Digest {
     }
 }
 
-// === impl PartialEq, Display, FromStr, serde ===
+// === impl PartialEq, Hash, Display, FromStr, serde ===
+
+impl std::hash::Hash for Digest {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
+    }
+}
 
 impl PartialEq for Digest {
     fn eq(&self, other: &Self) -> bool {

@@ -15,6 +15,8 @@ pub struct Generation {
     pub complete: Option<Position>,
     /// A snapshot under way.
     pub sync: Option<Sync>,
+    /// A bucket was found damaged: the next fetch is a snapshot.
+    pub repair: bool,
     /// The newest `issued_at` accepted: how fresh the ring is, and a floor under the clock.
     pub issued_at: Millis,
     /// Entries held, the ended ones included.
@@ -33,14 +35,16 @@ pub struct Position {
 }
 
 /// A snapshot under way: the next leader goes on from here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sync {
     /// Where the first page was cut; the proxy follows the changes from there.
     pub first: Position,
-    /// The last digest that the pages so far cover.
-    pub cursor: Digest,
+    /// The last digest that the pages so far cover; `None`: no page yet.
+    pub cursor: Option<Digest>,
     /// Entries in the pages so far.
     pub entries: u64,
+    /// Who signed the pages so far.
+    pub signers: Vec<SignerId>,
 }
 
 impl Generation {
@@ -52,27 +56,14 @@ impl Generation {
         if reader.u8()? != FORMAT {
             return Err(Corrupt);
         }
-        let complete = match reader.u8()? {
-            0 => None,
-            1 => Some(Position::read(&mut reader)?),
-            _ => return Err(Corrupt),
-        };
-        let sync = match reader.u8()? {
-            0 => None,
-            1 => Some(Sync {
-                first: Position::read(&mut reader)?,
-                cursor: Digest::from_bytes(reader.array()?),
-                entries: reader.varint()?,
-            }),
-            _ => return Err(Corrupt),
-        };
+        let complete = flag(&mut reader)?.then(|| Position::read(&mut reader)).transpose()?;
+        let sync = flag(&mut reader)?.then(|| Sync::read(&mut reader)).transpose()?;
+        let repair = flag(&mut reader)?;
         let (issued_at, entries) = (Millis(reader.varint()?), reader.varint()?);
         let key_prefix = reader.text()?.to_owned();
-        let signers = (0..reader.u8()?)
-            .map(|_| reader.array().map(SignerId::from_bytes))
-            .collect::<Result<Vec<_>, _>>()?;
+        let signers = read_signers(&mut reader)?;
         reader.end()?;
-        Ok(Self { complete, sync, issued_at, entries, key_prefix, signers })
+        Ok(Self { complete, sync, repair, issued_at, entries, key_prefix, signers })
     }
 
     #[must_use]
@@ -83,18 +74,54 @@ impl Generation {
         }
         out.push(u8::from(self.sync.is_some()));
         if let Some(sync) = &self.sync {
-            sync.first.write(&mut out);
-            out.extend_from_slice(sync.cursor.as_bytes());
-            put_varint(&mut out, sync.entries);
+            sync.write(&mut out);
         }
+        out.push(u8::from(self.repair));
         put_varint(&mut out, self.issued_at.0);
         put_varint(&mut out, self.entries);
         put_text(&mut out, &self.key_prefix);
-        out.push(self.signers.len().min(MAX_SIGNERS) as u8);
-        for signer in self.signers.iter().take(MAX_SIGNERS) {
-            out.extend_from_slice(signer.as_bytes());
-        }
+        put_signers(&mut out, &self.signers);
         out
+    }
+}
+
+fn flag(reader: &mut Reader<'_>) -> Result<bool, Corrupt> {
+    match reader.u8()? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(Corrupt),
+    }
+}
+
+fn read_signers(reader: &mut Reader<'_>) -> Result<Vec<SignerId>, Corrupt> {
+    (0..reader.u8()?).map(|_| reader.array().map(SignerId::from_bytes)).collect()
+}
+
+fn put_signers(out: &mut Vec<u8>, signers: &[SignerId]) {
+    out.push(signers.len().min(MAX_SIGNERS) as u8);
+    for signer in signers.iter().take(MAX_SIGNERS) {
+        out.extend_from_slice(signer.as_bytes());
+    }
+}
+
+impl Sync {
+    fn read(reader: &mut Reader<'_>) -> Result<Self, Corrupt> {
+        Ok(Self {
+            first: Position::read(reader)?,
+            cursor: flag(reader)?.then(|| reader.array().map(Digest::from_bytes)).transpose()?,
+            entries: reader.varint()?,
+            signers: read_signers(reader)?,
+        })
+    }
+
+    fn write(&self, out: &mut Vec<u8>) {
+        self.first.write(out);
+        out.push(u8::from(self.cursor.is_some()));
+        if let Some(cursor) = &self.cursor {
+            out.extend_from_slice(cursor.as_bytes());
+        }
+        put_varint(out, self.entries);
+        put_signers(out, &self.signers);
     }
 }
 
@@ -118,7 +145,13 @@ mod tests {
         let position = Position { epoch: Epoch::from_bytes([3; 16]), revision: 4127 };
         let full = Generation {
             complete: Some(position),
-            sync: Some(Sync { first: position, cursor: Digest::of(b"c"), entries: 500 }),
+            sync: Some(Sync {
+                first: position,
+                cursor: Some(Digest::of(b"c")),
+                entries: 500,
+                signers: vec![SignerId::from_bytes([3; 8])],
+            }),
+            repair: true,
             issued_at: Millis(1_790_000_000_000),
             entries: 1_000_000,
             key_prefix: "kw_live_".into(),

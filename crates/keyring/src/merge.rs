@@ -19,7 +19,7 @@ pub enum Plan {
     /// Nothing changed at the server: only the ring's age is renewed.
     Heartbeat(Generation),
     /// Write the buckets, in this order, then the generation.
-    Write(Write),
+    Write(Box<Write>),
 }
 
 /// Bucket changes and the generation that follows them.
@@ -103,7 +103,7 @@ impl Generation {
     }
 
     fn judge_changes(&self, since: u64, document: Document, signer: SignerId) -> Result<Plan, Rejection> {
-        let Some(complete) = self.complete.filter(|_| self.sync.is_none()) else {
+        let Some(complete) = self.complete.filter(|_| self.sync.is_none() && !self.repair) else {
             return Err(Rejection::OutOfTurn);
         };
         if document.epoch != complete.epoch {
@@ -125,64 +125,61 @@ impl Generation {
             return Err(Rejection::Older);
         }
         next.complete = Some(Position { revision: document.revision, ..complete });
-        Ok(Plan::Write(Write { epoch: complete.epoch, document, next, sweep: None, named: Vec::new() }))
+        Ok(Plan::Write(Box::new(Write {
+            epoch: complete.epoch,
+            document,
+            next,
+            sweep: None,
+            named: Vec::new(),
+        })))
     }
 
     fn judge_page(
         &self,
         after: Option<Digest>,
         through: Option<Digest>,
-        document: Document,
+        mut document: Document,
         signer: SignerId,
     ) -> Result<Plan, Rejection> {
         let position = Position { epoch: document.epoch, revision: document.revision };
         if self.complete.is_some_and(|complete| position < complete) {
             return Err(Rejection::Older);
         }
-        let mut next = self.clone();
-        next.accept(&document, signer);
-        let sync = match self.sync {
-            Some(sync) if sync.first.epoch == document.epoch => {
-                if document.revision < sync.first.revision {
-                    return Err(Rejection::Older);
-                }
-                if after.is_some_and(|after| after > sync.cursor) {
-                    return Err(Rejection::Gap);
-                }
-                sync
-            }
+        let mut sync = match &self.sync {
             Some(sync) if document.epoch < sync.first.epoch => return Err(Rejection::OlderEpoch),
+            Some(sync) if document.epoch == sync.first.epoch => sync.clone(),
             // A first page, or one of a later epoch, begins anew; it must begin at the beginning.
             _ if after.is_some() => return Err(Rejection::Gap),
-            _ => {
-                next.signers = vec![signer];
-                if let Some(complete) = self.complete.filter(|_| self.sync.is_none()) {
-                    // What is not swept yet still rests on the signatures of before.
-                    next.signers
-                        .extend(self.signers.iter().filter(|held| **held != signer && complete.revision > 0));
-                    next.signers.truncate(MAX_SIGNERS);
-                }
-                Sync { first: position, cursor: Digest::from_bytes([0; 32]), entries: 0 }
-            }
+            _ => Sync { first: position, cursor: None, entries: 0, signers: Vec::new() },
         };
-        let last = through.unwrap_or(Digest::MAX);
-        if last <= sync.cursor && sync.cursor != Digest::from_bytes([0; 32]) {
+        let through = through.unwrap_or(Digest::MAX);
+        if position < sync.first || sync.cursor.is_some_and(|cursor| through <= cursor) {
             return Err(Rejection::Older);
         }
+        if after > sync.cursor {
+            return Err(Rejection::Gap);
+        }
         // What earlier pages of this snapshot covered is theirs.
-        let from = (sync.cursor != Digest::from_bytes([0; 32])).then_some(sync.cursor).max(after);
-        let mut document = document;
+        let from = sync.cursor;
         document.entries.retain(|entry| from.is_none_or(|from| entry.digest > from));
-        let entries = sync.entries.saturating_add(document.entries.len() as u64);
-        if last == Digest::MAX {
+
+        let mut next = self.clone();
+        next.accept(&document, signer);
+        next.repair = false;
+        sync.cursor = Some(through);
+        sync.entries = sync.entries.saturating_add(document.entries.len() as u64);
+        add_signer(&mut sync.signers, signer);
+        if through == Digest::MAX {
             next.complete = Some(sync.first);
+            next.entries = sync.entries;
+            next.signers = sync.signers;
             next.sync = None;
-            next.entries = entries;
         } else {
-            next.sync = Some(Sync { cursor: last, entries, ..sync });
+            next.sync = Some(sync);
         }
         let named = document.entries.iter().map(|entry| entry.digest).collect();
-        Ok(Plan::Write(Write { epoch: position.epoch, document, next, sweep: Some((from, last)), named }))
+        let sweep = Some((from, through));
+        Ok(Plan::Write(Box::new(Write { epoch: position.epoch, document, next, sweep, named })))
     }
 
     fn accept(&mut self, document: &Document, signer: SignerId) {
@@ -190,9 +187,13 @@ impl Generation {
         if let Some(prefix) = &document.key_prefix {
             self.key_prefix.clone_from(prefix);
         }
-        if !self.signers.contains(&signer) && self.signers.len() < MAX_SIGNERS {
-            self.signers.push(signer);
-        }
+        add_signer(&mut self.signers, signer);
+    }
+}
+
+fn add_signer(signers: &mut Vec<SignerId>, signer: SignerId) {
+    if !signers.contains(&signer) && signers.len() < MAX_SIGNERS {
+        signers.push(signer);
     }
 }
 
@@ -348,7 +349,7 @@ mod tests {
         assert_eq!(judge(&first, page(1, None, Some(0x40), 11)), Err(Rejection::Older), "covers nothing new");
 
         let second = judge(&first, page(1, Some(0x30), Some(0x80), 12)).unwrap();
-        assert_eq!(second.sync.unwrap().first.revision, 10);
+        assert_eq!(second.sync.as_ref().unwrap().first.revision, 10);
         let last = judge(&second, page(1, Some(0x80), None, 15)).unwrap();
         assert_eq!(
             last.complete,
@@ -367,7 +368,7 @@ mod tests {
         assert_eq!(judge(&first, changes(10, 11)), Err(Rejection::OutOfTurn));
         assert_eq!(judge(&first, page(1, None, None, 11)), Err(Rejection::OlderEpoch));
         let newer = judge(&first, page(3, None, Some(0x20), 1)).unwrap();
-        assert_eq!(newer.sync.unwrap().first.epoch, epoch(3));
+        assert_eq!(newer.sync.as_ref().unwrap().first.epoch, epoch(3));
         let done = judge(&newer, page(3, Some(0x20), None, 1)).unwrap();
         assert_eq!(done.complete, Some(Position { epoch: epoch(3), revision: 1 }));
     }
