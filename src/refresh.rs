@@ -1,0 +1,321 @@
+//! What the leading VM asks the control plane for, and what the answers do. No I/O: calls go out
+//! through the caller, answers come in as arguments.
+//!
+//! A ring comes as pages of a snapshot, then as changes by long-poll. Two calls may be under way:
+//! the next page or poll, and a report that all VMs enforce what the last one brought.
+
+use keywheel_keyring::generation::Position;
+use keywheel_keyring::merge::{Plan, Rejection};
+use keywheel_keyring::signature::{self, SignatureError};
+use keywheel_keyring::{Document, Generation, PublicKey};
+
+use crate::Now;
+use crate::roster::Enforced;
+
+/// How long the control plane may hold a poll, in seconds.
+const WAIT: u64 = 25;
+const POLL_TIMEOUT: u64 = 30_000;
+const CALL_TIMEOUT: u64 = 10_000;
+/// After its timeout a call without an answer counts as lost after so many milliseconds more.
+const LOST: u64 = 5_000;
+/// The first and the longest pause after a failure, in milliseconds, before jitter.
+const FIRST_PAUSE: u64 = 100;
+const LONGEST_PAUSE: u64 = 10_000;
+
+/// A request to make to the control plane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// Names the call in [`Refresh::answer`].
+    pub id: u32,
+    /// Which of the configured clusters to ask.
+    pub cluster: usize,
+    pub path: String,
+    /// What the proxy says of itself, for the `keywheel-proxy` header.
+    pub proxy: String,
+    pub timeout_ms: u64,
+}
+
+/// An answer of the control plane, or of Envoy in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answer<'a> {
+    /// 0 when the stream was reset.
+    pub status: u16,
+    pub signer: Option<&'a [u8]>,
+    pub signature: Option<&'a [u8]>,
+    pub body: &'a [u8],
+}
+
+/// What an answer means for the ring.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Reaction {
+    /// Carry this out. `bad` names entries that could not be read and now deny.
+    Apply { plan: Plan, bad: Vec<(String, String)> },
+    /// The document changes nothing, for this reason.
+    Rejected { reason: Rejection, detail: String },
+    /// The call failed; another follows after a pause.
+    Failed(String),
+    /// Nothing to do: old news, or a call that nobody waits for any more.
+    Nothing,
+}
+
+/// The calls of one leader.
+#[derive(Debug)]
+pub struct Refresh {
+    clusters: usize,
+    cluster: usize,
+    main: Option<Flight>,
+    report: Option<Flight>,
+    last_id: u32,
+    /// The control plane has no changes from where we are: begin a snapshot.
+    snapshot: bool,
+    /// The acknowledgement that was sent last.
+    reported: Option<Position>,
+    failures: u32,
+    not_before: u64,
+    jitter: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Flight {
+    id: u32,
+    lost_at: u64,
+}
+
+impl Refresh {
+    /// `clusters` is their number; `seed` spreads the pauses of many proxies.
+    #[must_use]
+    pub const fn new(clusters: usize, seed: u64) -> Self {
+        Self {
+            clusters,
+            cluster: 0,
+            main: None,
+            report: None,
+            last_id: 0,
+            snapshot: false,
+            reported: None,
+            failures: 0,
+            not_before: 0,
+            jitter: seed | 1,
+        }
+    }
+
+    /// Forgets what is under way: another VM leads.
+    pub const fn stop(&mut self) {
+        self.main = None;
+        self.report = None;
+        self.snapshot = false;
+        self.reported = None;
+        self.failures = 0;
+        self.not_before = 0;
+    }
+
+    /// Which calls are due. `who` is the part of the report that never changes.
+    pub fn due(
+        &mut self,
+        ring: &str,
+        who: &str,
+        generation: &Generation,
+        enforced: Enforced,
+        now: Now,
+    ) -> Vec<Call> {
+        let mut calls = Vec::new();
+        if let Some(lost) = self.main.take_if(|flight| now.mono >= flight.lost_at) {
+            log::warn!("keywheel: ring {ring}: call {} got no answer", lost.id);
+            self.fail(now);
+        }
+        self.report.take_if(|flight| now.mono >= flight.lost_at);
+        if self.main.is_none() && now.mono >= self.not_before {
+            let (path, timeout_ms) = self.main_path(ring, generation);
+            let call = self.call(path, who, generation, enforced, timeout_ms, now);
+            self.main = Some(Flight { id: call.id, lost_at: lost_at(&call, now) });
+            calls.push(call);
+        }
+        // A poll under way does not know yet what its own answer brought; a short call tells.
+        let acknowledged = enforced.least.filter(|_| enforced.least == generation.complete);
+        if acknowledged.is_some()
+            && acknowledged != self.reported
+            && self.report.is_none()
+            && self.failures == 0
+        {
+            let call =
+                self.call(changes(ring, acknowledged, 0), who, generation, enforced, CALL_TIMEOUT, now);
+            self.report = Some(Flight { id: call.id, lost_at: lost_at(&call, now) });
+            calls.push(call);
+        }
+        calls
+    }
+
+    fn main_path(&self, ring: &str, generation: &Generation) -> (String, u64) {
+        if self.snapshot || generation.complete.is_none() || generation.sync.is_some() || generation.repair {
+            (self.page(ring, generation), CALL_TIMEOUT)
+        } else {
+            (changes(ring, generation.complete, WAIT), POLL_TIMEOUT)
+        }
+    }
+
+    /// The next page: from where the snapshot under way stopped, or the first. It must not be older
+    /// than what is held, nor than the first page.
+    fn page(&self, ring: &str, generation: &Generation) -> String {
+        let mut query = String::new();
+        if let Some(sync) = generation.sync.as_ref().filter(|_| !self.snapshot) {
+            if let Some(cursor) = sync.cursor {
+                query.push_str(&format!("after={cursor}&"));
+            }
+            query.push_str(&format!("epoch={}&at_least={}", sync.first.epoch, sync.first.revision));
+        } else if let Some(complete) = generation.complete.filter(|_| !self.snapshot) {
+            query.push_str(&format!("epoch={}&at_least={}", complete.epoch, complete.revision));
+        }
+        format!("/v1/rings/{ring}/snapshot?{query}")
+    }
+
+    fn call(
+        &mut self,
+        path: String,
+        who: &str,
+        generation: &Generation,
+        enforced: Enforced,
+        timeout_ms: u64,
+        now: Now,
+    ) -> Call {
+        self.last_id = self.last_id.wrapping_add(1);
+        self.reported = enforced.least;
+        let revision = |position: Option<Position>| position.map_or(0, |position| position.revision);
+        let epoch = generation.complete.map(|complete| complete.epoch.to_string()).unwrap_or_default();
+        let (vms, stored, enforced) = (enforced.vms, revision(generation.complete), revision(enforced.least));
+        let age = generation.complete.map_or(0, |_| now.wall.saturating_since(generation.issued_at) / 1000);
+        let proxy = format!("{who}&vms={vms}&epoch={epoch}&stored={stored}&enforced={enforced}&age={age}");
+        Call { id: self.last_id, cluster: self.cluster, path, proxy, timeout_ms }
+    }
+
+    /// Takes the answer to call `id`, judged against the generation that is held now.
+    pub fn answer(
+        &mut self,
+        id: u32,
+        answer: Answer<'_>,
+        ring: &str,
+        trust: &[PublicKey],
+        generation: &Generation,
+        now: Now,
+    ) -> Reaction {
+        if self.report.take_if(|flight| flight.id == id).is_some() {
+            return self.reported(answer, ring, trust, generation, now);
+        }
+        if self.main.take_if(|flight| flight.id == id).is_none() {
+            return Reaction::Nothing;
+        }
+        match answer.status {
+            200 => {}
+            410 if !self.snapshot => {
+                // The control plane cannot continue from where we are; a snapshot begins at once.
+                self.snapshot = true;
+                return Reaction::Nothing;
+            }
+            status => {
+                self.fail(now);
+                return Reaction::Failed(failure(status, answer.body));
+            }
+        }
+        let reaction = read(answer, ring, trust, generation, now);
+        match &reaction {
+            Reaction::Apply { plan, .. } => {
+                self.failures = 0;
+                if matches!(plan, Plan::Write(write) if write.is_page()) {
+                    self.snapshot = false;
+                }
+            }
+            _ => self.fail(now),
+        }
+        reaction
+    }
+
+    /// The answer to a report is a document like any other; that it may bring nothing new is no failure.
+    fn reported(
+        &mut self,
+        answer: Answer<'_>,
+        ring: &str,
+        trust: &[PublicKey],
+        generation: &Generation,
+        now: Now,
+    ) -> Reaction {
+        if answer.status == 200 {
+            return read(answer, ring, trust, generation, now);
+        }
+        self.reported = None;
+        self.fail(now);
+        Reaction::Failed(failure(answer.status, answer.body))
+    }
+
+    /// A call could not be made at all.
+    pub fn not_sent(&mut self, id: u32, now: Now) {
+        let sent = |flight: &mut Flight| flight.id == id;
+        if self.main.take_if(sent).is_some() || self.report.take_if(sent).is_some() {
+            self.fail(now);
+        }
+    }
+
+    /// What came could not be applied; the next call waits a while.
+    pub fn not_applied(&mut self, now: Now) {
+        self.fail(now);
+    }
+
+    /// Backs off with full jitter, and turns to the next cluster.
+    fn fail(&mut self, now: Now) {
+        let ceiling = FIRST_PAUSE.saturating_mul(1 << self.failures.min(16)).min(LONGEST_PAUSE);
+        self.failures = self.failures.saturating_add(1);
+        self.cluster = (self.cluster + 1) % self.clusters.max(1);
+        // xorshift64: no need to be unpredictable, only to differ between proxies.
+        self.jitter ^= self.jitter << 13;
+        self.jitter ^= self.jitter >> 7;
+        self.jitter ^= self.jitter << 17;
+        self.not_before = now.mono.saturating_add(self.jitter % ceiling.saturating_add(1));
+    }
+
+    /// Failures since the last document that was taken.
+    #[must_use]
+    pub const fn failures(&self) -> u32 {
+        self.failures
+    }
+}
+
+fn lost_at(call: &Call, now: Now) -> u64 {
+    now.mono.saturating_add(call.timeout_ms).saturating_add(LOST)
+}
+
+fn changes(ring: &str, from: Option<Position>, wait: u64) -> String {
+    let (epoch, since) =
+        from.map_or((String::new(), 0), |position| (position.epoch.to_string(), position.revision));
+    format!("/v1/rings/{ring}/changes?epoch={epoch}&since={since}&wait={wait}")
+}
+
+fn read(answer: Answer<'_>, ring: &str, trust: &[PublicKey], generation: &Generation, now: Now) -> Reaction {
+    let rejected = |reason, detail: String| Reaction::Rejected { reason, detail };
+    let signer = match signature::verify(trust, answer.body, answer.signer, answer.signature) {
+        Ok(signer) => signer,
+        Err(error) => {
+            let reason = match error {
+                SignatureError::Missing => Rejection::Unsigned,
+                SignatureError::Untrusted => Rejection::UntrustedSigner,
+                SignatureError::Wrong => Rejection::BadSignature,
+            };
+            return rejected(reason, error.to_string());
+        }
+    };
+    let parsed = match Document::parse(answer.body) {
+        Ok(parsed) => parsed,
+        Err(error) => return rejected(Rejection::Unreadable, error.to_string()),
+    };
+    let about = format!("epoch {}, revision {}", parsed.document.epoch, parsed.document.revision);
+    match generation.judge(ring, parsed.document, signer, now.wall) {
+        Ok(plan) => Reaction::Apply { plan, bad: parsed.bad },
+        Err(Rejection::Known) => Reaction::Nothing,
+        Err(reason) => rejected(reason, about),
+    }
+}
+
+fn failure(status: u16, body: &[u8]) -> String {
+    if status == 0 {
+        return "the connection broke before an answer came".into();
+    }
+    let body = String::from_utf8_lossy(body.get(..200).unwrap_or(body)).replace(char::is_control, " ");
+    format!("the control plane answered {status}: {body}")
+}

@@ -1,0 +1,114 @@
+//! Which VMs a process has, and what each has adopted: the ground of the word *enforced*.
+//!
+//! A VM enters itself in the list at its first tick (a throw-away VM never ticks) and writes the
+//! position that it adopted into a slot of its own. The leader reports the least of them. A VM that
+//! stops ticking holds that least back until it is struck off after [`GONE`] milliseconds; should it
+//! come back, it looks at the generation before it decides anything, and enters itself again.
+
+use keywheel_keyring::generation::Position;
+use keywheel_keyring::{Epoch, Millis};
+
+use crate::shared::{CREATE, Namespace, SharedData};
+
+/// A VM writes its slot at least this often, in milliseconds.
+pub const RENEW: u64 = 500;
+/// A VM that did not write for so many milliseconds is struck off.
+pub const GONE: u64 = 5_000;
+/// More VMs than any Envoy has threads.
+const MAX_VMS: usize = 1024;
+
+/// What the VMs of this process have adopted, taken together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Enforced {
+    pub vms: usize,
+    /// The least that all of them adopted; `None` while one has no complete ring.
+    pub least: Option<Position>,
+}
+
+/// The name of this process, which all its VMs share: the first that asks gives its own.
+pub fn instance(names: &Namespace, shared: &impl SharedData, me: u64) -> u64 {
+    let read = || {
+        let (bytes, cas) = shared.get(&names.key("i")).unwrap_or((Vec::new(), CREATE));
+        (<[u8; 8]>::try_from(bytes).ok().map(u64::from_le_bytes), cas)
+    };
+    let (held, cas) = read();
+    held.unwrap_or_else(|| {
+        let _ = shared.set(&names.key("i"), &me.to_le_bytes(), cas);
+        read().0.unwrap_or(me)
+    })
+}
+
+/// Writes the slot of VM `me`, and enters it in the list where it is not.
+pub fn report(names: &Namespace, shared: &impl SharedData, me: u64, adopted: Option<Position>, now: Millis) {
+    let mut slot = now.0.to_le_bytes().to_vec();
+    if let Some(position) = adopted {
+        slot.extend_from_slice(&position.revision.to_le_bytes());
+        slot.extend_from_slice(position.epoch.as_bytes());
+    }
+    let key = slot_key(names, me);
+    let cas = shared.get(&key).map_or(CREATE, |(_, cas)| cas);
+    // Nobody else writes this slot but a leader that strikes it off; the next report mends that.
+    let _ = shared.set(&key, &slot, cas);
+
+    let (mut list, cas) = read_list(names, shared);
+    if !list.contains(&me) && list.len() < MAX_VMS {
+        list.push(me);
+        // On a conflict the next report tries again.
+        let _ = write_list(names, shared, &list, cas);
+    }
+}
+
+/// Takes the roll, and strikes off who is gone.
+pub fn enforced(names: &Namespace, shared: &impl SharedData, now: Millis) -> Enforced {
+    let (list, cas) = read_list(names, shared);
+    let mut live = Vec::with_capacity(list.len());
+    let mut least: Option<Option<Position>> = None;
+    for vm in &list {
+        let Some((at, adopted)) = read_slot(names, shared, *vm) else {
+            continue;
+        };
+        if now.0.abs_diff(at.0) > GONE {
+            continue;
+        }
+        live.push(*vm);
+        least = Some(least.map_or(adopted, |least| least.min(adopted)));
+    }
+    if live.len() < list.len() {
+        let _ = write_list(names, shared, &live, cas);
+    }
+    Enforced { vms: live.len(), least: least.flatten() }
+}
+
+fn read_list(names: &Namespace, shared: &impl SharedData) -> (Vec<u64>, u32) {
+    let Some((bytes, cas)) = shared.get(&names.key("v")) else {
+        return (Vec::new(), CREATE);
+    };
+    let (list, _) = bytes.as_chunks();
+    (list.iter().take(MAX_VMS).map(|id| u64::from_le_bytes(*id)).collect(), cas)
+}
+
+fn write_list(
+    names: &Namespace,
+    shared: &impl SharedData,
+    list: &[u64],
+    cas: u32,
+) -> Result<(), crate::shared::Conflict> {
+    let bytes: Vec<u8> = list.iter().flat_map(|id| id.to_le_bytes()).collect();
+    shared.set(&names.key("v"), &bytes, cas)
+}
+
+fn read_slot(names: &Namespace, shared: &impl SharedData, vm: u64) -> Option<(Millis, Option<Position>)> {
+    let (bytes, _) = shared.get(&slot_key(names, vm))?;
+    let (at, rest) = bytes.split_first_chunk::<8>()?;
+    let adopted = rest.split_first_chunk::<8>().and_then(|(revision, epoch)| {
+        Some(Position {
+            epoch: Epoch::from_bytes(epoch.try_into().ok()?),
+            revision: u64::from_le_bytes(*revision),
+        })
+    });
+    Some((Millis(u64::from_le_bytes(*at)), adopted))
+}
+
+fn slot_key(names: &Namespace, vm: u64) -> String {
+    names.key(&format!("v{vm:016x}"))
+}

@@ -1,0 +1,237 @@
+//! The ring in Envoy's shared data: reading it, and writing it without losing a race.
+//!
+//! Every key starts with `kw1/<ring>/`, where 1 is the version of the format. What follows:
+//!
+//! | key | holds |
+//! |---|---|
+//! | `g` | the [`Generation`], written last |
+//! | `b<4 hex digits>` | the bucket of the digests that start so |
+//! | `o` | which buckets were ever written, a bit each |
+//! | `l`, `c` | the lease and who would rather hold it ([`crate::lease`]) |
+//! | `i` | the name of this Envoy process |
+//! | `v`, `v<16 hex digits>` | the VMs of the process and what each adopted ([`crate::roster`]) |
+//!
+//! Other plugins may share the namespace, so that bytes found here are never trusted to be
+//! well-formed: a damaged generation counts as none, a damaged bucket is fetched anew.
+
+use keywheel_keyring::bucket::{self, Bucket, Corrupt, MergeError, Op};
+use keywheel_keyring::merge::Plan;
+use keywheel_keyring::{Digest, Entry, Epoch, Generation, PublicKey};
+use sha2::{Digest as _, Sha256};
+
+/// Envoy's shared data: one map for all VMs of a process.
+pub trait SharedData {
+    /// The bytes and the number to name in [`Self::set`]. A key that was removed has no bytes.
+    fn get(&self, key: &str) -> Option<(Vec<u8>, u32)>;
+    /// Writes if nobody wrote since the [`Self::get`] that returned `cas`.
+    ///
+    /// # Errors
+    ///
+    /// [`Conflict`] if somebody did.
+    fn set(&self, key: &str, bytes: &[u8], cas: u32) -> Result<(), Conflict>;
+}
+
+/// Somebody else wrote first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Conflict;
+
+/// Names a key that does not exist yet. Not 0, which would overwrite what a rival has just created:
+/// Envoy ignores the number while the key is absent, and compares it from then on.
+pub const CREATE: u32 = u32::MAX;
+
+/// How often a write that lost a race is tried again in one callback.
+const ATTEMPTS: usize = 8;
+const BUCKETS: usize = 1 << 16;
+
+/// The names under which one ring is held.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Namespace {
+    prefix: String,
+}
+
+/// A generation and the number under which it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    pub generation: Generation,
+    pub cas: u32,
+}
+
+/// Why a plan was not carried out to its end. What was written of it does no harm: the generation
+/// does not speak of it, and the next attempt writes it again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ApplyError {
+    /// Another VM leads now.
+    LeaseLost,
+    /// Others kept writing in between.
+    Contended,
+    /// A bucket cannot take the change.
+    Bucket(MergeError),
+}
+
+impl Namespace {
+    /// The names that all configurations of `ring` share.
+    #[must_use]
+    pub fn shared(ring: &str) -> Self {
+        Self { prefix: format!("kw1/{ring}/") }
+    }
+
+    /// The names of a copy for those who trust exactly `trust`. `/` is not in a ring's name.
+    #[must_use]
+    pub fn own(ring: &str, trust: &[PublicKey]) -> Self {
+        let mut keys: Vec<String> = trust.iter().map(ToString::to_string).collect();
+        keys.sort_unstable();
+        let hash = hex::encode(Sha256::digest(keys.join(",")));
+        let hash = hash.get(..16).unwrap_or(&hash);
+        Self { prefix: format!("kw1/{ring}/{hash}/") }
+    }
+
+    #[must_use]
+    pub fn key(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    fn bucket(&self, bucket: u16) -> String {
+        format!("{}b{bucket:04x}", self.prefix)
+    }
+
+    /// Reads the generation; none, or a damaged one, is the absent ring.
+    #[must_use]
+    pub fn generation(&self, shared: &impl SharedData) -> Held {
+        let (bytes, cas) = shared.get(&self.key("g")).unwrap_or((Vec::new(), CREATE));
+        Held { generation: Generation::decode(&bytes).unwrap_or_default(), cas }
+    }
+
+    /// # Errors
+    ///
+    /// [`Conflict`] if the generation changed since it was read as `held`.
+    pub fn write_generation(
+        &self,
+        shared: &impl SharedData,
+        held: &Held,
+        next: &Generation,
+    ) -> Result<(), Conflict> {
+        shared.set(&self.key("g"), &next.encode(), held.cas)
+    }
+
+    /// Looks into the live bucket.
+    ///
+    /// # Errors
+    ///
+    /// [`Corrupt`] if the bucket's bytes are nobody's.
+    pub fn find(&self, shared: &impl SharedData, digest: &Digest) -> Result<Option<Entry>, Corrupt> {
+        match shared.get(&self.bucket(digest.bucket())) {
+            Some((bytes, _)) if !bytes.is_empty() => Bucket::parse(&bytes)?.find(digest),
+            _ => Ok(None),
+        }
+    }
+
+    /// Carries a plan out that was judged against `held`: buckets first, the generation last.
+    /// `leads` is asked between the reading and the writing of each bucket, so that a VM which lost
+    /// the lease meanwhile writes nothing that its successor has not seen.
+    ///
+    /// # Errors
+    ///
+    /// [`ApplyError`]; the ring is then enforced as before.
+    pub fn apply(
+        &self,
+        shared: &impl SharedData,
+        held: &Held,
+        plan: Plan,
+        leads: impl Fn() -> bool,
+    ) -> Result<Generation, ApplyError> {
+        let next = match plan {
+            Plan::Heartbeat(next) => {
+                if !leads() {
+                    return Err(ApplyError::LeaseLost);
+                }
+                next
+            }
+            Plan::Write(write) => {
+                let occupied = self.occupied(shared);
+                let runs = write.buckets(|bucket| bit(&occupied, bucket));
+                self.occupy(shared, runs.iter().map(|(bucket, _)| *bucket), &leads)?;
+                let mut grown = 0_i64;
+                for (bucket, ops) in &runs {
+                    grown += self.merge(shared, *bucket, write.epoch(), ops, write.is_page(), &leads)?;
+                }
+                drop(runs);
+                write.finish(grown)
+            }
+        };
+        self.write_generation(shared, held, &next).map_err(|Conflict| ApplyError::Contended)?;
+        Ok(next)
+    }
+
+    fn merge(
+        &self,
+        shared: &impl SharedData,
+        bucket: u16,
+        epoch: Epoch,
+        ops: &[Op<'_>],
+        is_page: bool,
+        leads: &impl Fn() -> bool,
+    ) -> Result<i64, ApplyError> {
+        let key = self.bucket(bucket);
+        for _ in 0..ATTEMPTS {
+            let (bytes, cas) = shared.get(&key).unwrap_or((Vec::new(), CREATE));
+            if !leads() {
+                return Err(ApplyError::LeaseLost);
+            }
+            let existing = (!bytes.is_empty()).then_some(bytes.as_slice());
+            let merged = match bucket::merge(existing, epoch, ops) {
+                // A snapshot brings whatever the damaged bucket held.
+                Err(MergeError::Corrupt(_)) if is_page => bucket::merge(None, epoch, ops),
+                merged => merged,
+            };
+            let merged = merged.map_err(ApplyError::Bucket)?;
+            if existing == Some(merged.bytes.as_slice()) || (existing.is_none() && merged.after == 0) {
+                return Ok(0);
+            }
+            if shared.set(&key, &merged.bytes, cas).is_ok() {
+                return Ok(merged.after as i64 - merged.before as i64);
+            }
+        }
+        Err(ApplyError::Contended)
+    }
+
+    fn occupied(&self, shared: &impl SharedData) -> Vec<u8> {
+        shared.get(&self.key("o")).map(|(bits, _)| bits).unwrap_or_default()
+    }
+
+    /// Notes that the buckets hold something, before they do.
+    fn occupy(
+        &self,
+        shared: &impl SharedData,
+        buckets: impl Iterator<Item = u16> + Clone,
+        leads: &impl Fn() -> bool,
+    ) -> Result<(), ApplyError> {
+        let key = self.key("o");
+        for _ in 0..ATTEMPTS {
+            let (mut bits, cas) = shared.get(&key).unwrap_or((Vec::new(), CREATE));
+            if !leads() {
+                return Err(ApplyError::LeaseLost);
+            }
+            if buckets.clone().all(|bucket| bit(&bits, bucket)) {
+                return Ok(());
+            }
+            bits.resize(BUCKETS / 8, 0);
+            for bucket in buckets.clone() {
+                if let Some(byte) = bits.get_mut(usize::from(bucket / 8)) {
+                    *byte |= 1 << (bucket % 8);
+                }
+            }
+            if shared.set(&key, &bits, cas).is_ok() {
+                return Ok(());
+            }
+        }
+        Err(ApplyError::Contended)
+    }
+}
+
+/// Bits of a length that nobody wrote say that anything may be there.
+fn bit(bits: &[u8], bucket: u16) -> bool {
+    match bits.get(usize::from(bucket / 8)) {
+        Some(byte) => byte & (1 << (bucket % 8)) != 0,
+        None => !bits.is_empty(),
+    }
+}

@@ -1,0 +1,63 @@
+//! What Envoy's statistics show. Labels are written into the names, and taken out again by the
+//! `stats_tags` that `envoy/` ships: `keywheel_requests.ring.<ring>.outcome.<outcome>`.
+
+use std::collections::BTreeMap;
+
+use super::hostcalls::Metric;
+use crate::vm::{Gauges, Metrics};
+
+/// The metrics of one ring, each defined when it is first needed.
+pub(super) struct Published {
+    ring: String,
+    counters: BTreeMap<(&'static str, &'static str), Option<Metric>>,
+    gauges: Option<[Option<Metric>; 3]>,
+    last: Option<Gauges>,
+}
+
+impl Published {
+    /// Dots separate labels, so that a ring's own are written as underscores.
+    pub(super) fn new(ring: &str) -> Self {
+        Self { ring: ring.replace('.', "_"), counters: BTreeMap::new(), gauges: None, last: None }
+    }
+
+    pub(super) fn add(&mut self, metrics: Metrics) {
+        for (outcome, count) in metrics.requests {
+            let outcome = outcome.map_or("valid", |reason| reason.code());
+            self.count("keywheel_requests.ring.{}.outcome.", outcome, count);
+        }
+        for (reason, count) in metrics.rejected {
+            self.count("keywheel_ring_rejected.ring.{}.reason.", reason, count);
+        }
+        if metrics.refresh_failures > 0 {
+            self.count("keywheel_refresh_failures.ring.{}", "", metrics.refresh_failures);
+        }
+    }
+
+    fn count(&mut self, name: &'static str, label: &'static str, count: u64) {
+        let ring = &self.ring;
+        let metric = self
+            .counters
+            .entry((name, label))
+            .or_insert_with(|| Metric::counter(&(name.replace("{}", ring) + label)));
+        if let Some(metric) = metric {
+            metric.add(count);
+        }
+    }
+
+    pub(super) fn set(&mut self, gauges: Gauges) {
+        if self.last == Some(gauges) {
+            return;
+        }
+        self.last = Some(gauges);
+        let ring = &self.ring;
+        let metrics = self.gauges.get_or_insert_with(|| {
+            ["keywheel_ring_revision", "keywheel_ring_age_seconds", "keywheel_ring_entries"]
+                .map(|name| Metric::gauge(&format!("{name}.ring.{ring}")))
+        });
+        for (metric, value) in metrics.iter().zip([gauges.revision, gauges.age_seconds, gauges.entries]) {
+            if let Some(metric) = metric {
+                metric.set(value);
+            }
+        }
+    }
+}
