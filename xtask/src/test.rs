@@ -1,0 +1,155 @@
+//! Native, wasm and end-to-end tests.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use lexopt::prelude::*;
+
+use crate::run::cargo;
+use crate::{build, setup};
+
+pub(crate) struct Options {
+    filter: Option<String>,
+    parts: Vec<Part>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Native,
+    Wasm,
+    E2e,
+}
+
+/// Runs the parts in order. A part that fails does not keep the next from running, so that one run
+/// shows all that is wrong.
+pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
+    let start = Instant::now();
+    let tools = setup::everything()?;
+    let mut outcomes = Vec::new();
+    for part in &options.parts {
+        let mut command = cargo();
+        match part {
+            Part::Native => {
+                command.args(["test", "--workspace"]);
+            }
+            Part::Wasm => {
+                command
+                    .args(["test", "--package", "keywheel-filter", "--target", "wasm32-unknown-unknown"])
+                    .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER", &tools.runner);
+            }
+            Part::E2e => {
+                let binaries = build::binaries(build::Profile::Dev)?;
+                command
+                    .args(["test", "--package", "keywheel-filter", "--test", "e2e"])
+                    .env("ENVOY_BIN", &tools.envoy)
+                    .env("KEYWHEEL_BIN", binaries.keywheel)
+                    .env("KEYWHEEL_WASM", binaries.filter);
+            }
+        }
+        // One test target's failure must not hide the next one's.
+        command.arg("--no-fail-fast");
+        command.args(&options.filter);
+        outcomes.push(Outcome::of(*part, command)?);
+    }
+    println!();
+    for outcome in &outcomes {
+        println!("{outcome}");
+    }
+    println!("in {}", shown(start.elapsed()));
+    Ok(if outcomes.iter().all(|outcome| outcome.success) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+impl Options {
+    pub(crate) fn parse(mut args: lexopt::Parser) -> anyhow::Result<Self> {
+        let mut options = Self { filter: None, parts: vec![Part::Native, Part::Wasm, Part::E2e] };
+        while let Some(arg) = args.next()? {
+            match arg {
+                Long("only") => {
+                    options.parts = vec![match args.value()?.string()?.as_str() {
+                        "native" => Part::Native,
+                        "wasm" => Part::Wasm,
+                        "e2e" => Part::E2e,
+                        other => bail!("--only takes native, wasm or e2e, not `{other}`"),
+                    }];
+                }
+                Value(filter) if options.filter.is_none() => options.filter = Some(filter.string()?),
+                other => return Err(other.unexpected().into()),
+            }
+        }
+        Ok(options)
+    }
+}
+
+/// What a part's tests did.
+struct Outcome {
+    part: Part,
+    success: bool,
+    passed: u64,
+    failed: u64,
+    took: Duration,
+}
+
+impl Outcome {
+    /// Runs cargo, shows what it prints and counts its results.
+    fn of(part: Part, mut command: Command) -> anyhow::Result<Self> {
+        let start = Instant::now();
+        let mut child =
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot run cargo")?;
+        let (mut passed, mut failed) = (0, 0);
+        if let Some(stdout) = child.stdout.take() {
+            for line in BufReader::new(stdout).split(b'\n') {
+                let line = line?;
+                let line = String::from_utf8_lossy(&line);
+                println!("{line}");
+                passed += count(&line, " passed");
+                failed += count(&line, " failed");
+            }
+        }
+        let success = child.wait()?.success();
+        Ok(Self { part, success, passed, failed, took: start.elapsed() })
+    }
+}
+
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let part = match self.part {
+            Part::Native => "native",
+            Part::Wasm => "wasm",
+            Part::E2e => "e2e",
+        };
+        let verdict = if self.success { "ok" } else { "FAILED" };
+        write!(f, "{part:<7} {verdict:<7} {:>4} passed", self.passed)?;
+        if self.failed > 0 {
+            write!(f, ", {} failed", self.failed)?;
+        }
+        write!(f, "  {}", shown(self.took))
+    }
+}
+
+/// The number before `what` in a line such as `test result: ok. 12 passed; 0 failed; …`.
+fn count(line: &str, what: &str) -> u64 {
+    let Some(results) = line.strip_prefix("test result: ") else {
+        return 0;
+    };
+    let number = results.split(what).next().and_then(|before| before.rsplit(' ').next());
+    number.and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
+fn shown(time: Duration) -> String {
+    let seconds = time.as_secs();
+    if seconds < 60 { format!("{seconds} s") } else { format!("{} min {} s", seconds / 60, seconds % 60) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::count;
+
+    #[test]
+    fn results_are_counted() {
+        let line = "test result: FAILED. 12 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out";
+        assert_eq!((count(line, " passed"), count(line, " failed")), (12, 3));
+        assert_eq!(count("running 7 tests", " passed"), 0);
+    }
+}

