@@ -93,7 +93,7 @@ impl Config {
         let hide_credential = fields.flag("hide_credential", true);
         let max_credential_bytes = fields.number("max_credential_bytes", 512, 16, 4096);
         let identity = fields.object("identity", Identity::read);
-        fields.finish();
+        fields.finish_with(|errors| refuse_clashes(sources.as_deref(), identity.as_ref(), errors));
         Some(Self {
             ring: ring?,
             control: control?,
@@ -150,6 +150,33 @@ impl Identity {
         let identity = Self { client: header("client"), key: header("key"), scopes: header("scopes") };
         fields.finish();
         Some(identity)
+    }
+}
+
+/// Two uses of one header would undo each other: a hidden credential that is set as an identity, or
+/// a source that can never be reached.
+fn refuse_clashes(sources: Option<&[Source]>, identity: Option<&Identity>, errors: &mut Vec<ConfigError>) {
+    let mut taken: Vec<(&str, Option<&str>)> = Vec::new();
+    for (at, source) in sources.unwrap_or_default().iter().enumerate() {
+        let Source::Header { name, scheme } = source;
+        let clash = |(held, other): &(&str, Option<&str>)| {
+            held == name && (other.is_none() || scheme.is_none() || *other == scheme.as_deref())
+        };
+        if taken.iter().any(clash) {
+            let problem = format!("must be another header or scheme: `{name}` is a source already");
+            errors.push(ConfigError { path: format!("sources[{at}]"), problem });
+        }
+        taken.push((name, scheme.as_deref()));
+    }
+    let Some(identity) = identity else { return };
+    for (field, name) in [("client", &identity.client), ("key", &identity.key), ("scopes", &identity.scopes)]
+    {
+        let Some(name) = name else { continue };
+        if taken.iter().any(|(held, _)| held == name) {
+            let problem = format!("must be another header: `{name}` is in use already");
+            errors.push(ConfigError { path: format!("identity.{field}"), problem });
+        }
+        taken.push((name, None));
     }
 }
 
@@ -293,6 +320,12 @@ impl<'a, 'e> Fields<'a, 'e> {
                 None
             }
         }
+    }
+
+    /// As [`Self::finish`], after a check across fields.
+    fn finish_with(self, check: impl FnOnce(&mut Vec<ConfigError>)) {
+        check(self.errors);
+        self.finish();
     }
 
     /// Names the fields that nobody asked for.

@@ -223,6 +223,12 @@ impl Refresh {
                     self.snapshot = false;
                 }
             }
+            Reaction::Rejected { reason, .. } => {
+                // A page that does not join on: the snapshot under way may be of an epoch that is
+                // over. If it is not, its first page covers nothing new, and it goes on.
+                self.snapshot = *reason == Rejection::Gap;
+                self.fail(now);
+            }
             _ => self.fail(now),
         }
         reaction

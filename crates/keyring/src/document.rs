@@ -273,6 +273,8 @@ mod tests {
             r#""state":"active","scopes":["a b"]"#,
             r#""state":"active","not_before":5,"expires_at":5"#,
             r#""state":"active","expires_at":-1"#,
+            r#""state":"retiring""#,
+            r#""state":"pending""#,
             r#""state":"active","brownout":{"share":2,"until":1}"#,
         ] {
             let body = changes(&[entry('a', 4125, bad), entry('b', 4126, r#""state":"active""#)].join(","));

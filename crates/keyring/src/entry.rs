@@ -93,6 +93,8 @@ pub enum BadEntry {
     Scopes,
     #[error("not_before is not before expires_at")]
     Window,
+    #[error("a retiring version has expires_at, a pending one not_before")]
+    Deadline,
     #[error("a brown-out's share lies between 0 and 1")]
     Brownout,
 }
@@ -148,6 +150,14 @@ impl Entry {
             && from >= to
         {
             return Err(BadEntry::Window);
+        }
+        let without_deadline = match self.state {
+            State::Retiring => self.expires_at.is_none(),
+            State::Pending => self.not_before.is_none(),
+            _ => false,
+        };
+        if without_deadline {
+            return Err(BadEntry::Deadline);
         }
         match self.brownout {
             Some(brownout) if !(0.0..=1.0).contains(&brownout.share) => Err(BadEntry::Brownout),

@@ -8,6 +8,9 @@
 //! that is not before any change that the ring already has, and a page can neither drop, overwrite
 //! nor bring back what is newer than it.
 
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
+
 use crate::bucket::Op;
 use crate::document::Kind;
 use crate::generation::{MAX_SIGNERS, Position, Sync};
@@ -45,6 +48,8 @@ pub enum Rejection {
     OlderEpoch,
     OtherEpoch,
     Older,
+    /// What the ring has already. It is no attack and no fault, and is not counted.
+    Known,
     Gap,
     /// A run of changes during a snapshot, or a page that no snapshot asked for.
     OutOfTurn,
@@ -66,6 +71,7 @@ impl Rejection {
             Self::OlderEpoch => "older_epoch",
             Self::OtherEpoch => "other_epoch",
             Self::Older => "older",
+            Self::Known => "known",
             Self::Gap => "gap",
             Self::OutOfTurn => "out_of_turn",
             Self::Bucket => "bucket",
@@ -102,7 +108,7 @@ impl Generation {
         }
     }
 
-    fn judge_changes(&self, since: u64, document: Document, signer: SignerId) -> Result<Plan, Rejection> {
+    fn judge_changes(&self, since: u64, mut document: Document, signer: SignerId) -> Result<Plan, Rejection> {
         let Some(complete) = self.complete.filter(|_| self.sync.is_none() && !self.repair) else {
             return Err(Rejection::OutOfTurn);
         };
@@ -114,16 +120,17 @@ impl Generation {
         }
         let mut next = self.clone();
         next.accept(&document, signer);
-        if document.revision == complete.revision && since == document.revision {
-            return if document.issued_at > self.issued_at {
-                Ok(Plan::Heartbeat(next))
-            } else {
-                Err(Rejection::Older)
-            };
+        match document.revision.cmp(&complete.revision) {
+            Ordering::Less => return Err(Rejection::Older),
+            Ordering::Equal if since == document.revision && document.issued_at > self.issued_at => {
+                return Ok(Plan::Heartbeat(next));
+            }
+            Ordering::Equal => return Err(Rejection::Known),
+            Ordering::Greater => {}
         }
-        if document.revision <= complete.revision {
-            return Err(Rejection::Older);
-        }
+        // What was removed and came back within the run is there at its end.
+        let back: BTreeSet<Digest> = document.entries.iter().map(|entry| entry.digest).collect();
+        document.removed.retain(|digest| !back.contains(digest));
         next.complete = Some(Position { revision: document.revision, ..complete });
         Ok(Plan::Write(Box::new(Write {
             epoch: complete.epoch,
@@ -198,6 +205,18 @@ fn add_signer(signers: &mut Vec<SignerId>, signer: SignerId) {
 }
 
 impl Write {
+    /// The generation that follows, but for the number of entries after a run of changes.
+    #[must_use]
+    pub const fn next(&self) -> &Generation {
+        &self.next
+    }
+
+    /// Whether this is a page of a snapshot.
+    #[must_use]
+    pub const fn is_page(&self) -> bool {
+        self.sweep.is_some()
+    }
+
     /// The epoch under which the changes were published.
     #[must_use]
     pub const fn epoch(&self) -> Epoch {
@@ -313,7 +332,7 @@ mod tests {
         assert_eq!(judge(&held, changes(10, 12)).unwrap().complete.unwrap().revision, 12);
         assert_eq!(judge(&held, changes(7, 12)).unwrap().complete.unwrap().revision, 12);
         assert_eq!(judge(&held, changes(11, 12)), Err(Rejection::Gap));
-        assert_eq!(judge(&held, changes(7, 10)), Err(Rejection::Older));
+        assert_eq!(judge(&held, changes(7, 10)), Err(Rejection::Known));
         assert_eq!(judge(&held, changes(7, 9)), Err(Rejection::Older));
         assert_eq!(judge(&held, page(1, None, None, 9)), Err(Rejection::Older));
         assert_eq!(judge(&held, document(2, Kind::Changes { since: 10 }, 12)), Err(Rejection::OtherEpoch));
@@ -326,7 +345,7 @@ mod tests {
     #[test]
     fn a_heartbeat_counts_only_when_it_is_later() {
         let held = at(10);
-        assert_eq!(judge(&held, changes(10, 10)), Err(Rejection::Older), "issued at the same time");
+        assert_eq!(judge(&held, changes(10, 10)), Err(Rejection::Known), "issued at the same time");
         let later = Document { issued_at: Millis(1500), ..changes(10, 10) };
         assert_eq!(judge(&held, later).unwrap().issued_at, Millis(1500));
     }
@@ -379,6 +398,22 @@ mod tests {
         let plan = held.judge("production", changes(10, 11), signer(2), NOW).unwrap();
         let Plan::Write(write) = plan else { panic!("changes are written") };
         assert_eq!(write.finish(0).signers, [signer(1), signer(2)]);
+    }
+
+    #[test]
+    fn what_was_removed_and_came_back_in_one_run_is_there() {
+        let back = Entry::new(Digest::of(b"k"), "kv", "key", "acme", 12, State::Active);
+        let run = Document {
+            removed: vec![back.digest, Digest::MAX],
+            entries: vec![back.clone()],
+            ..changes(10, 13)
+        };
+        let Plan::Write(write) = at(10).judge("production", run, signer(1), NOW).unwrap() else {
+            panic!("changes are written")
+        };
+        let removals =
+            write.buckets(|_| true).into_iter().filter(|(_, ops)| matches!(ops[..], [Op::Remove { .. }]));
+        assert_eq!(removals.map(|(bucket, _)| bucket).collect::<Vec<_>>(), [0xffff]);
     }
 
     #[test]

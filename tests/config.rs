@@ -1,0 +1,111 @@
+//! The plugin configuration: what is taken, and how what is wrong is named.
+
+use keywheel_filter::config::{Config, Identity, Source};
+use keywheel_keyring::SigningKey;
+#[cfg(target_arch = "wasm32")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+
+fn trust() -> String {
+    SigningKey::from_seed([1; 32]).public().to_string()
+}
+
+/// A good configuration with `from` replaced by `to`.
+fn with(from: &str, to: &str) -> String {
+    let good = format!(
+        r#"{{"ring":"production","control":{{"clusters":["keywheel"],"trust":["{}"]}},"sources":[{{"header":"X-API-Key"}}]}}"#,
+        trust()
+    );
+    assert!(good.contains(from), "{from}");
+    good.replace(from, to)
+}
+
+#[test]
+fn a_small_configuration_has_safe_defaults() {
+    let config = Config::parse(with("", "").as_bytes()).unwrap();
+    assert_eq!(config.sources, [Source::Header { name: "x-api-key".into(), scheme: None }]);
+    assert!(config.hide_credential);
+    assert_eq!(config.max_credential_bytes, 512);
+    assert_eq!(config.control.authority, "keywheel");
+    assert_eq!(config.identity, Identity::default());
+}
+
+#[test]
+fn a_full_configuration_is_taken_as_written() {
+    let config = with(
+        r#""sources":[{"header":"X-API-Key"}]"#,
+        r#""sources":[{"header":"x-api-key"},{"header":"authorization","scheme":"Bearer"}],
+           "hide_credential":false,"max_credential_bytes":64.0,
+           "identity":{"client":"X-Client-Id","key":"x-api-key-id","scopes":"x-api-key-scopes"}"#,
+    );
+    let config = Config::parse(config.as_bytes()).unwrap();
+    assert_eq!(
+        config.sources[1],
+        Source::Header { name: "authorization".into(), scheme: Some("Bearer".into()) }
+    );
+    assert!(!config.hide_credential);
+    assert_eq!(config.max_credential_bytes, 64, "a YAML struct carries numbers as doubles");
+    assert_eq!(config.identity.client.as_deref(), Some("x-client-id"));
+}
+
+#[test]
+fn what_is_wrong_is_named_by_its_path_with_what_is_allowed() {
+    let source = r#"{"header":"X-API-Key"}"#;
+    let sources = r#","sources":[{"header":"X-API-Key"}]"#;
+    let check = |from: &str, to: &str, path: &str, says: &str| {
+        let errors = Config::parse(with(from, to).as_bytes()).unwrap_err();
+        let error = errors.iter().find(|error| error.path == path);
+        let error = error.unwrap_or_else(|| panic!("{to}: {path} is not in {errors:?}"));
+        assert!(error.problem.contains(says), "{to}: {error}");
+    };
+    check(r#""ring":"production","#, "", "ring", "is required: 1 to 64 letters");
+    check("production", "", "ring", "must be 1 to 64 letters");
+    check("production", "a/b", "ring", "must be 1 to 64 letters");
+    check(r#""production""#, "7", "ring", "must be 1 to 64 letters");
+    check(r#"["keywheel"]"#, "[]", "control.clusters", "at least one item");
+    check(r#"["keywheel"]"#, r#"["keywheel",""]"#, "control.clusters[1]", "the name of an Envoy cluster");
+    check(&trust(), "AAAA", "control.trust[0]", "base64 Ed25519 public key");
+    check(&format!(r#","trust":["{}"]"#, trust()), "", "control.trust", "is required");
+    check(r#""clusters""#, r#""cluster""#, "control.cluster", "allowed are clusters, authority, trust");
+    check(sources, "", "sources", "is required");
+    check(source, r#"{"cookie":"a"}"#, "sources[0]", "a source such as {header: x-api-key}");
+    check(source, r#"{"header":"x y"}"#, "sources[0]", "a source such as");
+    check(source, r#"{"header":"host"}"#, "sources[0]", "a source such as");
+    check(source, r#"{"header":"a","scheme":"b c"}"#, "sources[0]", "a source such as");
+    check(sources, &format!(r#"{sources},"hide":true"#), "hide", "is not a field; allowed are ring, control");
+    check(sources, &format!(r#"{sources},"hide_credential":1"#), "hide_credential", "true or false");
+    for wrong in ["15", "4097", "1.5", "-1", "\"512\"", "1e300"] {
+        let with = format!(r#"{sources},"max_credential_bytes":{wrong}"#);
+        check(sources, &with, "max_credential_bytes", "a whole number from 16 to 4096");
+    }
+    let identity = |fields: &str| format!(r#"{sources},"identity":{fields}"#);
+    check(sources, &identity(r#"{"client":"a b"}"#), "identity.client", "a header name");
+    check(sources, &identity(r#"{"user":"a"}"#), "identity.user", "allowed are client, key, scopes");
+    check(sources, &identity("7"), "identity", "an object");
+}
+
+#[test]
+fn everything_that_is_wrong_is_named_at_once() {
+    let errors = Config::parse(br#"{"ring":"","control":{},"sorces":[]}"#).unwrap_err();
+    let paths: Vec<&str> = errors.iter().map(|error| error.path.as_str()).collect();
+    assert_eq!(paths, ["ring", "control.clusters", "control.trust", "sources", "sorces"]);
+}
+
+#[test]
+fn what_is_no_json_object_is_refused() {
+    for bytes in [&b""[..], b"[]", b"{", b"\xff", b"null", b"ring: production"] {
+        let errors = Config::parse(bytes).unwrap_err();
+        assert_eq!(errors[0].path, "configuration", "{bytes:?}");
+    }
+}
+
+#[test]
+fn headers_that_would_cancel_each_other_out_are_refused() {
+    let sources = r#","sources":[{"header":"X-API-Key"}]"#;
+    let check = |to: &str, path: &str| {
+        let errors = Config::parse(with(sources, to).as_bytes()).unwrap_err();
+        assert_eq!(errors.first().map(|error| error.path.as_str()), Some(path), "{errors:?}");
+    };
+    check(&format!(r#"{sources},"identity":{{"client":"x-api-key"}}"#), "identity.client");
+    check(&format!(r#"{sources},"identity":{{"client":"x-a","key":"X-A"}}"#), "identity.key");
+    check(r#","sources":[{"header":"a"},{"header":"A"}]"#, "sources[1]");
+}

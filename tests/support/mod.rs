@@ -1,0 +1,34 @@
+//! What the filter's behaviour tests share: fakes of Envoy's shared data and of the control plane,
+//! and a world that drives several VMs on virtual time.
+#![allow(dead_code)] // Each test file uses its part.
+
+mod control;
+mod envoy;
+mod world;
+
+use keywheel_keyring::{Digest, Entry, State};
+
+pub use control::{FakeControl, Fault};
+pub use envoy::FakeSharedData;
+pub use world::World;
+
+/// xorshift64: the same sequence natively and in wasm.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+
+    pub fn one_in(&mut self, bound: u64) -> bool {
+        self.below(bound) == 0
+    }
+}
+
+/// The entry of the key whose text is `secret`.
+pub fn entry(secret: &str, state: State) -> Entry {
+    Entry::new(Digest::of(secret.as_bytes()), &format!("kv_{secret}"), "key_1", "acme", 0, state)
+}

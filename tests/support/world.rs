@@ -1,0 +1,218 @@
+use std::cell::RefCell;
+
+use keywheel_filter::Now;
+use keywheel_filter::decide::Reason;
+use keywheel_filter::refresh::{Answer, Call};
+use keywheel_filter::shared::Namespace;
+use keywheel_filter::vm::{TICK, Vm};
+use keywheel_keyring::{Millis, PublicKey};
+
+use super::control::Signed;
+use super::envoy::FakeHost;
+use super::{FakeControl, FakeSharedData, Fault, Random};
+
+/// How long a fake long-poll is held, in milliseconds.
+const HELD: u64 = 1_000;
+
+/// One Envoy process and its control plane, on virtual time.
+pub struct World {
+    pub shared: FakeSharedData,
+    pub vms: Vec<Option<Vm>>,
+    pub control: FakeControl,
+    pub reachable: bool,
+    pub mono: u64,
+    pub wall: u64,
+    pub random: Random,
+    /// Picks what happens to each answer.
+    pub fault: fn(&mut Random) -> Fault,
+    pub reports: Vec<String>,
+    flights: Vec<Flight>,
+}
+
+struct Flight {
+    vm: usize,
+    call: Call,
+    sent_at: u64,
+}
+
+impl World {
+    pub fn new(vms: usize, control: FakeControl) -> Self {
+        let mut world = Self {
+            shared: FakeSharedData::default(),
+            vms: Vec::new(),
+            control,
+            reachable: true,
+            mono: 0,
+            wall: 1_790_000_000_000,
+            random: Random(0x9e37_79b9_7f4a_7c15),
+            fault: |_| Fault::None,
+            reports: Vec::new(),
+            flights: Vec::new(),
+        };
+        for _ in 0..vms {
+            let trust = world.control.trust();
+            world.spawn(trust);
+        }
+        world
+    }
+
+    /// Starts one more VM in the process, with one cluster to ask.
+    pub fn spawn(&mut self, trust: Vec<PublicKey>) -> usize {
+        let id = self.vms.len() as u64 + 1;
+        self.vms.push(Some(Vm::new("production", trust, 1, "node/1", id)));
+        self.vms.len() - 1
+    }
+
+    pub fn kill(&mut self, vm: usize) {
+        self.vms[vm] = None;
+        self.flights.retain(|flight| flight.vm != vm);
+    }
+
+    pub fn now(&self) -> Now {
+        Now { wall: Millis(self.wall), mono: self.mono }
+    }
+
+    /// Lets `millis` pass: every VM ticks, and answers arrive.
+    pub fn run(&mut self, millis: u64) {
+        let end = self.mono + millis;
+        while self.mono < end {
+            self.mono += TICK;
+            self.wall += TICK;
+            for vm in 0..self.vms.len() {
+                self.tick(vm);
+            }
+            self.deliver();
+        }
+    }
+
+    /// Runs until `done`, for at most a virtual minute.
+    pub fn run_until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
+        let deadline = self.mono + 60_000;
+        while !done(self) {
+            assert!(self.mono < deadline, "{what} did not happen: {}", self.describe());
+            self.run(TICK);
+        }
+    }
+
+    pub fn tick(&mut self, vm: usize) {
+        let now = self.now();
+        self.drive(vm, |vm, host| vm.tick(host, now));
+    }
+
+    fn drive(&mut self, at: usize, with: impl FnOnce(&mut Vm, &FakeHost<'_>)) {
+        let Some(mut vm) = self.vms[at].take() else {
+            return;
+        };
+        let host = FakeHost { shared: &self.shared, calls: RefCell::default() };
+        with(&mut vm, &host);
+        self.vms[at] = Some(vm);
+        for call in host.calls.into_inner() {
+            self.reports.push(call.proxy.clone());
+            self.flights.push(Flight { vm: at, call, sent_at: self.mono });
+        }
+    }
+
+    fn deliver(&mut self) {
+        for flight in std::mem::take(&mut self.flights) {
+            let waited = self.mono >= flight.sent_at + HELD;
+            let answer = if self.reachable {
+                self.control.answer(&flight.call, self.wall, waited)
+            } else {
+                Some(bare(503))
+            };
+            let Some(answer) = answer else {
+                self.flights.push(flight);
+                continue;
+            };
+            let Some(answer) = self.spoil(answer) else {
+                continue;
+            };
+            self.give(flight.vm, flight.call.id, &answer);
+        }
+    }
+
+    /// Hands a VM the answer to call `id`.
+    pub fn give(&mut self, vm: usize, id: u32, answer: &Signed) {
+        let now = self.now();
+        self.drive(vm, |vm, host| {
+            let answer = Answer {
+                status: answer.status,
+                signer: answer.signer.as_deref().map(str::as_bytes),
+                signature: answer.signature.as_deref().map(str::as_bytes),
+                body: &answer.body,
+            };
+            vm.answer(host, id, answer, now);
+        });
+    }
+
+    fn spoil(&mut self, mut answer: Signed) -> Option<Signed> {
+        match (self.fault)(&mut self.random) {
+            Fault::None => {}
+            Fault::Lost => return None,
+            Fault::Reset => answer = bare(0),
+            Fault::Unavailable => answer = bare(503),
+            Fault::Tampered => {
+                let at = self.random.below(answer.body.len().max(1) as u64) as usize;
+                if let Some(byte) = answer.body.get_mut(at) {
+                    *byte ^= 1;
+                }
+            }
+            Fault::Truncated => answer.body.truncate(answer.body.len() / 2),
+            Fault::Unsigned => answer.signature = None,
+            Fault::Replayed => {
+                let past = &self.control.past;
+                let at = self.random.below(past.len().max(1) as u64) as usize;
+                answer = past.get(at).cloned().unwrap_or(answer);
+            }
+        }
+        Some(answer)
+    }
+
+    /// What VM `at` does with a request that carries `secret`: the client's name, or why not.
+    pub fn request(&mut self, at: usize, secret: &str) -> Result<String, Reason> {
+        let now = self.now();
+        let mut outcome = Err(Reason::RingUnavailable);
+        let shared = &self.shared;
+        let vm = self.vms[at].as_mut().expect("the VM lives");
+        if vm.is_ready(shared, now) {
+            outcome = vm
+                .check(shared, secret.as_bytes(), now)
+                .map(|entry| entry.client.clone())
+                .map_err(|refusal| refusal.reason);
+        }
+        outcome
+    }
+
+    /// For the message of a failed test.
+    fn describe(&self) -> String {
+        let adopted: Vec<_> = self.vms.iter().map(|vm| vm.as_ref().map(Vm::adopted)).collect();
+        let calls: Vec<_> = self.flights.iter().map(|flight| (flight.vm, &flight.call.path)).collect();
+        let held = Namespace::shared("production").generation(&self.shared).generation;
+        let newest = (self.control.epoch(), self.control.revision);
+        format!(
+            "newest {newest:?}, held {held:?}, adopted {adopted:?}, leaders {:?}, calls {calls:?}",
+            self.leaders()
+        )
+    }
+
+    pub fn leaders(&self) -> Vec<usize> {
+        let leads = |vm: &Option<Vm>| vm.as_ref().is_some_and(Vm::leads);
+        (0..self.vms.len()).filter(|at| leads(&self.vms[*at])).collect()
+    }
+
+    /// Whether every VM enforces the control plane's newest revision.
+    pub fn converged(&self) -> bool {
+        let newest = Some((self.control.epoch(), self.control.revision));
+        let live = || self.vms.iter().flatten();
+        live().all(|vm| vm.adopted().map(|position| (position.epoch, position.revision)) == newest)
+    }
+
+    pub fn rejected(&mut self, at: usize) -> Vec<&'static str> {
+        let metrics = self.vms[at].as_mut().expect("the VM lives").take_metrics();
+        metrics.rejected.into_keys().collect()
+    }
+}
+
+fn bare(status: u16) -> Signed {
+    Signed { status, signer: None, signature: None, body: Vec::new() }
+}
