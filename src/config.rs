@@ -1,5 +1,7 @@
 //! The plugin configuration: parsed once, wrong fields named by their path.
 
+mod structpb;
+
 use std::fmt;
 
 use keywheel_keyring::PublicKey;
@@ -71,8 +73,10 @@ impl Config {
     /// Everything that is wrong, each with the path of the field and the values it takes.
     pub fn parse(bytes: &[u8]) -> Result<Self, Vec<ConfigError>> {
         let root = |problem| vec![ConfigError { path: "configuration".into(), problem }];
-        let value: Value =
-            serde_json::from_slice(bytes).map_err(|error| root(format!("must be JSON: {error}")))?;
+        let value = serde_json::from_slice(bytes).or_else(|error| {
+            structpb::read(bytes)
+                .ok_or_else(|| root(format!("must be JSON or a google.protobuf.Struct: {error}")))
+        })?;
         let Value::Object(map) = value else {
             return Err(root("must be an object".into()));
         };
