@@ -20,7 +20,7 @@ const CALL_TIMEOUT: u64 = 10_000;
 const LOST: u64 = 5_000;
 /// The first and the longest pause after a failure, in milliseconds, before jitter.
 const FIRST_PAUSE: u64 = 100;
-const LONGEST_PAUSE: u64 = 10_000;
+const LONGEST_PAUSE: u64 = 5_000;
 
 /// A request to make to the control plane.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,6 +79,16 @@ pub struct Refresh {
 struct Flight {
     id: u32,
     lost_at: u64,
+    /// Where the ring was when the call went out.
+    from: Option<Position>,
+    is_page: bool,
+}
+
+impl Flight {
+    fn new(call: &Call, generation: &Generation, is_page: bool, now: Now) -> Self {
+        let lost_at = now.mono.saturating_add(call.timeout_ms).saturating_add(LOST);
+        Self { id: call.id, lost_at, from: generation.complete, is_page }
+    }
 }
 
 impl Refresh {
@@ -125,9 +135,14 @@ impl Refresh {
         }
         self.report.take_if(|flight| now.mono >= flight.lost_at);
         if self.main.is_none() && now.mono >= self.not_before {
-            let (path, timeout_ms) = self.main_path(ring, generation);
+            let is_page = self.wants_page(generation);
+            let (path, timeout_ms) = if is_page {
+                (self.page(ring, generation), CALL_TIMEOUT)
+            } else {
+                (changes(ring, generation.complete, WAIT), POLL_TIMEOUT)
+            };
             let call = self.call(path, who, generation, enforced, timeout_ms, now);
-            self.main = Some(Flight { id: call.id, lost_at: lost_at(&call, now) });
+            self.main = Some(Flight::new(&call, generation, is_page, now));
             calls.push(call);
         }
         // A poll under way does not know yet what its own answer brought; a short call tells.
@@ -139,18 +154,14 @@ impl Refresh {
         {
             let call =
                 self.call(changes(ring, acknowledged, 0), who, generation, enforced, CALL_TIMEOUT, now);
-            self.report = Some(Flight { id: call.id, lost_at: lost_at(&call, now) });
+            self.report = Some(Flight::new(&call, generation, false, now));
             calls.push(call);
         }
         calls
     }
 
-    fn main_path(&self, ring: &str, generation: &Generation) -> (String, u64) {
-        if self.snapshot || generation.complete.is_none() || generation.sync.is_some() || generation.repair {
-            (self.page(ring, generation), CALL_TIMEOUT)
-        } else {
-            (changes(ring, generation.complete, WAIT), POLL_TIMEOUT)
-        }
+    fn wants_page(&self, generation: &Generation) -> bool {
+        self.snapshot || generation.complete.is_none() || generation.sync.is_some() || generation.repair
     }
 
     /// The next page: from where the snapshot under way stopped, or the first. It must not be older
@@ -200,9 +211,9 @@ impl Refresh {
         if self.report.take_if(|flight| flight.id == id).is_some() {
             return self.reported(answer, ring, trust, generation, now);
         }
-        if self.main.take_if(|flight| flight.id == id).is_none() {
+        let Some(flight) = self.main.take_if(|flight| flight.id == id) else {
             return Reaction::Nothing;
-        }
+        };
         match answer.status {
             200 => {}
             410 if !self.snapshot => {
@@ -226,9 +237,11 @@ impl Refresh {
             Reaction::Rejected { reason, .. } => {
                 // A page that does not join on: the snapshot under way may be of an epoch that is
                 // over. If it is not, its first page covers nothing new, and it goes on.
-                self.snapshot = *reason == Rejection::Gap;
+                self.snapshot = flight.is_page && *reason == Rejection::Gap;
                 self.fail(now);
             }
+            // The answer to a report brought the same first.
+            Reaction::Nothing if flight.from < generation.complete => {}
             _ => self.fail(now),
         }
         reaction
@@ -281,10 +294,6 @@ impl Refresh {
     pub const fn failures(&self) -> u32 {
         self.failures
     }
-}
-
-fn lost_at(call: &Call, now: Now) -> u64 {
-    now.mono.saturating_add(call.timeout_ms).saturating_add(LOST)
 }
 
 fn changes(ring: &str, from: Option<Position>, wait: u64) -> String {

@@ -12,6 +12,7 @@ const OK: u32 = 0;
 const REQUEST_HEADERS: u32 = 0;
 const CALL_RESPONSE_HEADERS: u32 = 6;
 const CALL_RESPONSE_BODY: u32 = 4;
+const PLUGIN_CONFIGURATION: u32 = 7;
 
 #[link(wasm_import_module = "env")]
 unsafe extern "C" {
@@ -127,8 +128,16 @@ pub(super) fn remove_request_header(name: &str) -> bool {
 }
 
 pub(super) fn call_response_body(len: usize) -> Option<Vec<u8>> {
+    buffer(CALL_RESPONSE_BODY, len)
+}
+
+pub(super) fn plugin_configuration(len: usize) -> Option<Vec<u8>> {
+    buffer(PLUGIN_CONFIGURATION, len)
+}
+
+fn buffer(kind: u32, len: usize) -> Option<Vec<u8>> {
     // SAFETY: see `returned`.
-    returned(|data, out| unsafe { proxy_get_buffer_bytes(CALL_RESPONSE_BODY, 0, len, data, out) })
+    returned(|data, out| unsafe { proxy_get_buffer_bytes(kind, 0, len, data, out) })
 }
 
 /// Answers the request from here. Unlike the SDK's call it passes the response code details.

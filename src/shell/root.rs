@@ -71,7 +71,7 @@ impl Context for Root {
 
 impl RootContext for Root {
     fn on_configure(&mut self, size: usize) -> bool {
-        let bytes = if size == 0 { None } else { self.get_plugin_configuration() };
+        let bytes = if size == 0 { None } else { hostcalls::plugin_configuration(size) };
         let config = match Config::parse(&bytes.unwrap_or_default()) {
             Ok(config) => config,
             Err(errors) => {
