@@ -1,0 +1,128 @@
+//! The control plane's admin API.
+
+use anyhow::{Context as _, bail};
+use keywheel_api::{
+    Client, CreateClient, CreateKey, Key, KeyWithSecret, Ring, RotationWithSecret, StartRotation,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// The admin API with a token.
+#[derive(Clone)]
+pub struct Admin {
+    http: reqwest::Client,
+    url: String,
+    token: String,
+}
+
+/// A key version whose text is known, which is so only where it was made.
+#[derive(Clone)]
+pub struct Issued {
+    /// `key_…`
+    pub key: String,
+    /// `kv_…`
+    pub version: String,
+    /// The plaintext. Not to be printed.
+    pub secret: String,
+}
+
+impl Admin {
+    /// # Errors
+    ///
+    /// No HTTP client can be made.
+    pub fn new(url: &str, token: &str) -> anyhow::Result<Self> {
+        let http = reqwest::Client::builder().no_proxy().build()?;
+        Ok(Self { http, url: url.trim_end_matches('/').into(), token: token.into() })
+    }
+
+    /// # Errors
+    ///
+    /// The control plane refuses, or is not there; so with all that follow.
+    pub async fn create_client(&self, name: &str) -> anyhow::Result<Client> {
+        let body = CreateClient { name: name.into(), owner: None, contact: None };
+        self.post("/v1/clients", &body).await
+    }
+
+    /// # Errors
+    ///
+    /// As [`Admin::create_client`].
+    pub async fn create_key(&self, client: &str, scopes: &[&str]) -> anyhow::Result<Issued> {
+        let scopes = scopes.iter().map(|scope| (*scope).into()).collect();
+        self.create(&CreateKey { client: client.into(), ring: None, scopes, expires_at: None, version: None })
+            .await
+    }
+
+    /// # Errors
+    ///
+    /// As [`Admin::create_client`].
+    pub async fn create(&self, key: &CreateKey) -> anyhow::Result<Issued> {
+        let made: KeyWithSecret = self.post("/v1/keys", key).await?;
+        let version = made.key.versions.first().context("a new key has a version")?.id.clone();
+        Ok(Issued { key: made.key.id, version, secret: made.secret.context("the server made the text")? })
+    }
+
+    /// # Errors
+    ///
+    /// As [`Admin::create_client`].
+    pub async fn key(&self, key: &str) -> anyhow::Result<Key> {
+        self.get(&format!("/v1/keys/{key}")).await
+    }
+
+    /// Starts a rotation, and gives the new version.
+    ///
+    /// # Errors
+    ///
+    /// As [`Admin::create_client`].
+    pub async fn rotate(&self, key: &str, overlap_seconds: u64) -> anyhow::Result<Issued> {
+        let body = StartRotation { overlap_seconds, version: None };
+        let made: RotationWithSecret = self.post(&format!("/v1/keys/{key}/rotations"), &body).await?;
+        let secret = made.secret.context("the server made the text")?;
+        Ok(Issued { key: made.rotation.key, version: made.rotation.new_version, secret })
+    }
+
+    /// Revokes a key with all its versions.
+    ///
+    /// # Errors
+    ///
+    /// As [`Admin::create_client`].
+    pub async fn revoke(&self, key: &str) -> anyhow::Result<Key> {
+        self.post(&format!("/v1/keys/{key}/revoke"), &serde_json::json!({})).await
+    }
+
+    /// # Errors
+    ///
+    /// As [`Admin::create_client`].
+    pub async fn revoke_version(&self, key: &str, version: &str) -> anyhow::Result<Key> {
+        self.post(&format!("/v1/keys/{key}/versions/{version}/revoke"), &serde_json::json!({})).await
+    }
+
+    /// # Errors
+    ///
+    /// As [`Admin::create_client`].
+    pub async fn ring(&self, ring: &str) -> anyhow::Result<Ring> {
+        self.get(&format!("/v1/rings/{ring}")).await
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        self.answer(path, self.http.get(format!("{}{path}", self.url))).await
+    }
+
+    async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> anyhow::Result<T> {
+        self.answer(path, self.http.post(format!("{}{path}", self.url)).json(body)).await
+    }
+
+    async fn answer<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        request: reqwest::RequestBuilder,
+    ) -> anyhow::Result<T> {
+        let reply = request.bearer_auth(&self.token).send().await.context("no control plane")?;
+        let status = reply.status();
+        let body = reply.bytes().await?;
+        if !status.is_success() {
+            bail!("{path} answered {status}: {}", String::from_utf8_lossy(&body));
+        }
+        // The body may hold a secret, so the error does not show it.
+        serde_json::from_slice(&body).with_context(|| format!("{path} answered {status} with another shape"))
+    }
+}

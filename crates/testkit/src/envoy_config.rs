@@ -1,0 +1,161 @@
+//! `envoy/envoy.yaml`, and changes to it.
+//!
+//! What tests run is what ships, with the addresses of the test. A change to a place that the file no
+//! longer has fails loudly.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+
+/// The shipped configuration.
+pub const SHIPPED: &str = include_str!("../../../envoy/envoy.yaml");
+
+const LISTENER: &str = "/static_resources/listeners/0";
+const MANAGER: &str = "/filter_chains/0/filters/0/typed_config";
+const PLUGIN: &str = "/http_filters/0/typed_config/config";
+
+/// A configuration of Envoy, read. Envoy takes it as JSON.
+#[derive(Debug, Clone)]
+pub struct EnvoyConfig(Value);
+
+impl EnvoyConfig {
+    /// # Errors
+    ///
+    /// `envoy/envoy.yaml` is not YAML.
+    pub fn shipped() -> anyhow::Result<Self> {
+        serde_saphyr::from_str(SHIPPED).map(Self).context("envoy/envoy.yaml")
+    }
+
+    #[must_use]
+    pub fn with_wasm(mut self, file: &Path) -> Self {
+        *self.at(&format!("{LISTENER}{MANAGER}{PLUGIN}/vm_config/code/local/filename")) =
+            json!(file.display().to_string());
+        self
+    }
+
+    #[must_use]
+    pub fn with_listener(mut self, address: SocketAddr) -> Self {
+        *self.at(&format!("{LISTENER}/address/socket_address")) = socket_address(address);
+        self
+    }
+
+    #[must_use]
+    pub fn with_admin(mut self, address: SocketAddr) -> Self {
+        *self.at("/admin/address/socket_address") = socket_address(address);
+        self
+    }
+
+    /// Where a cluster's one endpoint is.
+    #[must_use]
+    pub fn with_cluster(mut self, name: &str, address: SocketAddr) -> Self {
+        let clusters = self.at("/static_resources/clusters").as_array_mut();
+        let cluster = clusters.into_iter().flatten().find(|cluster| cluster["name"] == name);
+        let endpoint = "/load_assignment/endpoints/0/lb_endpoints/0/endpoint/address/socket_address";
+        let place = cluster.and_then(|cluster| cluster.pointer_mut(endpoint));
+        *place.unwrap_or_else(|| panic!("envoy.yaml has no cluster `{name}` with an endpoint")) =
+            socket_address(address);
+        self
+    }
+
+    /// Whose documents the filter takes.
+    #[must_use]
+    pub fn with_trust(self, trust: &[String]) -> Self {
+        self.with_plugin(|plugin| plugin["control"]["trust"] = json!(trust))
+    }
+
+    /// Changes the filter's own configuration.
+    #[must_use]
+    pub fn with_plugin(mut self, change: impl FnOnce(&mut Value)) -> Self {
+        change(self.at(&format!("{LISTENER}{MANAGER}{PLUGIN}/configuration/value")));
+        self
+    }
+
+    /// Hands the filter its configuration as JSON in a string, as Istio does, and not as a YAML struct.
+    #[must_use]
+    pub fn with_plugin_in_a_string(mut self) -> Self {
+        let configuration = self.at(&format!("{LISTENER}{MANAGER}{PLUGIN}/configuration"));
+        let text = configuration["value"].to_string();
+        *configuration = json!({"@type": "type.googleapis.com/google.protobuf.StringValue", "value": text});
+        self
+    }
+
+    /// Changes anything else, by JSON pointer.
+    #[must_use]
+    pub fn with(mut self, pointer: &str, value: Value) -> Self {
+        *self.at(pointer) = value;
+        self
+    }
+
+    /// Takes the listener out, to be read from a file that may be replaced while Envoy runs.
+    ///
+    /// # Panics
+    ///
+    /// The file has no listener.
+    #[must_use]
+    pub fn with_listener_in(mut self, file: &Path) -> (Self, ListenerFile) {
+        let mut listener = self.at(LISTENER).take();
+        listener["@type"] = json!("type.googleapis.com/envoy.config.listener.v3.Listener");
+        *self.at("/static_resources/listeners") = json!([]);
+        self.0["dynamic_resources"] =
+            json!({"lds_config": {"path_config_source": {"path": file.display().to_string()}}});
+        // Sources that are not static are keyed by who asks.
+        (self, ListenerFile(json!({"resources": [listener]})))
+    }
+
+    /// As Envoy reads it.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        self.0.to_string()
+    }
+
+    fn at(&mut self, pointer: &str) -> &mut Value {
+        self.0.pointer_mut(pointer).unwrap_or_else(|| panic!("envoy.yaml has nothing at {pointer}"))
+    }
+}
+
+/// A listener in a file of its own.
+#[derive(Debug, Clone)]
+pub struct ListenerFile(Value);
+
+impl ListenerFile {
+    /// Puts the file in its place in one move, which is what Envoy watches for.
+    ///
+    /// # Errors
+    ///
+    /// The directory cannot be written.
+    pub fn write(&self, file: &Path) -> anyhow::Result<()> {
+        let new = file.with_extension("new");
+        std::fs::write(&new, self.0.to_string())?;
+        std::fs::rename(&new, file)?;
+        Ok(())
+    }
+}
+
+fn socket_address(address: SocketAddr) -> Value {
+    json!({"address": address.ip().to_string(), "port_value": address.port()})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_place_that_tests_change_is_in_the_shipped_file() {
+        let here = SocketAddr::from(([127, 0, 0, 1], 1234));
+        let config = EnvoyConfig::shipped().unwrap();
+        let config = config.with_wasm(Path::new("/filter.wasm")).with_listener(here).with_admin(here);
+        let config = config.with_cluster("keywheel", here).with_cluster("upstream", here);
+        let text = config.with_trust(&["key".into()]).to_json();
+        assert!(!text.contains("REPLACE_WITH"), "{text}");
+        assert_eq!(text.matches("1234").count(), 4);
+    }
+
+    #[test]
+    #[should_panic(expected = "envoy.yaml has no cluster `nowhere`")]
+    fn a_place_that_is_not_there_is_named() {
+        let _ =
+            EnvoyConfig::shipped().unwrap().with_cluster("nowhere", SocketAddr::from(([127, 0, 0, 1], 1)));
+    }
+}
