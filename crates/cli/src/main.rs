@@ -1,1 +1,47 @@
-fn main() {}
+//! The `keywheel` binary: the control plane, and its command line.
+//!
+//! # Layout
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`args`] | every command and option, with their help |
+//! | [`commands`] | one file per resource, and `serve` |
+//! | [`http`] | the admin API over HTTP, with retries |
+//! | [`failure`] | what went wrong, what to do, and the exit code |
+//! | [`output`] | human text or JSON |
+
+mod args;
+mod commands;
+mod failure;
+mod http;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::args::{Args, Command};
+use crate::failure::Failure;
+use crate::http::Api;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let args = Args::parse();
+    let output = args.output;
+    match run(args).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => output.failure(&failure),
+    }
+}
+
+async fn run(args: Args) -> Result<(), Failure> {
+    let Args { connection, output, command } = args;
+    let api = || Api::new(&connection);
+    match command {
+        Command::Serve(serve) => commands::serve::run(serve, output).await,
+        Command::Client(command) => commands::client::run(command, &api()?, output).await,
+        Command::Key(command) => commands::key::run(command, &api()?, output).await,
+        Command::Ring(command) => commands::ring::run(command, &api()?, output).await,
+        Command::Token(command) => commands::token::run(command, &api()?, output).await,
+    }
+}

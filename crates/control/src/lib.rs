@@ -1,1 +1,54 @@
+//! keywheel's control plane: it stores keys, carries out rotations and publishes signed rings.
+//!
+//! # Layout
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`control`] | the whole as one value: opened from a data directory, served on two listeners |
+//! | [`app`] | the routes of both listeners |
+//! | `api/` | one file per resource, which owns its handlers |
+//! | [`lifecycle`] | what may happen to a key version: pure |
+//! | [`store`] | all SQL |
+//! | [`ring`] | documents: cut once, signed once, kept for all who ask |
+//! | [`jobs`] | deadlines and the removal of what ended long ago |
+//! | [`seal`], [`secret`] | the signing key's encryption, tokens |
+//!
+//! # Invariants
+//!
+//! - No state change commits without its audit record and its ring revision.
+//! - No plaintext key or token is in the database or in a log.
+//! - No document shows a rotation's old version ending before it shows the new one.
+//! - No request is answered before what it did is on disk.
+//!
+//! # Example
+//!
+//! ```
+//! use keywheel_control::{Control, Options};
+//!
+//! # tokio::runtime::Runtime::new()?.block_on(async {
+//! let data = tempfile::tempdir()?;
+//! let options = Options::new(data.path(), "kw_live_".parse()?);
+//! let (control, admin_token) = Control::open(&options).await?;
+//! assert!(admin_token.is_some(), "the first start hands it over once");
+//! assert_eq!(control.ring("production").map(|ring| ring.head()), Some(0));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)
+)]
 
+mod api;
+pub mod app;
+pub mod clock;
+pub mod control;
+pub mod jobs;
+pub mod lifecycle;
+pub mod ring;
+pub mod seal;
+pub mod secret;
+pub mod store;
+
+pub use control::{Control, Options, RingAuth, StartError};

@@ -1,0 +1,72 @@
+//! Keys and their versions.
+
+use jiff::Timestamp;
+use keywheel_keyring::{Digest, State};
+use serde::{Deserialize, Serialize};
+
+/// `POST /v1/keys`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateKey {
+    pub client: String,
+    /// The server's own ring when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ring: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scopes: Vec<String>,
+    /// When every version of the key ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<NewVersion>,
+}
+
+/// A version whose text the caller made and keeps to itself.
+///
+/// Repeating a request with the same id and digest returns what the first one made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewVersion {
+    /// `kv_` and 16 letters or digits; the same 16 stand in the key's text.
+    pub id: String,
+    pub digest: Digest,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Key {
+    pub id: String,
+    pub ring: String,
+    pub client: String,
+    pub scopes: Vec<String>,
+    pub created_at: Timestamp,
+    pub expires_at: Option<Timestamp>,
+    /// When the key as a whole was revoked.
+    pub revoked_at: Option<Timestamp>,
+    /// The rotation under way, if any.
+    pub open_rotation: Option<String>,
+    /// Oldest first.
+    pub versions: Vec<Version>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Version {
+    pub id: String,
+    pub state: State,
+    pub not_before: Option<Timestamp>,
+    /// The earlier of its own expiry and the end of its overlap.
+    pub expires_at: Option<Timestamp>,
+    /// The revision of the ring that carries this state to the proxies.
+    pub revision: u64,
+    pub created_at: Timestamp,
+    /// When it retired or was revoked.
+    pub ended_at: Option<Timestamp>,
+}
+
+/// The answer that made a key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyWithSecret {
+    #[serde(flatten)]
+    pub key: Key,
+    /// The key's text, once, if the server made it.
+    pub secret: Option<String>,
+}

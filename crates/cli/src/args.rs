@@ -1,0 +1,222 @@
+//! Every command and option.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args as Group, Parser, Subcommand, ValueEnum};
+use keywheel_api::Role;
+use keywheel_keyring::KeyPrefix;
+
+use crate::output::Output;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  the operation failed: the server said no, and why
+  2  the command line is wrong
+  3  the control plane cannot be reached
+  4  no token, or not one that may do this";
+
+/// API keys for Envoy and Istio, rotated without downtime
+#[derive(Debug, Parser)]
+#[command(name = "keywheel", version, after_help = EXIT_CODES)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+    /// How to print results and errors
+    #[arg(long, global = true, value_enum, default_value = "human")]
+    pub(crate) output: Output,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// How to reach the control plane.
+#[derive(Debug, Group)]
+pub(crate) struct Connection {
+    /// The control plane's admin URL
+    #[arg(long, global = true, env = "KEYWHEEL_URL", default_value = "http://127.0.0.1:7070")]
+    pub(crate) url: String,
+    /// The admin token; better in the environment or a file than on the command line
+    #[arg(long, global = true, env = "KEYWHEEL_TOKEN", hide_env_values = true)]
+    pub(crate) token: Option<String>,
+    /// A file that holds the admin token
+    #[arg(long, global = true, env = "KEYWHEEL_TOKEN_FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the control plane
+    Serve(Serve),
+    /// Who keys belong to
+    #[command(subcommand)]
+    Client(Client),
+    /// Create, rotate and revoke keys
+    #[command(subcommand)]
+    Key(Key),
+    /// What proxies enforce
+    #[command(subcommand)]
+    Ring(Ring),
+    /// Credentials for the control plane itself
+    #[command(subcommand)]
+    Token(Token),
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Serve {
+    /// The directory of the database and the master key; made if there is none
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: PathBuf,
+    /// Where operators and this command line connect
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7070")]
+    pub(crate) admin_listen: String,
+    /// Where proxies connect
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7071")]
+    pub(crate) ring_listen: String,
+    /// Who may read the ring [default: open on a loopback address, token elsewhere]
+    #[arg(long, value_enum)]
+    pub(crate) ring_auth: Option<RingAuth>,
+    /// The first ring's name; used at the first start only
+    #[arg(long, value_name = "NAME", default_value = "production")]
+    pub(crate) ring_name: String,
+    /// What new keys begin with; used at the first start only
+    #[arg(long, value_name = "PREFIX", default_value = "kw_live_")]
+    pub(crate) key_prefix: KeyPrefix,
+    /// Write the first admin token to this file instead of printing it
+    #[arg(long, value_name = "PATH")]
+    pub(crate) admin_token_file: Option<PathBuf>,
+    /// The key that encrypts signing keys [default: <DIR>/master.key, made at the first start]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) master_key_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum RingAuth {
+    /// Bearers of a `proxy` token
+    Token,
+    /// Everyone who reaches the listener
+    Open,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Client {
+    /// Register a client
+    Create {
+        /// 1 to 128 visible ASCII characters; proxies send it upstream in a header
+        name: String,
+        /// The team or person who answers for it
+        #[arg(long)]
+        owner: Option<String>,
+        /// Where to reach them
+        #[arg(long)]
+        contact: Option<String>,
+    },
+    /// List clients
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Key {
+    /// Make a key and print its text, once
+    Create {
+        #[arg(long, value_name = "NAME")]
+        client: String,
+        /// What the key may do, such as `trade`; repeat for more
+        #[arg(long = "scope", value_name = "SCOPE")]
+        scopes: Vec<String>,
+        /// When the key ends, such as 90d
+        #[arg(long, value_name = "DURATION", value_parser = duration)]
+        expires_in: Option<Duration>,
+        /// The ring it belongs to
+        #[arg(long, default_value = "production")]
+        ring: String,
+    },
+    /// List keys
+    List {
+        /// Of this client only
+        #[arg(long, value_name = "NAME")]
+        client: Option<String>,
+    },
+    /// Show a key and its versions
+    Show { key: String },
+    /// Make a new version and print its text, once; the old one is accepted until the overlap ends
+    Rotate {
+        key: String,
+        /// How long both versions are accepted, such as 30m; at most 90d
+        #[arg(long, value_name = "DURATION", value_parser = duration)]
+        overlap: Duration,
+    },
+    /// End a key now
+    Revoke {
+        key: String,
+        /// This version only
+        #[arg(long)]
+        version: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Ring {
+    /// Show a ring: revision, trusted keys, and what each proxy enforces
+    Show {
+        #[arg(default_value = "production")]
+        ring: String,
+        /// Print only the base64 public keys for the filter's `control.trust`, one per line
+        #[arg(long)]
+        trust: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Token {
+    /// Make a token and print it, once
+    Create {
+        /// `admin` may do everything, `proxy` may read rings
+        #[arg(long)]
+        role: Role,
+    },
+}
+
+/// Reads `90d`, `1h30m` or `2s`, in whole seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    let rule = || format!("`{text}` is no duration: write it like 30s, 30m, 12h, 90d or 1h30m");
+    let mut seconds: u64 = 0;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(rule)?;
+        let (number, unit) = rest.split_at(digits);
+        let number: u64 = number.parse().map_err(|_| rule())?;
+        let unit_seconds = match unit.chars().next() {
+            Some('s') => 1,
+            Some('m') => 60,
+            Some('h') => 60 * 60,
+            Some('d') => 24 * 60 * 60,
+            Some('w') => 7 * 24 * 60 * 60,
+            _ => return Err(rule()),
+        };
+        seconds = number.checked_mul(unit_seconds).and_then(|n| seconds.checked_add(n)).ok_or_else(rule)?;
+        rest = unit.get(1..).unwrap_or_default();
+    }
+    if text.is_empty() { Err(rule()) } else { Ok(Duration::from_secs(seconds)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read() {
+        for (text, seconds) in [("0s", 0), ("2s", 2), ("30m", 1800), ("1h30m", 5400), ("90d", 7_776_000)] {
+            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for bad in ["", "30", "m", "-3s", "1y", "1 h", "99999999999999999999s", "9999999999999999999d"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        use clap::CommandFactory as _;
+        Args::command().debug_assert();
+    }
+}

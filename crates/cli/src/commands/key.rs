@@ -1,0 +1,172 @@
+use std::time::{Duration, SystemTime};
+
+use keywheel_api::{
+    CreateKey, Key, KeyWithSecret, NewVersion, Ring, RotationWithSecret, StartRotation, State, Timestamp,
+};
+use keywheel_control::secret::random;
+use keywheel_keyring::{KeyPrefix, PlainKey, VersionId};
+
+use crate::args;
+use crate::failure::Failure;
+use crate::http::{Api, Repeat};
+use crate::output::{Output, table};
+
+pub(crate) async fn run(command: args::Key, api: &Api, output: Output) -> Result<(), Failure> {
+    match command {
+        args::Key::Create { client, scopes, expires_in, ring } => {
+            let (secret, version) = make(api, &ring).await?;
+            let expires_at = expires_in.map(from_now);
+            let new = CreateKey { client, ring: Some(ring), scopes, expires_at, version: Some(version) };
+            let mut made: KeyWithSecret = api.post("/v1/keys", &new, Repeat::Safe).await?;
+            made.secret = Some(secret.expose().to_owned());
+            output.result(&made, created)
+        }
+        args::Key::List { client } => {
+            let query: Vec<_> = client.iter().map(|client| ("client", client.as_str())).collect();
+            let mut keys: Vec<Key> = api.list("/v1/keys", &query).await?;
+            keys.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
+            output.result(&keys, |keys| list(keys))
+        }
+        args::Key::Show { key } => {
+            let key: Key = api.get(&format!("/v1/keys/{}", segment(&key))).await?;
+            output.result(&key, show)
+        }
+        args::Key::Rotate { key, overlap } => {
+            let path = format!("/v1/keys/{}", segment(&key));
+            let key: Key = api.get(&path).await?;
+            let (secret, version) = make(api, &key.ring).await?;
+            let new = StartRotation { overlap_seconds: overlap.as_secs(), version: Some(version) };
+            let mut made: RotationWithSecret =
+                api.post(&format!("{path}/rotations"), &new, Repeat::Safe).await?;
+            made.secret = Some(secret.expose().to_owned());
+            output.result(&made, rotated)
+        }
+        args::Key::Revoke { key, version } => {
+            let path = match &version {
+                Some(version) => format!("/v1/keys/{}/versions/{}/revoke", segment(&key), segment(version)),
+                None => format!("/v1/keys/{}/revoke", segment(&key)),
+            };
+            let key: Key = api.post(&path, &(), Repeat::Safe).await?;
+            output.result(&key, |key| match version {
+                Some(version) => format!("Version {version} is revoked.\n\n{}", show(key)),
+                None => format!("Key {} is revoked: none of its versions is accepted any more.", key.id),
+            })
+        }
+    }
+}
+
+/// Makes a key's text here, so that a request whose answer got lost can be repeated.
+async fn make(api: &Api, ring: &str) -> Result<(PlainKey, NewVersion), Failure> {
+    let ring: Ring = api.get(&format!("/v1/rings/{}", segment(ring))).await?;
+    let prefix: KeyPrefix = ring.key_prefix.parse().map_err(|_| Failure::KeyPrefix(ring.key_prefix))?;
+    let id = VersionId::from_random(random()?);
+    let secret = PlainKey::generate(&prefix, &id, random()?);
+    let version = NewVersion { id: id.to_string(), digest: secret.digest() };
+    Ok((secret, version))
+}
+
+/// A word from the command line as one segment of a path.
+pub(crate) fn segment(text: &str) -> String {
+    let mut segment = String::new();
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'~' | b'@' | b':') {
+            segment.push(char::from(byte));
+        } else {
+            segment.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    segment
+}
+
+fn from_now(duration: Duration) -> Timestamp {
+    let at = SystemTime::now().checked_add(duration).and_then(|at| Timestamp::try_from(at).ok());
+    at.unwrap_or(Timestamp::MAX)
+}
+
+fn created(made: &KeyWithSecret) -> String {
+    let key = &made.key;
+    let expiry = key.expires_at.map(|at| format!("It expires at {}.\n", when(at))).unwrap_or_default();
+    format!(
+        "Key {} for {} is active.\n\n  {}\n\nThis is the only time it is shown.\n{expiry}\nNext: keywheel key rotate {} --overlap 30m",
+        key.id,
+        key.client,
+        made.secret.as_deref().unwrap_or_default(),
+        key.id,
+    )
+}
+
+fn rotated(made: &RotationWithSecret) -> String {
+    let rotation = &made.rotation;
+    let until = match rotation.ended_at {
+        None => format!(
+            "The old version, {}, is accepted until {}.",
+            rotation.old_version,
+            when(rotation.overlap_ends_at)
+        ),
+        Some(_) => format!("The old version, {}, is not accepted any more.", rotation.old_version),
+    };
+    format!(
+        "Key {} has a new version, {}.\n\n  {}\n\nThis is the only time it is shown.\n{until}\n\nNext: keywheel key show {}",
+        rotation.key,
+        rotation.new_version,
+        made.secret.as_deref().unwrap_or_default(),
+        rotation.key,
+    )
+}
+
+fn list(keys: &[Key]) -> String {
+    if keys.is_empty() {
+        return "No keys.\n\nNext: keywheel key create --client NAME".into();
+    }
+    let row = |key: &Key| {
+        let states: Vec<_> = key.versions.iter().map(|version| state(version.state)).collect();
+        let expires = key.expires_at.map_or_else(|| "never".into(), when);
+        [key.id.clone(), key.client.clone(), states.join(","), expires, scopes(key)]
+    };
+    table(["KEY", "CLIENT", "VERSIONS", "EXPIRES", "SCOPES"], &keys.iter().map(row).collect::<Vec<_>>())
+}
+
+fn show(key: &Key) -> String {
+    let row = |version: &keywheel_api::Version| {
+        let ends = match (version.ended_at, version.expires_at) {
+            (Some(at), _) => format!("ended {}", when(at)),
+            (None, Some(at)) => format!("until {}", when(at)),
+            (None, None) => "-".into(),
+        };
+        [version.id.clone(), state(version.state).into(), ends, version.revision.to_string()]
+    };
+    let versions: Vec<_> = key.versions.iter().map(row).collect();
+    let mut lines = vec![
+        format!("Key      {}", key.id),
+        format!("Client   {}", key.client),
+        format!("Ring     {}", key.ring),
+        format!("Scopes   {}", scopes(key)),
+        format!("Expires  {}", key.expires_at.map_or_else(|| "never".into(), when)),
+    ];
+    if let Some(at) = key.revoked_at {
+        lines.push(format!("Revoked  {}", when(at)));
+    }
+    if let Some(rotation) = &key.open_rotation {
+        lines.push(format!("Rotation {rotation} is open"));
+    }
+    format!("{}\n\n{}", lines.join("\n"), table(["VERSION", "STATE", "ENDS", "REVISION"], &versions))
+}
+
+fn scopes(key: &Key) -> String {
+    if key.scopes.is_empty() { "-".into() } else { key.scopes.join(" ") }
+}
+
+fn when(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
+}
+
+const fn state(state: State) -> &'static str {
+    match state {
+        State::Active => "active",
+        State::Retiring => "retiring",
+        State::Pending => "pending",
+        State::Retired => "retired",
+        State::Revoked => "revoked",
+        State::Compromised | State::Unreadable => "compromised",
+    }
+}

@@ -1,0 +1,119 @@
+use std::io::IsTerminal as _;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use keywheel_control::{Control, Options, RingAuth};
+use serde::Serialize;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::warn;
+use tracing_subscriber::EnvFilter;
+
+use crate::args;
+use crate::failure::Failure;
+use crate::output::Output;
+
+/// What is printed on stdout when both listeners answer.
+#[derive(Serialize)]
+struct Ready {
+    event: &'static str,
+    admin_url: String,
+    ring_url: String,
+    /// At the first start only, unless a file took it.
+    admin_token: Option<String>,
+    ring: String,
+    epoch: Option<String>,
+    trust: Vec<String>,
+}
+
+pub(crate) async fn run(args: args::Serve, output: Output) -> Result<(), Failure> {
+    start_log();
+    // The addresses first: where one is taken, a first start has not happened yet.
+    let (admin, admin_address) = listen(&args.admin_listen, "--admin-listen").await?;
+    let (ring, ring_address) = listen(&args.ring_listen, "--ring-listen").await?;
+
+    let options = Options {
+        master_key_file: args.master_key_file,
+        admin_token_file: args.admin_token_file.clone(),
+        ring_name: args.ring_name,
+        ring_auth: ring_auth(args.ring_auth, ring_address),
+        ..Options::new(args.data, args.key_prefix)
+    };
+    // From here on a signal ends the server in order.
+    let shutdown = shutdown()?;
+    let (control, token) = Control::open(&options).await?;
+
+    let name = control.default_ring().to_owned();
+    let publisher = control.ring(&name);
+    let ready = Ready {
+        event: "ready",
+        admin_url: format!("http://{admin_address}"),
+        ring_url: format!("http://{ring_address}"),
+        admin_token: token.as_ref().map(|token| token.expose().to_owned()),
+        epoch: publisher.map(|ring| ring.record.epoch.to_string()),
+        trust: publisher
+            .map(|ring| ring.trust().iter().map(ToString::to_string).collect())
+            .unwrap_or_default(),
+        ring: name,
+    };
+    output.result(&ready, human)?;
+    drop((ready, token));
+    Ok(Arc::new(control).serve(admin, ring, shutdown).await?)
+}
+
+fn human(ready: &Ready) -> String {
+    let mut text = format!(
+        "keywheel is ready.\n\n  admin  {}\n  ring   {}/v1/rings/{}\n  trust  {}\n",
+        ready.admin_url,
+        ready.ring_url,
+        ready.ring,
+        ready.trust.join(" "),
+    );
+    if let Some(token) = &ready.admin_token {
+        text += &format!(
+            "\nThe admin token is shown this once:\n\n  {token}\n\nNext, in another terminal:\n\n  export KEYWHEEL_URL={} KEYWHEEL_TOKEN={token}\n  keywheel client create acme\n",
+            ready.admin_url,
+        );
+    }
+    text
+}
+
+fn ring_auth(chosen: Option<args::RingAuth>, address: SocketAddr) -> RingAuth {
+    let loopback = address.ip().is_loopback();
+    match chosen {
+        Some(args::RingAuth::Token) => RingAuth::Token,
+        None if !loopback => RingAuth::Token,
+        Some(args::RingAuth::Open) if !loopback => {
+            warn!(%address, "Everyone who reaches {address} may read the ring: its digests, clients and scopes");
+            RingAuth::Open
+        }
+        _ => RingAuth::Open,
+    }
+}
+
+async fn listen(address: &str, option: &'static str) -> Result<(TcpListener, SocketAddr), Failure> {
+    let failed = |cause| Failure::Listen { address: address.to_owned(), option, cause };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
+}
+
+fn shutdown() -> Result<impl Future<Output = ()>, Failure> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// To stderr, so that stdout is for scripts. `KEYWHEEL_LOG`, or else `RUST_LOG`, chooses what.
+fn start_log() {
+    let filter = std::env::var("KEYWHEEL_LOG").or_else(|_| std::env::var("RUST_LOG"));
+    let filter = EnvFilter::try_new(filter.unwrap_or_else(|_| "info".into()));
+    let filter = filter.unwrap_or_else(|_| EnvFilter::new("info"));
+    let colour = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(std::io::stderr).init();
+}

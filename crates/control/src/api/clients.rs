@@ -1,0 +1,49 @@
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use keywheel_api::{Client, CreateClient, List};
+use keywheel_keyring::entry::is_name;
+use serde::Deserialize;
+use tracing::info;
+
+use super::auth::By;
+use super::body::{Json, Params};
+use super::error::ApiError;
+use super::{PAGE, require, uncancelled};
+use crate::Control;
+
+pub(crate) const NAME_RULE: &str = "1 to 128 visible ASCII characters without quotes, commas and backslashes";
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct After {
+    #[serde(default)]
+    after: String,
+}
+
+pub(crate) async fn create(
+    State(control): State<Arc<Control>>,
+    By(context): By,
+    Json(new): Json<CreateClient>,
+) -> Result<(StatusCode, axum::Json<Client>), ApiError> {
+    require(is_name(&new.name), "name", NAME_RULE)?;
+    for (field, text) in [("owner", &new.owner), ("contact", &new.contact)] {
+        let fits = |text: &String| text.len() <= 256 && !text.chars().any(char::is_control);
+        require(text.as_ref().is_none_or(fits), field, "at most 256 bytes without control characters")?;
+    }
+    let (client, created) =
+        uncancelled(async move { control.store.create_client(&context, &new).await }).await?;
+    if created {
+        info!(client = client.name, "Created client {}", client.name);
+    }
+    Ok((if created { StatusCode::CREATED } else { StatusCode::OK }, axum::Json(client)))
+}
+
+pub(crate) async fn list(
+    State(control): State<Arc<Control>>,
+    Params(page): Params<After>,
+) -> Result<axum::Json<List<Client>>, ApiError> {
+    let items = control.store.clients(&page.after, PAGE).await?;
+    Ok(axum::Json(List::new(items, PAGE, |client| client.name.clone())))
+}

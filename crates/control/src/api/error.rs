@@ -1,0 +1,116 @@
+//! The cause of a failure goes to the log, a stable message to the caller.
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use keywheel_api::{Problem, ProblemKind};
+use tracing::error;
+
+use crate::ring::RingError;
+use crate::secret::NoRandomness;
+use crate::store::{Refusal, StoreError};
+
+/// Why a request gets no good answer.
+#[derive(Debug)]
+pub(crate) enum ApiError {
+    /// The caller can do something about it.
+    Problem(Box<Problem>),
+    /// The database may answer later.
+    Unavailable(String),
+    /// The cause, for the log alone.
+    Internal(String),
+}
+
+pub(crate) async fn no_such_path() -> ApiError {
+    Problem::new(ProblemKind::NotFound, "there is no such path").into()
+}
+
+pub(crate) async fn no_such_method() -> ApiError {
+    Problem::new(ProblemKind::MethodNotAllowed, "this path does not take that method").into()
+}
+
+impl IntoResponse for ApiError {
+    /// The problem rides in the response's extensions: the layer that knows the request's id writes
+    /// the body.
+    fn into_response(self) -> Response {
+        let problem = match self {
+            Self::Problem(problem) => *problem,
+            Self::Unavailable(cause) => {
+                error!(cause, "The database is not available");
+                let detail = "the database is locked, read-only or out of space; try again later";
+                Problem::new(ProblemKind::Unavailable, detail)
+            }
+            Self::Internal(cause) => {
+                error!(cause, "A request failed");
+                let detail = "the control plane failed; its log has the cause under this request id";
+                Problem::new(ProblemKind::Internal, detail)
+            }
+        };
+        let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = status.into_response();
+        match problem.known_kind() {
+            Some(ProblemKind::Unauthorized) => {
+                let bearer = HeaderValue::from_static("Bearer realm=\"keywheel\"");
+                response.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);
+            }
+            Some(ProblemKind::Unavailable) => {
+                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            _ => {}
+        }
+        response.extensions_mut().insert(problem);
+        response
+    }
+}
+
+impl From<Problem> for ApiError {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(Box::new(problem))
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Refused(refusal) => refused(refusal).into(),
+            StoreError::Unavailable(_) => Self::Unavailable(error.to_string()),
+            StoreError::Failed(_) | StoreError::Corrupt(_) | StoreError::Random(_) => {
+                Self::Internal(error.to_string())
+            }
+        }
+    }
+}
+
+fn refused(refusal: Refusal) -> Problem {
+    let kind = match &refusal {
+        Refusal::NotFound { .. } => ProblemKind::NotFound,
+        Refusal::ClientExists(_) => ProblemKind::ClientExists,
+        Refusal::VersionExists(_) | Refusal::DigestTaken => ProblemKind::VersionConflict,
+        Refusal::VersionEnded(_) => ProblemKind::VersionEnded,
+        Refusal::RotationOpen(_) => ProblemKind::RotationOpen,
+        Refusal::KeyRevoked(_) => ProblemKind::KeyRevoked,
+        Refusal::KeyExpired(_) => ProblemKind::KeyExpired,
+    };
+    let problem = Problem::new(kind, refusal.to_string());
+    match refusal {
+        Refusal::RotationOpen(rotation) => problem.with_rotation(rotation),
+        _ => problem,
+    }
+}
+
+impl From<RingError> for ApiError {
+    fn from(error: RingError) -> Self {
+        match error {
+            RingError::OtherEpoch(_) | RingError::NoSuchRevision { .. } => {
+                Problem::new(ProblemKind::RevisionGone, error.to_string()).into()
+            }
+            RingError::Store(error) => error.into(),
+            RingError::Json(_) => Self::Internal(error.to_string()),
+        }
+    }
+}
+
+impl From<NoRandomness> for ApiError {
+    fn from(error: NoRandomness) -> Self {
+        Self::Internal(error.to_string())
+    }
+}

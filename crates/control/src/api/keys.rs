@@ -1,0 +1,129 @@
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use keywheel_api::{CreateKey, Key, KeyWithSecret, List, NewVersion, Timestamp, time};
+use keywheel_keyring::entry::{MAX_SCOPES, is_scope};
+use keywheel_keyring::{Digest, KeyPrefix, Millis, PlainKey, VersionId};
+use serde::Deserialize;
+use tracing::info;
+
+use super::auth::By;
+use super::body::{Json, Params};
+use super::error::ApiError;
+use super::{PAGE, require, uncancelled};
+use crate::Control;
+use crate::secret::random;
+use crate::store::{NewKey, Refusal, StoreError};
+
+/// An expiry further away is a slip of the pen: 100 years.
+const MAX_EXPIRY: u64 = 100 * 365 * 24 * 60 * 60 * 1000;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Filter {
+    client: Option<String>,
+    #[serde(default)]
+    after: String,
+}
+
+/// A version as it will be stored, and its text where the server made it.
+pub(super) struct Made {
+    pub(super) id: VersionId,
+    pub(super) digest: Digest,
+    pub(super) secret: Option<PlainKey>,
+}
+
+pub(crate) async fn create(
+    State(control): State<Arc<Control>>,
+    By(context): By,
+    Json(new): Json<CreateKey>,
+) -> Result<(StatusCode, axum::Json<KeyWithSecret>), ApiError> {
+    let scopes = new.scopes.len() <= MAX_SCOPES && new.scopes.iter().all(|scope| is_scope(scope));
+    require(
+        scopes,
+        "scopes",
+        "at most 32 scopes, each 1 to 64 visible ASCII characters without quotes, commas and backslashes",
+    )?;
+    let expires_at = new.expires_at.map(|at| expiry(at, context.now)).transpose()?;
+    let ring = new.ring.unwrap_or_else(|| control.default_ring().to_owned());
+    let made = version(&control, &ring, new.version)?;
+    let new = NewKey {
+        ring,
+        client: new.client,
+        scopes: new.scopes,
+        expires_at,
+        version: made.id,
+        digest: made.digest,
+    };
+    let (key, created) = uncancelled(async move { control.store.create_key(&context, &new).await }).await?;
+    if created {
+        info!(key.id, client = key.client, "Created key {} for client {}", key.id, key.client);
+    }
+    let status = if created { StatusCode::CREATED } else { StatusCode::OK };
+    let secret = made.secret.map(|secret| secret.expose().to_owned());
+    Ok((status, axum::Json(KeyWithSecret { key, secret })))
+}
+
+pub(crate) async fn list(
+    State(control): State<Arc<Control>>,
+    Params(filter): Params<Filter>,
+) -> Result<axum::Json<List<Key>>, ApiError> {
+    let items = control.store.keys(filter.client.as_deref(), &filter.after, PAGE).await?;
+    Ok(axum::Json(List::new(items, PAGE, |key| key.id.clone())))
+}
+
+pub(crate) async fn show(
+    State(control): State<Arc<Control>>,
+    Path(key): Path<String>,
+) -> Result<axum::Json<Key>, ApiError> {
+    Ok(axum::Json(control.store.key(&key).await?))
+}
+
+pub(crate) async fn revoke(
+    State(control): State<Arc<Control>>,
+    Path(key): Path<String>,
+    By(context): By,
+) -> Result<axum::Json<Key>, ApiError> {
+    let key = uncancelled(async move { control.store.revoke_key(&context, &key).await }).await?;
+    info!(key.id, "Revoked key {}", key.id);
+    Ok(axum::Json(key))
+}
+
+pub(crate) async fn revoke_version(
+    State(control): State<Arc<Control>>,
+    Path((key, version)): Path<(String, String)>,
+    By(context): By,
+) -> Result<axum::Json<Key>, ApiError> {
+    let change = async move {
+        let key = control.store.revoke_version(&context, &key, &version).await?;
+        info!(key.id, version.id = version, "Revoked version {version} of key {}", key.id);
+        Ok::<_, StoreError>(key)
+    };
+    Ok(axum::Json(uncancelled(change).await?))
+}
+
+/// The caller's version, or a new one.
+pub(super) fn version(control: &Control, ring: &str, given: Option<NewVersion>) -> Result<Made, ApiError> {
+    if let Some(given) = given {
+        let id = given.id.parse();
+        let id =
+            id.map_err(|_| keywheel_api::Problem::field("version.id", "`kv_` and 16 letters or digits"))?;
+        return Ok(Made { id, digest: given.digest, secret: None });
+    }
+    let not_found = || StoreError::from(Refusal::NotFound { what: "ring", name: ring.to_owned() });
+    let ring = control.ring(ring).ok_or_else(not_found)?;
+    let prefix: KeyPrefix = ring.record.key_prefix.parse().map_err(|_| {
+        ApiError::Internal(format!("the ring's key prefix `{}` is none", ring.record.key_prefix))
+    })?;
+    let id = VersionId::from_random(random()?);
+    let secret = PlainKey::generate(&prefix, &id, random()?);
+    Ok(Made { id, digest: secret.digest(), secret: Some(secret) })
+}
+
+fn expiry(at: Timestamp, now: Millis) -> Result<Millis, ApiError> {
+    let at = time::millis(at).unwrap_or_default();
+    let sane = at > now && at.saturating_since(now) <= MAX_EXPIRY;
+    require(sane, "expires_at", "a time in the future, at most 100 years away")?;
+    Ok(at)
+}

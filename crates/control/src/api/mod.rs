@@ -1,0 +1,41 @@
+//! HTTP: one file per resource owns its handlers. No SQL here.
+
+pub(crate) mod auth;
+pub(crate) mod body;
+pub(crate) mod clients;
+pub(crate) mod error;
+pub(crate) mod health;
+pub(crate) mod keys;
+pub(crate) mod request;
+pub(crate) mod rings;
+pub(crate) mod rotations;
+pub(crate) mod tokens;
+
+use std::future::Future;
+
+use error::ApiError;
+use keywheel_api::Problem;
+
+/// The most items of one list.
+pub(crate) const PAGE: u32 = 500;
+
+/// Runs a change to its end even if the caller hangs up: between the commit and the waking of those
+/// who wait for it nothing may be dropped.
+pub(crate) async fn uncancelled<T, E>(
+    change: impl Future<Output = Result<T, E>> + Send + 'static,
+) -> Result<T, ApiError>
+where
+    T: Send + 'static,
+    E: Send + 'static,
+    ApiError: From<E>,
+{
+    match tokio::spawn(change).await {
+        Ok(done) => Ok(done?),
+        Err(panicked) => Err(ApiError::Internal(panicked.to_string())),
+    }
+}
+
+/// A rule that a field must keep.
+pub(crate) fn require(holds: bool, field: &str, rule: &str) -> Result<(), ApiError> {
+    if holds { Ok(()) } else { Err(Problem::field(field, rule).into()) }
+}

@@ -1,0 +1,52 @@
+//! The two applications: a call without a socket goes through the same routes.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::{get, post};
+
+use crate::Control;
+use crate::api::{auth, clients, error, health, keys, request, rings, rotations, tokens};
+
+/// The most that a request body may hold, in bytes.
+pub const MAX_BODY: usize = 64 * 1024;
+
+/// What operators and the command line talk to.
+pub fn admin(control: Arc<Control>) -> Router {
+    Router::new()
+        .route("/v1/clients", get(clients::list).post(clients::create))
+        .route("/v1/keys", get(keys::list).post(keys::create))
+        .route("/v1/keys/{key}", get(keys::show))
+        .route("/v1/keys/{key}/revoke", post(keys::revoke))
+        .route("/v1/keys/{key}/rotations", post(rotations::start))
+        .route("/v1/keys/{key}/versions/{version}/revoke", post(keys::revoke_version))
+        .route("/v1/rotations/{rotation}", get(rotations::show))
+        .route("/v1/rings/{ring}", get(rings::show))
+        .route("/v1/tokens", post(tokens::create))
+        .route_layer(from_fn_with_state(control.clone(), auth::admin))
+        .merge(health())
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .fallback(error::no_such_path)
+        .method_not_allowed_fallback(error::no_such_method)
+        .layer(from_fn(request::identify))
+        .with_state(control)
+}
+
+/// What proxies and relays talk to.
+pub fn ring(control: Arc<Control>) -> Router {
+    Router::new()
+        .route("/v1/rings/{ring}/snapshot", get(rings::snapshot))
+        .route("/v1/rings/{ring}/changes", get(rings::changes))
+        .route_layer(from_fn_with_state(control.clone(), auth::proxy))
+        .merge(health())
+        .fallback(error::no_such_path)
+        .method_not_allowed_fallback(error::no_such_method)
+        .layer(from_fn(request::identify))
+        .with_state(control)
+}
+
+fn health() -> Router<Arc<Control>> {
+    Router::new().route("/healthz", get(health::live)).route("/readyz", get(health::ready))
+}

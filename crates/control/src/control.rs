@@ -1,0 +1,297 @@
+//! The control plane as one value: opened from a data directory, served on two listeners.
+
+use std::collections::BTreeMap;
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::future::Future;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::serve::ListenerExt as _;
+use keywheel_keyring::entry::is_name;
+use keywheel_keyring::{Epoch, KeyPrefix, SigningKey};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tracing::{info, warn};
+use zeroize::Zeroizing;
+
+use crate::app;
+use crate::clock;
+use crate::jobs::{purge, scheduler};
+use crate::ring::{Press, Publisher};
+use crate::seal::{MasterKey, MasterKeyError, write_private};
+use crate::secret::{NoRandomness, PlainToken, random};
+use crate::store::{Context, OpenError, Setup, Store, StoreError};
+
+/// How long open connections may take to end after the listeners have closed.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Where the control plane lives, and what its first start makes.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub data: PathBuf,
+    /// `<data>/master.key` when absent.
+    pub master_key_file: Option<PathBuf>,
+    /// Where the first start writes its admin token, instead of returning it.
+    pub admin_token_file: Option<PathBuf>,
+    /// Used at the first start only.
+    pub ring_name: String,
+    /// Used at the first start only.
+    pub key_prefix: KeyPrefix,
+    pub ring_auth: RingAuth,
+    /// How long ended versions stay in the ring.
+    pub keep_ended: Duration,
+}
+
+/// Who may read rings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RingAuth {
+    /// Bearers of a `proxy` or `admin` token.
+    Token,
+    /// Everyone who reaches the listener.
+    Open,
+}
+
+/// An open control plane.
+#[derive(Debug)]
+pub struct Control {
+    pub store: Arc<Store>,
+    pub ring_auth: RingAuth,
+    rings: BTreeMap<String, Publisher>,
+    default_ring: String,
+    keep_ended: Duration,
+    stop: watch::Sender<bool>,
+    /// Held as long as this lives: two control planes on one database would each miss the other's
+    /// changes.
+    _lock: File,
+}
+
+/// Why the control plane cannot start. Each is one sentence that says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot use the data directory {}: {cause}; give --data a directory that this user may write", .path.display())]
+    Directory { path: PathBuf, cause: io::Error },
+    #[error("another keywheel serves the data directory {}; stop it first, or give --data another directory", .path.display())]
+    Locked { path: PathBuf },
+    #[error(transparent)]
+    Database(#[from] OpenError),
+    #[error("cannot read the master key {}: {cause}; restore the file that belongs to this database, or name it with --master-key-file", .path.display())]
+    MasterKey { path: PathBuf, cause: MasterKeyError },
+    #[error("the master key {} does not open this database's signing key; give --master-key-file the one that belongs to it", .path.display())]
+    WrongMasterKey { path: PathBuf },
+    #[error("cannot write the admin token to {}: {cause}; give --admin-token-file a path that this user may write", .path.display())]
+    TokenFile { path: PathBuf, cause: io::Error },
+    #[error(
+        "`{0}` cannot name a ring: 1 to 128 visible ASCII characters without quotes, commas, slashes and backslashes"
+    )]
+    RingName(String),
+    #[error("the database cannot be used: {0}; check its disk, or restore a backup")]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Random(#[from] NoRandomness),
+}
+
+impl Options {
+    /// The defaults for a data directory.
+    ///
+    /// # Panics
+    ///
+    /// Never: the default prefix is one.
+    #[must_use]
+    pub fn new(data: impl Into<PathBuf>, key_prefix: KeyPrefix) -> Self {
+        Self {
+            data: data.into(),
+            master_key_file: None,
+            admin_token_file: None,
+            ring_name: "production".into(),
+            key_prefix,
+            ring_auth: RingAuth::Open,
+            keep_ended: purge::KEEP_ENDED,
+        }
+    }
+}
+
+impl Control {
+    /// Opens the data directory and carries out every deadline that passed meanwhile. The first
+    /// start also returns the admin token, unless a file takes it.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`]; nothing is lost then.
+    pub async fn open(options: &Options) -> Result<(Self, Option<PlainToken>), StartError> {
+        if !is_name(&options.ring_name) || options.ring_name.contains(['/', '?', '#', '%']) {
+            return Err(StartError::RingName(options.ring_name.clone()));
+        }
+        let database = options.data.join("keywheel.db");
+        let lock = prepare(&options.data, &database)?;
+        let store = Arc::new(Store::open(&database).await?);
+        let master_key = options.master_key_file.clone().unwrap_or_else(|| options.data.join("master.key"));
+
+        let mut token = None;
+        if store.rings().await?.is_empty() {
+            token = set_up(&store, options, &master_key).await?;
+        }
+        let key = unseal(&store, &master_key).await?;
+        scheduler::catch_up(&store, clock::now()).await?;
+
+        let (stop, stopping) = watch::channel(false);
+        let mut rings = BTreeMap::new();
+        let records = store.rings().await?;
+        let default_ring = records.first().map(|ring| ring.name.clone()).unwrap_or_default();
+        for record in records {
+            let press = Press::new(&record, SigningKey::from_seed(*key));
+            let publisher = Publisher::new(record.clone(), press, store.clone(), stopping.clone());
+            rings.insert(record.name, publisher);
+        }
+        let control = Self {
+            store,
+            ring_auth: options.ring_auth,
+            rings,
+            default_ring,
+            keep_ended: options.keep_ended,
+            stop,
+            _lock: lock,
+        };
+        Ok((control, token))
+    }
+
+    #[must_use]
+    pub fn ring(&self, name: &str) -> Option<&Publisher> {
+        self.rings.get(name)
+    }
+
+    /// The ring of whoever names none.
+    #[must_use]
+    pub fn default_ring(&self) -> &str {
+        &self.default_ring
+    }
+
+    /// Ends every wait and every job.
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Serves until `shutdown` resolves, then answers whoever waits and ends.
+    ///
+    /// # Errors
+    ///
+    /// None that a listener survives: accepting is tried again.
+    pub async fn serve(
+        self: Arc<Self>,
+        admin: TcpListener,
+        ring: TcpListener,
+        shutdown: impl Future<Output = ()>,
+    ) -> io::Result<()> {
+        let jobs = [
+            tokio::spawn(scheduler::run(self.store.clone(), self.stop.subscribe())),
+            tokio::spawn(purge::run(self.store.clone(), self.keep_ended, self.stop.subscribe())),
+        ];
+        let listeners = [
+            tokio::spawn(listen(admin, app::admin(self.clone()), self.stop.subscribe())),
+            tokio::spawn(listen(ring, app::ring(self.clone()), self.stop.subscribe())),
+        ];
+        shutdown.await;
+        info!("Stopping");
+        self.stop();
+        let drained = tokio::time::timeout(DRAIN, async {
+            for listener in listeners {
+                let _ = listener.await;
+            }
+        });
+        if drained.await.is_err() {
+            warn!("Some connections did not end in time and were cut");
+        }
+        for job in jobs {
+            let _ = job.await;
+        }
+        self.store.close().await;
+        Ok(())
+    }
+}
+
+async fn listen(listener: TcpListener, app: Router, mut stopping: watch::Receiver<bool>) -> io::Result<()> {
+    // A change is one small write, which must not wait for an earlier one to be acknowledged.
+    let listener = listener.tap_io(|stream| {
+        let _ = stream.set_nodelay(true);
+    });
+    axum::serve(listener, app)
+        .with_graceful_shutdown(async move {
+            let _ = stopping.wait_for(|stopping| *stopping).await;
+        })
+        .await
+}
+
+/// Makes the directory and the database file, both private, and locks the directory.
+fn prepare(data: &Path, database: &Path) -> Result<File, StartError> {
+    let failed = |cause| StartError::Directory { path: data.to_owned(), cause };
+    DirBuilder::new().recursive(true).mode(0o700).create(data).map_err(failed)?;
+    let private = |path: &Path| {
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+    };
+    let lock = private(&data.join("keywheel.lock")).map_err(failed)?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(StartError::Locked { path: data.to_owned() }),
+        Err(TryLockError::Error(cause)) => return Err(failed(cause)),
+    }
+    // SQLite gives its log the mode of its database.
+    private(database).map_err(failed)?;
+    Ok(lock)
+}
+
+async fn set_up(
+    store: &Store,
+    options: &Options,
+    master_key: &Path,
+) -> Result<Option<PlainToken>, StartError> {
+    let failed = |cause| StartError::MasterKey { path: master_key.to_owned(), cause };
+    let master = match MasterKey::read(master_key) {
+        Err(MasterKeyError::Missing) => {
+            info!(path = %master_key.display(), "Made a master key: keep a copy of it apart from the database");
+            MasterKey::create(master_key)
+        }
+        found => found,
+    };
+    let master = master.map_err(failed)?;
+    let seed = Zeroizing::new(random::<32>()?);
+    let public_key = SigningKey::from_seed(*seed).public();
+    let token = PlainToken::generate()?;
+    let setup = Setup {
+        ring: options.ring_name.clone(),
+        epoch: Epoch::from_bytes(uuid::Uuid::now_v7().into_bytes()),
+        key_prefix: options.key_prefix.clone(),
+        sealed_signing_key: master.seal(&public_key.to_string(), seed.as_slice())?,
+        public_key,
+        admin_token: token.hash(),
+    };
+    let context = Context { actor: "setup".into(), now: clock::now(), request_id: None };
+    let hand_over = || match &options.admin_token_file {
+        Some(path) => {
+            let text = Zeroizing::new(format!("{}\n", token.expose()));
+            write_private(path, text.as_bytes(), true)
+                .map_err(|cause| StartError::TokenFile { path: path.clone(), cause })
+        }
+        None => Ok(()),
+    };
+    store.set_up(&context, &setup, hand_over).await?;
+    info!(ring = options.ring_name, "Set up ring {} and an admin token", options.ring_name);
+    Ok(options.admin_token_file.is_none().then_some(token))
+}
+
+/// The seed of the signing key.
+async fn unseal(store: &Store, master_key: &Path) -> Result<Zeroizing<[u8; 32]>, StartError> {
+    let path = || master_key.to_owned();
+    let master =
+        MasterKey::read(master_key).map_err(|cause| StartError::MasterKey { path: path(), cause })?;
+    let signers = store.signers().await?;
+    let missing = || StoreError::Corrupt("no signing key".into());
+    let signer = signers.last().ok_or_else(missing)?;
+    let seed = master
+        .open(&signer.public_key, &signer.sealed)
+        .map_err(|_| StartError::WrongMasterKey { path: path() })?;
+    let seed: [u8; 32] = seed.as_slice().try_into().map_err(|_| missing())?;
+    Ok(Zeroizing::new(seed))
+}

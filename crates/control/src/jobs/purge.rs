@@ -1,0 +1,48 @@
+//! Has proxies forget versions that ended long ago.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keywheel_keyring::Millis;
+use tokio::sync::watch;
+use tracing::{error, info};
+
+use crate::clock;
+use crate::store::{Context, Store, StoreError};
+
+/// How long an ended version stays in the ring, so that its use is refused with the true reason.
+pub const KEEP_ENDED: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+const INTERVAL: Duration = Duration::from_secs(60 * 60);
+
+/// Removes every version that ended more than `keep` ago. Returns how many.
+///
+/// # Errors
+///
+/// [`StoreError`]; what was removed before it stays so.
+pub async fn purge(store: &Store, now: Millis, keep: Duration) -> Result<usize, StoreError> {
+    let context = Context { actor: "purge".into(), now, request_id: None };
+    let keep = u64::try_from(keep.as_millis()).unwrap_or(u64::MAX);
+    let before = Millis(now.0.saturating_sub(keep));
+    let mut removed: usize = 0;
+    loop {
+        match store.remove_ended(&context, before).await? {
+            0 => return Ok(removed),
+            some => removed = removed.saturating_add(some),
+        }
+    }
+}
+
+/// Runs until `shutdown`.
+pub async fn run(store: Arc<Store>, keep: Duration, mut shutdown: watch::Receiver<bool>) {
+    loop {
+        match purge(&store, clock::now(), keep).await {
+            Ok(0) => {}
+            Ok(removed) => info!(removed, "Removed {removed} versions from the rings that ended long ago"),
+            Err(error) => error!(%error, "Ended versions could not be removed; trying again in an hour"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(INTERVAL) => {}
+            _ = shutdown.wait_for(|stopping| *stopping) => return,
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! Signed documents for everyone who asks: cut once, signed once, kept.
+//!
+//! # Layout
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`press`] | makes a document from rows and signs it |
+//! | [`publisher`] | answers `changes` and `snapshot`, wakes who waits |
+//! | [`shelf`] | keeps documents; one is made once for all who wait for it |
+//! | [`proxies`] | what proxies last said about themselves |
+
+pub mod press;
+pub mod proxies;
+pub mod publisher;
+mod shelf;
+
+pub use press::{Press, Signed};
+pub use proxies::Proxies;
+pub use publisher::{Ask, Publisher, RingError};

@@ -1,0 +1,154 @@
+//! Answers who asks for a ring, and wakes who waits for it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keywheel_keyring::{Digest, Epoch, Kind, PublicKey};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::shelf::Shelf;
+use super::{Press, Proxies, Signed};
+use crate::store::{Cut, RingRecord, Store, StoreError};
+
+/// Everyone whose wait ends within this time gets one heartbeat. Whoever waited at least as long gets
+/// one that was issued after they asked.
+const HEARTBEAT_AGE: Duration = Duration::from_secs(1);
+/// A page cut before the latest change still serves a proxy, which follows the changes afterwards.
+/// Not for long: each page that is far behind means changes to fetch.
+const PAGE_AGE: Duration = Duration::from_secs(5);
+/// What no change has overtaken serves longer, but must not come near its expiry.
+const QUIET_AGE: Duration = Duration::from_secs(60);
+const CHANGES_KEPT: usize = 64;
+/// At most about 60 MB.
+const PAGES_KEPT: usize = 256;
+
+/// One ring, to everyone who asks for it.
+#[derive(Debug)]
+pub struct Publisher {
+    pub record: RingRecord,
+    pub proxies: Proxies,
+    press: Press,
+    store: Arc<Store>,
+    head: watch::Receiver<u64>,
+    shutdown: watch::Receiver<bool>,
+    changes: Shelf<u64>,
+    heartbeats: Shelf<()>,
+    pages: Shelf<Option<Digest>>,
+}
+
+/// What of a ring is asked for.
+#[derive(Debug, Clone, Copy)]
+pub enum Ask {
+    Changes { epoch: Epoch, since: u64, wait: Duration },
+    Page { after: Option<Digest>, epoch: Option<Epoch>, at_least: u64 },
+}
+
+/// Why there is no document.
+#[derive(Debug, thiserror::Error)]
+pub enum RingError {
+    #[error("the ring's epoch is {0}; take a snapshot")]
+    OtherEpoch(Epoch),
+    #[error("revision {asked} is not in this ring's history, which ends at {head}; take a snapshot")]
+    NoSuchRevision { asked: u64, head: u64 },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("cannot write a document: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+impl Publisher {
+    #[must_use]
+    pub fn new(record: RingRecord, press: Press, store: Arc<Store>, shutdown: watch::Receiver<bool>) -> Self {
+        Self {
+            head: store.watch_head(record.id, record.revision),
+            proxies: Proxies::default(),
+            record,
+            press,
+            store,
+            shutdown,
+            changes: Shelf::new(CHANGES_KEPT),
+            heartbeats: Shelf::new(1),
+            pages: Shelf::new(PAGES_KEPT),
+        }
+    }
+
+    /// The newest committed revision.
+    #[must_use]
+    pub fn head(&self) -> u64 {
+        *self.head.borrow()
+    }
+
+    #[must_use]
+    pub fn trust(&self) -> Vec<PublicKey> {
+        vec![self.press.public_key()]
+    }
+
+    /// # Errors
+    ///
+    /// [`RingError`]. What is not in the ring's history asks for a snapshot.
+    pub async fn answer(&self, ask: Ask) -> Result<Signed, RingError> {
+        match ask {
+            Ask::Changes { epoch, since, wait } => self.changes(epoch, since, wait).await,
+            Ask::Page { after, epoch, at_least } => self.page(after, epoch, at_least).await,
+        }
+    }
+
+    async fn changes(&self, epoch: Epoch, since: u64, wait: Duration) -> Result<Signed, RingError> {
+        self.same_epoch(Some(epoch))?;
+        self.in_history(since)?;
+        let mut head = self.head.clone();
+        let mut shutdown = self.shutdown.clone();
+        // Whoever waits is answered early when the control plane stops, so that it can stop.
+        tokio::select! {
+            _ = timeout(wait, head.wait_for(|head| *head > since)) => {}
+            _ = shutdown.wait_for(|stopping| *stopping) => {}
+        }
+        let head = self.head();
+        let kind = Kind::Changes { since };
+        if head == since {
+            let nothing = Cut { head, entries: Vec::new(), removed: Vec::new(), revision: head, more: false };
+            let make = || async { Ok(self.press.sign(kind, nothing)?) };
+            let serves = |kept, age| kept == head && age < HEARTBEAT_AGE;
+            return self.heartbeats.get(&(), head, serves, make).await;
+        }
+        let make = || async {
+            let cut = self.store.cut_changes(self.record.id, since).await?;
+            Ok(self.press.sign(kind, cut)?)
+        };
+        let serves = |kept, age| kept >= head && age < QUIET_AGE;
+        self.changes.get(&since, head, serves, make).await
+    }
+
+    async fn page(
+        &self,
+        after: Option<Digest>,
+        epoch: Option<Epoch>,
+        at_least: u64,
+    ) -> Result<Signed, RingError> {
+        self.same_epoch(epoch)?;
+        self.in_history(at_least)?;
+        let make = || async {
+            let cut = self.store.cut_page(self.record.id, after).await?;
+            let through = cut.entries.last().filter(|_| cut.more).map(|entry| entry.digest);
+            // A page holds the state at the head, whatever the revision of its last entry.
+            let cut = Cut { revision: cut.head, ..cut };
+            Ok(self.press.sign(Kind::Snapshot { after, through }, cut)?)
+        };
+        // A page is cut at or after the head at which it was asked for. A press has one epoch, so
+        // pages of another are never among these.
+        let head = self.head();
+        let serves = |kept, age| age < QUIET_AGE && (kept >= head || (kept >= at_least && age < PAGE_AGE));
+        self.pages.get(&after, head, serves, make).await
+    }
+
+    fn same_epoch(&self, asked: Option<Epoch>) -> Result<(), RingError> {
+        let epoch = self.press.epoch();
+        if asked.is_none_or(|asked| asked == epoch) { Ok(()) } else { Err(RingError::OtherEpoch(epoch)) }
+    }
+
+    fn in_history(&self, asked: u64) -> Result<(), RingError> {
+        let head = self.head();
+        if asked <= head { Ok(()) } else { Err(RingError::NoSuchRevision { asked, head }) }
+    }
+}

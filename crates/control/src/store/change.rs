@@ -1,0 +1,131 @@
+//! The unit of work. A state change, its audit record and its ring revisions commit together, or
+//! not at all; whoever waits for the ring is woken after the commit.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use keywheel_keyring::Millis;
+use serde_json::Value;
+use sqlx::{Row as _, Sqlite, Transaction};
+use tokio::sync::watch;
+
+use super::rows::{int, uint};
+use super::{Store, StoreError};
+
+/// Who asks for a change, when, and in which request.
+#[derive(Debug, Clone)]
+pub struct Context {
+    pub actor: String,
+    pub now: Millis,
+    pub request_id: Option<String>,
+}
+
+/// A change under way. Dropped without [`commit`](Self::commit), it never was.
+pub(super) struct Change<'a> {
+    pub(super) tx: Transaction<'static, Sqlite>,
+    pub(super) context: &'a Context,
+    store: &'a Store,
+    heads: BTreeMap<i64, u64>,
+    audited: bool,
+}
+
+/// The newest committed revision of each ring, for whoever waits.
+#[derive(Debug, Default)]
+pub(super) struct Heads(Mutex<BTreeMap<i64, watch::Sender<u64>>>);
+
+impl Store {
+    pub(super) async fn begin<'a>(&'a self, context: &'a Context) -> Result<Change<'a>, StoreError> {
+        // Taking the write lock at once: a transaction that reads first cannot always upgrade.
+        let tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        Ok(Change { tx, context, store: self, heads: BTreeMap::new(), audited: false })
+    }
+
+    /// Follows a ring's head.
+    pub(crate) fn watch_head(&self, ring: i64, known: u64) -> watch::Receiver<u64> {
+        self.heads.subscribe(ring, known)
+    }
+}
+
+impl Change<'_> {
+    pub(super) const fn now(&self) -> Millis {
+        self.context.now
+    }
+
+    /// Takes the ring's next revision. Its row stays locked until the commit.
+    pub(super) async fn next_revision(&mut self, ring: i64) -> Result<u64, StoreError> {
+        self.next_revisions(ring, 1).await
+    }
+
+    /// Takes a run of revisions and returns its last.
+    pub(super) async fn next_revisions(&mut self, ring: i64, count: u64) -> Result<u64, StoreError> {
+        let row = sqlx::query("UPDATE rings SET revision = revision + ? WHERE id = ? RETURNING revision")
+            .bind(int(count))
+            .bind(ring)
+            .fetch_one(&mut *self.tx)
+            .await?;
+        let head = uint(row.try_get(0)?);
+        self.heads.insert(ring, head);
+        Ok(head)
+    }
+
+    /// Records what was done. `details` must hold no secret.
+    pub(super) async fn audit(
+        &mut self,
+        action: &'static str,
+        subject: &str,
+        details: Value,
+    ) -> Result<(), StoreError> {
+        sqlx::query(
+            "INSERT INTO audit (at, actor, action, subject, details, request_id) VALUES (?, ?, ?, ?, ?, ?)",
+        )
+        .bind(int(self.context.now.0))
+        .bind(&self.context.actor)
+        .bind(action)
+        .bind(subject)
+        .bind(details.to_string())
+        .bind(&self.context.request_id)
+        .execute(&mut *self.tx)
+        .await?;
+        self.audited = true;
+        Ok(())
+    }
+
+    /// # Errors
+    ///
+    /// [`StoreError`]; then nothing of the change happened.
+    pub(super) async fn commit(self) -> Result<(), StoreError> {
+        if !self.audited {
+            return Err(StoreError::Corrupt("a change without an audit record was about to commit".into()));
+        }
+        self.tx.commit().await?;
+        for (ring, head) in self.heads {
+            self.store.heads.publish(ring, head);
+        }
+        self.store.deadlines.notify_one();
+        Ok(())
+    }
+}
+
+// === impl Heads ===
+
+impl Heads {
+    fn subscribe(&self, ring: i64, known: u64) -> watch::Receiver<u64> {
+        let mut rings = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let head = rings.entry(ring).or_insert_with(|| watch::Sender::new(known));
+        raise(head, known);
+        head.subscribe()
+    }
+
+    fn publish(&self, ring: i64, head: u64) {
+        let mut rings = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        raise(rings.entry(ring).or_insert_with(|| watch::Sender::new(head)), head);
+    }
+}
+
+fn raise(head: &watch::Sender<u64>, to: u64) {
+    head.send_if_modified(|head| {
+        let newer = to > *head;
+        *head = to.max(*head);
+        newer
+    });
+}

@@ -1,0 +1,73 @@
+use keywheel_api::time::timestamp;
+use keywheel_api::{Client, CreateClient};
+use serde_json::json;
+use sqlx::Row as _;
+use sqlx::sqlite::SqliteRow;
+
+use super::change::Context;
+use super::rows::{int, time};
+use super::{Refusal, Store, StoreError, unless_taken};
+
+const CLIENT: &str = "SELECT name, owner, contact, created_at FROM clients ";
+
+impl Store {
+    /// # Errors
+    ///
+    /// [`Refusal::ClientExists`], unless the existing client is exactly the one asked for.
+    pub async fn create_client(
+        &self,
+        context: &Context,
+        new: &CreateClient,
+    ) -> Result<(Client, bool), StoreError> {
+        let mut change = self.begin(context).await?;
+        let existing = sqlx::query(sqlx::AssertSqlSafe(format!("{CLIENT} WHERE name = ?")))
+            .bind(&new.name)
+            .fetch_optional(&mut *change.tx)
+            .await?;
+        if let Some(existing) = existing {
+            let existing = client(&existing)?;
+            let same = existing.owner == new.owner && existing.contact == new.contact;
+            return if same {
+                Ok((existing, false))
+            } else {
+                Err(Refusal::ClientExists(new.name.clone()).into())
+            };
+        }
+        sqlx::query("INSERT INTO clients (name, owner, contact, created_at) VALUES (?, ?, ?, ?)")
+            .bind(&new.name)
+            .bind(&new.owner)
+            .bind(&new.contact)
+            .bind(int(context.now.0))
+            .execute(&mut *change.tx)
+            .await
+            .map_err(|error| unless_taken(error, || Refusal::ClientExists(new.name.clone())))?;
+        let details = json!({ "owner": new.owner, "contact": new.contact });
+        change.audit("client.create", &new.name, details).await?;
+        change.commit().await?;
+        let CreateClient { name, owner, contact } = new.clone();
+        Ok((Client { name, owner, contact, created_at: timestamp(context.now) }, true))
+    }
+
+    /// Up to `limit` clients in the order of their names, after `after`.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn clients(&self, after: &str, limit: u32) -> Result<Vec<Client>, StoreError> {
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!("{CLIENT} WHERE name > ? ORDER BY name LIMIT ?")))
+            .bind(after)
+            .bind(limit)
+            .fetch_all(&self.readers)
+            .await?;
+        rows.iter().map(client).collect()
+    }
+}
+
+fn client(row: &SqliteRow) -> Result<Client, StoreError> {
+    Ok(Client {
+        name: row.try_get("name")?,
+        owner: row.try_get("owner")?,
+        contact: row.try_get("contact")?,
+        created_at: timestamp(time(row, "created_at")?),
+    })
+}

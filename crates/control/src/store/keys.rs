@@ -1,0 +1,278 @@
+use keywheel_api::time::timestamp;
+use keywheel_api::{Key, RotationEnd, RotationState, State};
+use keywheel_keyring::key_text::random_id;
+use keywheel_keyring::{Digest, Millis, VersionId};
+use serde_json::json;
+use sqlx::{QueryBuilder, Row as _, Sqlite, SqliteConnection};
+
+use super::change::{Change, Context};
+use super::rows::{VersionRow, int, key, state_name, version};
+use super::{Refusal, Store, StoreError, unless_taken};
+use crate::lifecycle::{self, Event};
+use crate::secret::random;
+
+const KEY: &str = "SELECT k.id, r.name AS ring, c.name AS client, k.scopes, k.created_at, k.expires_at,
+    k.revoked_at, o.id AS open_rotation
+    FROM keys k JOIN rings r ON r.id = k.ring_id JOIN clients c ON c.id = k.client_id
+    LEFT JOIN rotations o ON o.key_id = k.id AND o.state = 'overlapping' ";
+
+const VERSION: &str = "SELECT id, key_id, ring_id, digest, state, not_before, expires_at, retire_at,
+    revision, created_at, ended_at FROM versions ";
+
+/// A key to make, with its first version.
+#[derive(Debug, Clone)]
+pub struct NewKey {
+    pub ring: String,
+    pub client: String,
+    pub scopes: Vec<String>,
+    pub expires_at: Option<Millis>,
+    pub version: VersionId,
+    pub digest: Digest,
+}
+
+impl Store {
+    /// Makes a key whose first version is active at once. Repeated with the same version and digest
+    /// it returns what the first call made, and `false`.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`]: no such ring or client, or the version or digest is taken.
+    pub async fn create_key(&self, context: &Context, new: &NewKey) -> Result<(Key, bool), StoreError> {
+        let mut change = self.begin(context).await?;
+        if let Some(existing) = change.version(new.version.as_str()).await? {
+            let key = load_key(&mut change.tx, &existing.key).await?;
+            // The version may have a successor by now; a repeat is still a repeat.
+            let same = existing.digest == new.digest
+                && key.versions.first().is_some_and(|first| first.id == existing.id)
+                && (&key.ring, &key.client, &key.scopes) == (&new.ring, &new.client, &new.scopes)
+                && key.expires_at == new.expires_at.map(timestamp);
+            return if same { Ok((key, false)) } else { Err(Refusal::VersionExists(existing.id).into()) };
+        }
+        let ring = change.ring_id(&new.ring).await?;
+        let client = change.client_id(&new.client).await?;
+        let id = random_id("key", random()?);
+        sqlx::query(
+            "INSERT INTO keys (id, ring_id, client_id, scopes, expires_at, created_at) VALUES (?, ?, ?, ?, ?, ?)",
+        )
+        .bind(&id)
+        .bind(ring)
+        .bind(client)
+        .bind(json!(new.scopes).to_string())
+        .bind(new.expires_at.map(|at| int(at.0)))
+        .bind(int(context.now.0))
+        .execute(&mut *change.tx)
+        .await?;
+        change.insert_version(&id, ring, &new.version, new.digest, new.expires_at).await?;
+        let details = json!({
+            "client": new.client, "version": new.version.as_str(), "scopes": new.scopes,
+            "expires_at": new.expires_at.map(timestamp),
+        });
+        change.audit("key.create", &id, details).await?;
+        let key = load_key(&mut change.tx, &id).await?;
+        change.commit().await?;
+        Ok((key, true))
+    }
+
+    /// # Errors
+    ///
+    /// [`Refusal::NotFound`].
+    pub async fn key(&self, id: &str) -> Result<Key, StoreError> {
+        // One transaction, so that key and versions are of one moment.
+        let mut tx = self.readers.begin().await?;
+        load_key(&mut tx, id).await
+    }
+
+    /// Up to `limit` keys in the order of their ids, after `after`.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn keys(&self, client: Option<&str>, after: &str, limit: u32) -> Result<Vec<Key>, StoreError> {
+        let mut tx = self.readers.begin().await?;
+        let sql = format!("{KEY} WHERE k.id > ? AND (? IS NULL OR c.name = ?) ORDER BY k.id LIMIT ?");
+        let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
+            .bind(after)
+            .bind(client)
+            .bind(client)
+            .bind(limit)
+            .fetch_all(&mut *tx)
+            .await?;
+        let mut keys = rows.iter().map(key).collect::<Result<Vec<_>, _>>()?;
+        if keys.is_empty() {
+            return Ok(keys);
+        }
+        let mut sql: QueryBuilder<Sqlite> = QueryBuilder::new(VERSION);
+        sql.push("WHERE key_id IN (");
+        let mut ids = sql.separated(", ");
+        for key in &keys {
+            ids.push_bind(&key.id);
+        }
+        sql.push(") ORDER BY created_at, id");
+        for row in sql.build().fetch_all(&mut *tx).await? {
+            let version = version(&row)?;
+            if let Ok(at) = keys.binary_search_by(|key| key.id.cmp(&version.key))
+                && let Some(key) = keys.get_mut(at)
+            {
+                key.versions.push(version.into());
+            }
+        }
+        Ok(keys)
+    }
+
+    /// Ends every version of a key now. A rotation under way is rolled back. Revoking twice is
+    /// revoking once.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NotFound`].
+    pub async fn revoke_key(&self, context: &Context, id: &str) -> Result<Key, StoreError> {
+        let mut change = self.begin(context).await?;
+        let key = load_key(&mut change.tx, id).await?;
+        if key.revoked_at.is_some() {
+            return Ok(key);
+        }
+        let mut ended = Vec::new();
+        for version in change.versions(id).await?.into_iter().filter(|version| !version.state.is_denied()) {
+            change.apply(&version, Event::Revoke).await?;
+            ended.push(version.id);
+        }
+        if let Some(rotation) = key.open_rotation {
+            change.end_rotation(&rotation, RotationState::RolledBack, RotationEnd::KeyRevoked).await?;
+        }
+        sqlx::query("UPDATE keys SET revoked_at = ? WHERE id = ?")
+            .bind(int(context.now.0))
+            .bind(id)
+            .execute(&mut *change.tx)
+            .await?;
+        change.audit("key.revoke", id, json!({ "versions": ended })).await?;
+        let key = load_key(&mut change.tx, id).await?;
+        change.commit().await?;
+        Ok(key)
+    }
+
+    /// Ends one version now. In a rotation, revoking the old version completes it, and revoking the
+    /// new one rolls it back: the old one is active again, unless its own time is over.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NotFound`], or [`Refusal::VersionEnded`] for a version that retired.
+    pub async fn revoke_version(&self, context: &Context, key: &str, id: &str) -> Result<Key, StoreError> {
+        let mut change = self.begin(context).await?;
+        let not_found = || Refusal::NotFound { what: "version", name: id.to_owned() };
+        let mut found = load_key(&mut change.tx, key).await?;
+        let version = change.version(id).await?.filter(|version| version.key == key).ok_or_else(not_found)?;
+        if version.state == State::Revoked {
+            return Ok(found);
+        }
+        if lifecycle::next(version.state, Event::Revoke).is_err() {
+            return Err(Refusal::VersionEnded(version.id).into());
+        }
+        change.apply(&version, Event::Revoke).await?;
+        if let Some(rotation) = found.open_rotation.take() {
+            let rotation = change.rotation(&rotation).await?;
+            if rotation.old_version == id {
+                let end = RotationEnd::OldVersionRevoked;
+                change.end_rotation(&rotation.id, RotationState::Completed, end).await?;
+            } else if rotation.new_version == id {
+                let old = change.version(&rotation.old_version).await?.ok_or_else(not_found)?;
+                let event = lifecycle::when_successor_is_revoked(change.now(), old.expires_at, old.retire_at);
+                change.apply(&old, event).await?;
+                let end = RotationEnd::NewVersionRevoked;
+                change.end_rotation(&rotation.id, RotationState::RolledBack, end).await?;
+            }
+        }
+        change.audit("version.revoke", id, json!({ "key": key })).await?;
+        let key = load_key(&mut change.tx, key).await?;
+        change.commit().await?;
+        Ok(key)
+    }
+}
+
+impl Change<'_> {
+    /// Publishes a new active version, which takes one revision.
+    pub(super) async fn insert_version(
+        &mut self,
+        key: &str,
+        ring: i64,
+        id: &VersionId,
+        digest: Digest,
+        expires_at: Option<Millis>,
+    ) -> Result<(), StoreError> {
+        let revision = self.next_revision(ring).await?;
+        sqlx::query(
+            "INSERT INTO versions (id, key_id, ring_id, digest, state, expires_at, revision, created_at)
+             VALUES (?, ?, ?, ?, 'active', ?, ?, ?)",
+        )
+        .bind(id.as_str())
+        .bind(key)
+        .bind(ring)
+        .bind(digest.as_bytes().as_slice())
+        .bind(expires_at.map(|at| int(at.0)))
+        .bind(int(revision))
+        .bind(int(self.context.now.0))
+        .execute(&mut *self.tx)
+        .await
+        .map_err(|error| unless_taken(error, || Refusal::DigestTaken))?;
+        Ok(())
+    }
+
+    /// Moves a version to its next state, which takes one revision.
+    pub(super) async fn apply(&mut self, version: &VersionRow, event: Event) -> Result<(), StoreError> {
+        let state = lifecycle::next(version.state, event)?;
+        // What is active has no end of overlap; what ended keeps it for the record.
+        let retire_at = version.retire_at.filter(|_| event != Event::Restore);
+        let ended_at = state.is_denied().then_some(int(self.context.now.0));
+        let revision = self.next_revision(version.ring).await?;
+        sqlx::query("UPDATE versions SET state = ?, retire_at = ?, ended_at = ?, revision = ? WHERE id = ?")
+            .bind(state_name(state))
+            .bind(retire_at.map(|at| int(at.0)))
+            .bind(ended_at)
+            .bind(int(revision))
+            .bind(&version.id)
+            .execute(&mut *self.tx)
+            .await?;
+        Ok(())
+    }
+
+    pub(super) async fn version(&mut self, id: &str) -> Result<Option<VersionRow>, StoreError> {
+        let sql = sqlx::AssertSqlSafe(format!("{VERSION} WHERE id = ?"));
+        let row = sqlx::query(sql).bind(id).fetch_optional(&mut *self.tx).await?;
+        row.as_ref().map(version).transpose()
+    }
+
+    pub(super) async fn versions(&mut self, key: &str) -> Result<Vec<VersionRow>, StoreError> {
+        load_versions(&mut self.tx, key).await
+    }
+
+    pub(super) async fn key(&mut self, id: &str) -> Result<Key, StoreError> {
+        load_key(&mut self.tx, id).await
+    }
+
+    pub(super) async fn ring_id(&mut self, name: &str) -> Result<i64, StoreError> {
+        let row = sqlx::query("SELECT id FROM rings WHERE name = ?").bind(name).fetch_optional(&mut *self.tx);
+        let row = row.await?.ok_or_else(|| Refusal::NotFound { what: "ring", name: name.to_owned() })?;
+        Ok(row.try_get(0)?)
+    }
+
+    pub(super) async fn client_id(&mut self, name: &str) -> Result<i64, StoreError> {
+        let row =
+            sqlx::query("SELECT id FROM clients WHERE name = ?").bind(name).fetch_optional(&mut *self.tx);
+        let row = row.await?.ok_or_else(|| Refusal::NotFound { what: "client", name: name.to_owned() })?;
+        Ok(row.try_get(0)?)
+    }
+}
+
+async fn load_key(connection: &mut SqliteConnection, id: &str) -> Result<Key, StoreError> {
+    let sql = sqlx::AssertSqlSafe(format!("{KEY} WHERE k.id = ?"));
+    let row = sqlx::query(sql).bind(id).fetch_optional(&mut *connection).await?;
+    let row = row.ok_or_else(|| Refusal::NotFound { what: "key", name: id.to_owned() })?;
+    let mut key = key(&row)?;
+    key.versions = load_versions(connection, id).await?.into_iter().map(Into::into).collect();
+    Ok(key)
+}
+
+async fn load_versions(connection: &mut SqliteConnection, key: &str) -> Result<Vec<VersionRow>, StoreError> {
+    let sql = sqlx::AssertSqlSafe(format!("{VERSION} WHERE key_id = ? ORDER BY created_at, id"));
+    let rows = sqlx::query(sql).bind(key).fetch_all(connection).await?;
+    rows.iter().map(version).collect()
+}

@@ -1,0 +1,198 @@
+use keywheel_keyring::document::MAX_ENTRIES;
+use keywheel_keyring::{Digest, Entry, Epoch, Millis};
+use serde_json::json;
+use sqlx::Row as _;
+use sqlx::sqlite::SqliteRow;
+
+use super::change::Context;
+use super::rows::{ENTRY, entry, int, time, uint};
+use super::{Store, StoreError};
+
+/// A ring's row.
+#[derive(Debug, Clone)]
+pub struct RingRecord {
+    pub id: i64,
+    pub name: String,
+    pub epoch: Epoch,
+    pub revision: u64,
+    pub key_prefix: String,
+    pub created_at: Millis,
+}
+
+/// Rows for one document, all from one moment.
+#[derive(Debug, Clone)]
+pub struct Cut {
+    /// The ring's head at that moment.
+    pub head: u64,
+    pub entries: Vec<Entry>,
+    pub removed: Vec<Digest>,
+    /// The last revision that the rows hold, or the head when they hold everything.
+    pub revision: u64,
+    /// Whether more rows follow.
+    pub more: bool,
+}
+
+/// A signing key as it is stored.
+#[derive(Debug, Clone)]
+pub struct Signer {
+    pub id: String,
+    pub public_key: String,
+    pub sealed: Vec<u8>,
+}
+
+impl Store {
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn rings(&self) -> Result<Vec<RingRecord>, StoreError> {
+        let rows =
+            sqlx::query("SELECT id, name, epoch, revision, key_prefix, created_at FROM rings ORDER BY id")
+                .fetch_all(&self.readers)
+                .await?;
+        rows.iter().map(ring).collect()
+    }
+
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn signers(&self) -> Result<Vec<Signer>, StoreError> {
+        let rows = sqlx::query("SELECT id, public_key, sealed FROM signing_keys ORDER BY created_at, id")
+            .fetch_all(&self.readers)
+            .await?;
+        let signer = |row: &SqliteRow| {
+            Ok(Signer {
+                id: row.try_get("id")?,
+                public_key: row.try_get("public_key")?,
+                sealed: row.try_get("sealed")?,
+            })
+        };
+        rows.iter().map(signer).collect()
+    }
+
+    /// How many entries a complete copy of the ring has.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn count_entries(&self, ring: i64) -> Result<u64, StoreError> {
+        let count =
+            sqlx::query_scalar("SELECT count(*) FROM versions WHERE ring_id = ? AND removed_at IS NULL")
+                .bind(ring)
+                .fetch_one(&self.readers)
+                .await?;
+        Ok(uint(count))
+    }
+
+    /// The changes after revision `since`, in the order of their revisions.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn cut_changes(&self, ring: i64, since: u64) -> Result<Cut, StoreError> {
+        let sql = format!("{ENTRY} WHERE v.ring_id = ? AND v.revision > ? ORDER BY v.revision LIMIT ?");
+        // One transaction, so that head and rows are of one moment.
+        let mut tx = self.readers.begin().await?;
+        let head = head(&mut tx, ring).await?;
+        let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
+            .bind(ring)
+            .bind(int(since))
+            .bind(int(MAX_ENTRIES as u64 + 1))
+            .fetch_all(&mut *tx)
+            .await?;
+        Cut::new(head, &rows)
+    }
+
+    /// The entries after digest `after`, in the order of their digests.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn cut_page(&self, ring: i64, after: Option<Digest>) -> Result<Cut, StoreError> {
+        let after = after.map_or_else(Vec::new, |digest| digest.as_bytes().to_vec());
+        let sql = format!(
+            "{ENTRY} WHERE v.ring_id = ? AND v.digest > ? AND v.removed_at IS NULL ORDER BY v.digest LIMIT ?"
+        );
+        let mut tx = self.readers.begin().await?;
+        let head = head(&mut tx, ring).await?;
+        let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
+            .bind(ring)
+            .bind(after)
+            .bind(int(MAX_ENTRIES as u64 + 1))
+            .fetch_all(&mut *tx)
+            .await?;
+        Cut::new(head, &rows)
+    }
+
+    /// Has proxies forget up to one document's worth of versions that ended before `before`. Their
+    /// records stay. Returns how many.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn remove_ended(&self, context: &Context, before: Millis) -> Result<usize, StoreError> {
+        let mut change = self.begin(context).await?;
+        let rows = sqlx::query(
+            "SELECT id, ring_id FROM versions WHERE ended_at < ? AND removed_at IS NULL ORDER BY ended_at LIMIT ?",
+        )
+        .bind(int(before.0))
+        .bind(int(MAX_ENTRIES as u64))
+        .fetch_all(&mut *change.tx)
+        .await?;
+        if rows.is_empty() {
+            return Ok(0);
+        }
+        let mut versions = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let id: String = row.try_get("id")?;
+            let revision = change.next_revision(row.try_get("ring_id")?).await?;
+            sqlx::query("UPDATE versions SET removed_at = ?, revision = ? WHERE id = ?")
+                .bind(int(context.now.0))
+                .bind(int(revision))
+                .bind(&id)
+                .execute(&mut *change.tx)
+                .await?;
+            versions.push(id);
+        }
+        change.audit("ring.remove", "ended versions", json!({ "versions": versions })).await?;
+        change.commit().await?;
+        Ok(rows.len())
+    }
+}
+
+impl Cut {
+    /// From one row more than a document holds.
+    fn new(head: u64, rows: &[SqliteRow]) -> Result<Self, StoreError> {
+        let more = rows.len() > MAX_ENTRIES;
+        let mut cut = Self { head, entries: Vec::new(), removed: Vec::new(), revision: head, more };
+        for row in rows.iter().take(MAX_ENTRIES) {
+            let (entry, removed) = entry(row)?;
+            if more {
+                cut.revision = entry.revision;
+            }
+            if removed {
+                cut.removed.push(entry.digest);
+            } else {
+                cut.entries.push(entry);
+            }
+        }
+        Ok(cut)
+    }
+}
+
+async fn head(tx: &mut sqlx::SqliteConnection, ring: i64) -> Result<u64, StoreError> {
+    let revision =
+        sqlx::query_scalar("SELECT revision FROM rings WHERE id = ?").bind(ring).fetch_one(tx).await?;
+    Ok(uint(revision))
+}
+
+fn ring(row: &SqliteRow) -> Result<RingRecord, StoreError> {
+    let epoch: &str = row.try_get("epoch")?;
+    Ok(RingRecord {
+        id: row.try_get("id")?,
+        name: row.try_get("name")?,
+        epoch: epoch.parse().map_err(|_| StoreError::Corrupt(format!("the epoch `{epoch}`")))?,
+        revision: uint(row.try_get("revision")?),
+        key_prefix: row.try_get("key_prefix")?,
+        created_at: time(row, "created_at")?,
+    })
+}

@@ -1,0 +1,170 @@
+//! Rows as types.
+
+use keywheel_api::time::timestamp;
+use keywheel_api::{Key, Rotation, RotationEnd, RotationState, Timestamp, Version};
+use keywheel_keyring::{Digest, Entry, Millis, State};
+use serde::de::DeserializeOwned;
+use sqlx::Row as _;
+use sqlx::sqlite::SqliteRow;
+
+use super::StoreError;
+use crate::lifecycle::accepted_until;
+
+/// What [`entry`] reads.
+pub(super) const ENTRY: &str = "SELECT v.digest, v.id AS version, v.key_id, c.name AS client, v.revision,
+    v.state, v.not_before, v.expires_at, v.retire_at, v.removed_at, k.scopes
+    FROM versions v JOIN keys k ON k.id = v.key_id JOIN clients c ON c.id = k.client_id ";
+
+/// A version as the store works on it.
+#[derive(Debug, Clone)]
+pub(super) struct VersionRow {
+    pub(super) id: String,
+    pub(super) key: String,
+    pub(super) ring: i64,
+    pub(super) digest: Digest,
+    pub(super) state: State,
+    pub(super) expires_at: Option<Millis>,
+    pub(super) retire_at: Option<Millis>,
+    not_before: Option<Millis>,
+    revision: u64,
+    created_at: Millis,
+    ended_at: Option<Millis>,
+}
+
+/// SQLite's integers are signed. No revision and no time comes near the end of them.
+pub(super) fn int(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+pub(super) fn uint(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or_default()
+}
+
+pub(super) fn version(row: &SqliteRow) -> Result<VersionRow, StoreError> {
+    Ok(VersionRow {
+        id: row.try_get("id")?,
+        key: row.try_get("key_id")?,
+        ring: row.try_get("ring_id")?,
+        digest: digest(row)?,
+        state: word(row, "state")?,
+        not_before: optional_time(row, "not_before")?,
+        expires_at: optional_time(row, "expires_at")?,
+        retire_at: optional_time(row, "retire_at")?,
+        revision: uint(row.try_get("revision")?),
+        created_at: time(row, "created_at")?,
+        ended_at: optional_time(row, "ended_at")?,
+    })
+}
+
+/// A key without its versions.
+pub(super) fn key(row: &SqliteRow) -> Result<Key, StoreError> {
+    Ok(Key {
+        id: row.try_get("id")?,
+        ring: row.try_get("ring")?,
+        client: row.try_get("client")?,
+        scopes: json(row.try_get("scopes")?)?,
+        created_at: timestamp(time(row, "created_at")?),
+        expires_at: optional_timestamp(row, "expires_at")?,
+        revoked_at: optional_timestamp(row, "revoked_at")?,
+        open_rotation: row.try_get("open_rotation")?,
+        versions: Vec::new(),
+    })
+}
+
+pub(super) fn rotation(row: &SqliteRow) -> Result<Rotation, StoreError> {
+    let ended_by: Option<String> = row.try_get("ended_by")?;
+    Ok(Rotation {
+        id: row.try_get("id")?,
+        key: row.try_get("key_id")?,
+        old_version: row.try_get("old_version")?,
+        new_version: row.try_get("new_version")?,
+        state: word::<RotationState>(row, "state")?,
+        ended_by: ended_by.map(|text| named::<RotationEnd>(&text)).transpose()?,
+        overlap_ends_at: timestamp(time(row, "overlap_ends_at")?),
+        created_at: timestamp(time(row, "created_at")?),
+        ended_at: optional_timestamp(row, "ended_at")?,
+    })
+}
+
+/// An entry as proxies get it, and whether they are to forget it instead.
+pub(super) fn entry(row: &SqliteRow) -> Result<(Entry, bool), StoreError> {
+    let state: State = word(row, "state")?;
+    let own = optional_time(row, "expires_at")?;
+    let removed: Option<i64> = row.try_get("removed_at")?;
+    let entry = Entry {
+        digest: digest(row)?,
+        version: row.try_get("version")?,
+        key: row.try_get("key_id")?,
+        client: row.try_get("client")?,
+        revision: uint(row.try_get("revision")?),
+        state,
+        not_before: optional_time(row, "not_before")?,
+        expires_at: accepted_until(own, optional_time(row, "retire_at")?),
+        scopes: json(row.try_get("scopes")?)?,
+        successor: state == State::Retiring,
+        brownout: None,
+        reinstated_in: None,
+    };
+    Ok((entry, removed.is_some()))
+}
+
+pub(super) fn time(row: &SqliteRow, column: &str) -> Result<Millis, StoreError> {
+    Ok(Millis(uint(row.try_get(column)?)))
+}
+
+fn optional_time(row: &SqliteRow, column: &str) -> Result<Option<Millis>, StoreError> {
+    let value: Option<i64> = row.try_get(column)?;
+    Ok(value.map(|value| Millis(uint(value))))
+}
+
+fn optional_timestamp(row: &SqliteRow, column: &str) -> Result<Option<Timestamp>, StoreError> {
+    Ok(optional_time(row, column)?.map(timestamp))
+}
+
+fn digest(row: &SqliteRow) -> Result<Digest, StoreError> {
+    let bytes: &[u8] = row.try_get("digest")?;
+    let bytes = bytes.try_into().map_err(|_| StoreError::Corrupt("a digest of a wrong length".into()))?;
+    Ok(Digest::from_bytes(bytes))
+}
+
+/// A word that the type's own serde names define.
+fn word<T: DeserializeOwned>(row: &SqliteRow, column: &str) -> Result<T, StoreError> {
+    named(row.try_get(column)?)
+}
+
+fn named<T: DeserializeOwned>(text: &str) -> Result<T, StoreError> {
+    serde_json::from_value(serde_json::Value::String(text.to_owned()))
+        .map_err(|_| StoreError::Corrupt(format!("the word `{text}`")))
+}
+
+fn json<T: DeserializeOwned>(text: &str) -> Result<T, StoreError> {
+    serde_json::from_str(text).map_err(|error| StoreError::Corrupt(error.to_string()))
+}
+
+/// The name under which a state is stored.
+pub(super) const fn state_name(state: State) -> &'static str {
+    match state {
+        State::Pending => "pending",
+        State::Active => "active",
+        State::Retiring => "retiring",
+        State::Retired => "retired",
+        State::Revoked => "revoked",
+        State::Compromised | State::Unreadable => "compromised",
+    }
+}
+
+// === impl VersionRow ===
+
+impl From<VersionRow> for Version {
+    fn from(row: VersionRow) -> Self {
+        Self {
+            expires_at: accepted_until(row.expires_at, row.retire_at).map(timestamp),
+            id: row.id,
+            state: row.state,
+            not_before: row.not_before.map(timestamp),
+            revision: row.revision,
+            created_at: timestamp(row.created_at),
+            ended_at: row.ended_at.map(timestamp),
+        }
+    }
+}

@@ -1,0 +1,60 @@
+use keywheel_api::Role;
+use keywheel_keyring::{Epoch, KeyPrefix, PublicKey};
+use serde_json::json;
+
+use super::change::Context;
+use super::rows::int;
+use super::{Store, StoreError};
+use crate::secret::HashedToken;
+
+/// What the first start makes, all of it or nothing.
+#[derive(Debug)]
+pub struct Setup {
+    pub ring: String,
+    pub epoch: Epoch,
+    pub key_prefix: KeyPrefix,
+    pub public_key: PublicKey,
+    pub sealed_signing_key: Vec<u8>,
+    pub admin_token: HashedToken,
+}
+
+impl Store {
+    /// Makes the ring, its signing key and the admin token.
+    ///
+    /// `hand_over` runs before the commit: where it fails, the next start is the first one again.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`], or what `hand_over` said.
+    pub async fn set_up<E: From<StoreError>>(
+        &self,
+        context: &Context,
+        setup: &Setup,
+        hand_over: impl FnOnce() -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut change = self.begin(context).await?;
+        sqlx::query(
+            "INSERT INTO rings (name, epoch, revision, key_prefix, created_at) VALUES (?, ?, 0, ?, ?)",
+        )
+        .bind(&setup.ring)
+        .bind(setup.epoch.to_string())
+        .bind(setup.key_prefix.as_str())
+        .bind(int(context.now.0))
+        .execute(&mut *change.tx)
+        .await
+        .map_err(StoreError::from)?;
+        sqlx::query("INSERT INTO signing_keys (id, public_key, sealed, created_at) VALUES (?, ?, ?, ?)")
+            .bind(setup.public_key.id().to_string())
+            .bind(setup.public_key.to_string())
+            .bind(&setup.sealed_signing_key)
+            .bind(int(context.now.0))
+            .execute(&mut *change.tx)
+            .await
+            .map_err(StoreError::from)?;
+        let details = json!({ "epoch": setup.epoch, "signer": setup.public_key.id().to_string() });
+        change.audit("ring.create", &setup.ring, details).await?;
+        change.insert_token(Role::Admin, setup.admin_token).await?;
+        hand_over()?;
+        Ok(change.commit().await?)
+    }
+}
