@@ -86,7 +86,11 @@ impl RootContext for Root {
             log::error!("keywheel: the configuration is refused: Envoy gives no random bytes");
             return false;
         }
-        let node = hostcalls::property(b"node\0id").unwrap_or_default();
+        // Some versions of Envoy know it by the one name, some by the other.
+        let node = hostcalls::property(b"xds\0node\0id")
+            .or_else(|| hostcalls::property(b"node\0id"))
+            .filter(|node| !node.is_empty())
+            .unwrap_or_else(|| b"unnamed".to_vec());
         let vm = Vm::new(
             &config.ring,
             config.control.trust.clone(),
