@@ -36,25 +36,25 @@ impl Envoy {
     /// It cannot be started, or ends instead; the error then holds the end of its log.
     pub async fn start(paths: &Paths, config: EnvoyConfig, workers: usize) -> anyhow::Result<Self> {
         let (listener, admin) = (port::free(), port::free());
-        let config = config.with_listener(listener);
-        Self::start_at(paths, config.with_admin(admin), workers, listener, admin).await
+        let config = config.with_listener(listener).with_admin(admin).with_wasm(&paths.wasm);
+        Self::start_at(paths, &config, workers, listener, admin).await
     }
 
-    /// As [`Envoy::start`], with a configuration that says where it listens.
+    /// As [`Envoy::start`], with a configuration that is complete and says where it listens.
     ///
     /// # Errors
     ///
     /// As [`Envoy::start`].
     pub async fn start_at(
         paths: &Paths,
-        config: EnvoyConfig,
+        config: &EnvoyConfig,
         workers: usize,
         listener: SocketAddr,
         admin: SocketAddr,
     ) -> anyhow::Result<Self> {
         let dir = tempfile::Builder::new().prefix("keywheel-envoy-").tempdir()?;
         let file = dir.path().join("envoy.json");
-        std::fs::write(&file, config.with_wasm(&paths.wasm).to_json())?;
+        std::fs::write(&file, config.to_json())?;
         let process = spawn(&paths.envoy, &file, workers)?;
         let binary = paths.envoy.clone();
         let mut envoy = Self { process, binary, config: file, workers, listener, admin, _dir: dir };
@@ -203,6 +203,8 @@ fn spawn(binary: &Path, config: &Path, workers: usize) -> anyhow::Result<Process
     command.arg("-c").arg(config).args(["--concurrency", &workers.to_string()]);
     // Hot restart takes a number that all Envoys of a machine share.
     command.args(["--disable-hot-restart", "--service-node", "envoy-1", "--service-cluster", "edge"]);
+    // A hundred lines about what Envoy was built with would bury the ten that explain a failure.
+    command.args(["--component-log-level", "main:warning"]);
     // Tests read the access log, and would wait 10 s for a line.
     command.args(["--file-flush-interval-msec", "20", "--log-format", "[%Y-%m-%d %T.%e][%l][%n] %v"]);
     Process::spawn("envoy", dir, &mut command)

@@ -100,7 +100,6 @@ impl EnvoyConfig {
         *self.at("/static_resources/listeners") = json!([]);
         self.0["dynamic_resources"] =
             json!({"lds_config": {"path_config_source": {"path": file.display().to_string()}}});
-        // Sources that are not static are keyed by who asks.
         (self, ListenerFile(json!({"resources": [listener]})))
     }
 

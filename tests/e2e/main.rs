@@ -1,0 +1,27 @@
+//! The whole of it against a real Envoy: one behaviour to a file, real keys, real HTTP.
+//!
+//! `cargo xtask test` builds what is started here and says where it is. Each test has an Envoy, a
+//! control plane and an upstream of its own, so they run side by side. None asserts how long something
+//! takes: they wait until it is so, with a generous deadline.
+#![cfg(not(target_arch = "wasm32"))]
+
+mod access_log;
+mod ambiguous_key;
+mod bad_documents;
+mod control_plane_restart;
+mod envoy_restart;
+mod expiry;
+mod malformed_key;
+mod metrics;
+mod missing_key;
+mod overlap;
+mod plugin_configuration;
+mod proxy_first;
+mod refusal;
+mod revoke;
+mod scene;
+mod secrets;
+mod serve_bad_input;
+mod shipped_configuration;
+mod unknown_key;
+mod valid_key;

@@ -1,0 +1,95 @@
+//! Envoy with the shipped configuration, a control plane, an upstream.
+
+use keywheel_testkit::admin::Issued;
+use keywheel_testkit::envoy::RING;
+use keywheel_testkit::{Admin, ControlPlane, Envoy, EnvoyConfig, Paths, Reply, Upstream, http, until};
+use serde_json::Value;
+
+/// What most tests start with. It panics where a test could not go on.
+pub(crate) struct Scene {
+    // Dropped, and its log printed, in this order.
+    pub(crate) envoy: Envoy,
+    pub(crate) control: ControlPlane,
+    pub(crate) upstream: Upstream,
+    pub(crate) admin: Admin,
+}
+
+impl Scene {
+    /// All parts, the client `acme`, and a proxy that holds its ring.
+    pub(crate) async fn start() -> Self {
+        Self::with(|config| config).await
+    }
+
+    /// As [`Scene::start`], with changes to the configuration.
+    pub(crate) async fn with(change: impl FnOnce(EnvoyConfig) -> EnvoyConfig) -> Self {
+        let paths = paths();
+        let control = ControlPlane::start(&paths).await.unwrap();
+        let upstream = Upstream::start().await.unwrap();
+        let admin = control.admin().unwrap();
+        admin.create_client("acme").await.unwrap();
+        let config = change(config(&control, &upstream));
+        let envoy = Envoy::start(&paths, config, 2).await.unwrap();
+        let scene = Self { envoy, control, upstream, admin };
+        scene.settle().await;
+        scene
+    }
+
+    /// A key of `acme` that the proxy knows already.
+    pub(crate) async fn key(&self) -> Issued {
+        let issued = self.admin.create_key("acme", &["market:read"]).await.unwrap();
+        self.settle().await;
+        issued
+    }
+
+    /// Waits until every VM of the proxy enforces what the control plane has published, by its own word.
+    pub(crate) async fn settle(&self) {
+        until("the proxy says that all its VMs enforce the ring", async || {
+            let ring = self.admin.ring(RING).await.ok()?;
+            let enforced = ring.proxies.iter().all(|proxy| proxy.enforced >= ring.revision);
+            (enforced && !ring.proxies.is_empty()).then_some(())
+        })
+        .await
+        .unwrap();
+    }
+
+    /// A request on a connection of its own.
+    pub(crate) async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Reply {
+        http::get(self.envoy.listener(), path, headers).await.unwrap()
+    }
+
+    pub(crate) async fn get_with_key(&self, key: &str) -> Reply {
+        self.get("/v1/ticker", &[("x-api-key", key)]).await
+    }
+
+    /// Waits until a key is answered with this status, and gives the answer.
+    pub(crate) async fn until_status(&self, key: &str, status: u16) -> Reply {
+        until(&format!("the key is answered with {status}"), async || {
+            let reply = self.get_with_key(key).await;
+            (reply.status == status).then_some(reply)
+        })
+        .await
+        .unwrap()
+    }
+
+    /// The line of the access log about a request to this path.
+    pub(crate) async fn logged(&self, path: &str) -> Value {
+        until(&format!("the access log shows {path}"), async || {
+            let log = self.envoy.access_log();
+            log.lines()
+                .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+                .find(|line| line["path"] == path)
+        })
+        .await
+        .unwrap()
+    }
+}
+
+pub(crate) fn paths() -> Paths {
+    Paths::from_env().unwrap()
+}
+
+/// The shipped configuration between these parts.
+pub(crate) fn config(control: &ControlPlane, upstream: &Upstream) -> EnvoyConfig {
+    let config = EnvoyConfig::shipped().unwrap().with_cluster("keywheel", control.ring());
+    config.with_cluster("upstream", upstream.address()).with_trust(control.trust())
+}
