@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use keywheel_testkit::load::{Credential, Load, Plan};
+use keywheel_testkit::load::{Ask, Credential, Load, Plan};
 use keywheel_testkit::until;
 
 use crate::refusal::assert_refused;
@@ -48,7 +48,7 @@ async fn a_client_that_switches_in_the_overlap_sees_no_failure() {
     let load = Load::start(
         &Plan {
             target: scene.envoy.listener(),
-            paths: vec!["/v1/ticker".into()],
+            asks: vec![Ask::get("/v1/ticker")],
             connections: 8,
             rate: Some(200.0),
             bound: Duration::from_secs(60),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use keywheel_testkit::load::{Credential, Load, Plan};
+use keywheel_testkit::load::{Ask, Credential, Load, Plan};
 use keywheel_testkit::until;
 
 use crate::refusal::assert_refused;
@@ -14,7 +14,7 @@ async fn revoked_key_is_refused_on_every_worker() {
     let (doomed, other) = (scene.key().await, scene.key().await);
     let plan = |connections| Plan {
         target: scene.envoy.listener(),
-        paths: vec!["/v1/ticker".into()],
+        asks: vec![Ask::get("/v1/ticker")],
         connections,
         rate: Some(400.0),
         bound: Duration::from_secs(120),
@@ -24,7 +24,7 @@ async fn revoked_key_is_refused_on_every_worker() {
 
     // Each worker has some of the connections.
     until("every worker serves", async || {
-        let connections = scene.envoy.connections_by_worker("downstream_cx_active").await.ok()?;
+        let connections = scene.envoy.metrics().connections_by_worker("downstream_cx_active").await.ok()?;
         (connections.len() == scene.envoy.workers() && connections.iter().all(|count| *count > 0))
             .then_some(())
     })

@@ -1,7 +1,7 @@
 //! Envoy with the shipped configuration, a control plane, an upstream.
 
 use keywheel_testkit::admin::Issued;
-use keywheel_testkit::envoy::RING;
+use keywheel_testkit::envoy_admin::RING;
 use keywheel_testkit::{Admin, ControlPlane, Envoy, EnvoyConfig, Paths, Reply, Upstream, http, until};
 use serde_json::Value;
 

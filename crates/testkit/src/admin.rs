@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, bail};
 use keywheel_api::{
-    Client, CreateClient, CreateKey, Key, KeyWithSecret, Ring, RotationWithSecret, StartRotation,
+    Client, CreateClient, CreateKey, Key, KeyWithSecret, List, Ring, RotationWithSecret, StartRotation,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -43,6 +43,19 @@ impl Admin {
         self.post("/v1/clients", &body).await
     }
 
+    /// Creates a client, unless there is one of that name.
+    ///
+    /// # Errors
+    ///
+    /// As [`Admin::create_client`].
+    pub async fn ensure_client(&self, name: &str) -> anyhow::Result<()> {
+        let clients: List<Client> = self.get("/v1/clients").await?;
+        if !clients.items.iter().any(|client| client.name == name) {
+            self.create_client(name).await?;
+        }
+        Ok(())
+    }
+
     /// # Errors
     ///
     /// As [`Admin::create_client`].
@@ -74,10 +87,21 @@ impl Admin {
     ///
     /// As [`Admin::create_client`].
     pub async fn rotate(&self, key: &str, overlap_seconds: u64) -> anyhow::Result<Issued> {
-        let body = StartRotation { overlap_seconds, version: None };
-        let made: RotationWithSecret = self.post(&format!("/v1/keys/{key}/rotations"), &body).await?;
+        let made = self.start_rotation(key, overlap_seconds).await?;
         let secret = made.secret.context("the server made the text")?;
         Ok(Issued { key: made.rotation.key, version: made.rotation.new_version, secret })
+    }
+
+    /// # Errors
+    ///
+    /// As [`Admin::create_client`].
+    pub async fn start_rotation(
+        &self,
+        key: &str,
+        overlap_seconds: u64,
+    ) -> anyhow::Result<RotationWithSecret> {
+        let body = StartRotation { overlap_seconds, version: None };
+        self.post(&format!("/v1/keys/{key}/rotations"), &body).await
     }
 
     /// Revokes a key with all its versions.

@@ -1,6 +1,9 @@
 //! A running `keywheel serve`.
 
+use std::fs::File;
+use std::io::Write as _;
 use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -102,9 +105,16 @@ impl ControlPlane {
         format!("http://{}", self.admin)
     }
 
-    #[must_use]
-    pub fn token(&self) -> &str {
-        &self.token
+    /// A file with the admin token, for the command line; readable by its owner alone.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be written.
+    pub fn token_file(&self) -> anyhow::Result<PathBuf> {
+        let path = self.dir.path().join("admin-token");
+        let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+        file.write_all(self.token.as_bytes())?;
+        Ok(path)
     }
 
     /// The public keys that proxies should trust.

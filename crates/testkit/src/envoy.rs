@@ -10,10 +10,7 @@ use tempfile::TempDir;
 
 use crate::envoy_config::EnvoyConfig;
 use crate::process::Process;
-use crate::{Paths, http, port, until};
-
-/// The ring of the shipped configuration.
-pub const RING: &str = "production";
+use crate::{EnvoyAdmin, Paths, http, port, until};
 
 /// An Envoy of its own: free ports, own directory. It ends when this is dropped.
 #[derive(Debug)]
@@ -106,63 +103,37 @@ impl Envoy {
         self.process.stdout()
     }
 
-    /// Counters and gauges whose names contain `part`.
+    /// Its admin interface.
+    #[must_use]
+    pub const fn metrics(&self) -> EnvoyAdmin {
+        EnvoyAdmin::new(self.admin, self.listener.port())
+    }
+
+    /// [`EnvoyAdmin::stats`].
     ///
     /// # Errors
     ///
-    /// Envoy is gone.
+    /// Envoy is gone; so with those that follow.
     pub async fn stats(&self, part: &str) -> anyhow::Result<BTreeMap<String, u64>> {
-        let reply = http::get(self.admin, "/stats", &[]).await?;
-        let text = String::from_utf8_lossy(&reply.body).into_owned();
-        let pairs = text.lines().filter(|line| line.contains(part)).filter_map(|line| line.split_once(": "));
-        Ok(pairs.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?))).collect())
+        self.metrics().stats(part).await
     }
 
-    /// One metric of the filter, such as `keywheel_ring_revision` or
-    /// `keywheel_requests.ring.production.outcome.valid`; 0 before it was first written.
+    /// [`EnvoyAdmin::metric`].
     ///
     /// # Errors
     ///
-    /// Envoy is gone.
+    /// As [`Envoy::stats`].
     pub async fn metric(&self, name: &str) -> anyhow::Result<u64> {
-        let ring = format!("wasmcustom.{name}.ring.{RING}");
-        let stats = self.stats("wasmcustom.").await?;
-        Ok(stats.get(&ring).or_else(|| stats.get(&format!("wasmcustom.{name}"))).copied().unwrap_or(0))
+        self.metrics().metric(name).await
     }
 
-    /// How many requests had an outcome, such as `key_revoked`.
-    ///
-    /// # Errors
-    ///
-    /// Envoy is gone.
-    pub async fn outcomes(&self, outcome: &str) -> anyhow::Result<u64> {
-        self.metric(&format!("keywheel_requests.ring.{RING}.outcome.{outcome}")).await
-    }
-
-    /// Waits until it holds the ring at `revision` or later.
+    /// [`EnvoyAdmin::wait_for_revision`].
     ///
     /// # Errors
     ///
     /// It does not come to that.
     pub async fn wait_for_revision(&self, revision: u64) -> anyhow::Result<()> {
-        until(&format!("Envoy holds revision {revision}"), async || {
-            let held = self.metric("keywheel_ring_revision").await.ok()?;
-            (held >= revision).then_some(())
-        })
-        .await
-    }
-
-    /// How many connections each worker of the first listener has, or had.
-    ///
-    /// # Errors
-    ///
-    /// Envoy is gone.
-    pub async fn connections_by_worker(&self, which: &str) -> anyhow::Result<Vec<u64>> {
-        let stats = self.stats(".worker_").await?;
-        let port = format!("_{}.worker_", self.listener.port());
-        let of_listener =
-            |name: &str| name.starts_with("listener.") && name.contains(&port) && name.ends_with(which);
-        Ok(stats.into_iter().filter(|(name, _)| of_listener(name)).map(|(_, value)| value).collect())
+        self.metrics().wait_for_revision(revision).await
     }
 
     async fn wait_until_live(&mut self) -> anyhow::Result<()> {

@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use crate::envoy::RING;
+use crate::envoy_admin::RING;
 
 /// A fake control plane with a signing key of its own.
 #[derive(Debug)]

@@ -45,7 +45,7 @@ impl Connection {
     ///
     /// The connection ended before the whole answer was there.
     pub async fn get(&mut self, path: &str, headers: &[(&str, &str)]) -> anyhow::Result<Reply> {
-        self.send(Method::GET, path, headers).await
+        self.send(Method::GET, path, headers, "").await
     }
 
     /// # Errors
@@ -56,12 +56,13 @@ impl Connection {
         method: Method,
         path: &str,
         headers: &[(&str, &str)],
+        body: &'static str,
     ) -> anyhow::Result<Reply> {
         let mut request = Request::builder().method(method).uri(path).header("host", self.target.to_string());
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let request = request.body(Full::default())?;
+        let request = request.body(Full::from(body))?;
         self.sender.ready().await?;
         let (head, body) = self.sender.send_request(request).await?.into_parts();
         let body = body.collect().await?.to_bytes();

@@ -14,6 +14,7 @@
 //! | [`port`] | ports that nobody else uses |
 //! | [`envoy_config`] | `envoy/envoy.yaml`, and changes to it |
 //! | [`envoy`] | a running Envoy |
+//! | [`envoy_admin`] | its metrics |
 //! | [`control_plane`] | a running `keywheel serve` |
 //! | [`admin`] | its admin API |
 //! | [`fake_control`] | something that serves ring documents, good and bad |
@@ -25,6 +26,7 @@
 pub mod admin;
 pub mod control_plane;
 pub mod envoy;
+pub mod envoy_admin;
 pub mod envoy_config;
 pub mod fake_control;
 pub mod http;
@@ -38,6 +40,7 @@ pub mod wait;
 pub use admin::Admin;
 pub use control_plane::ControlPlane;
 pub use envoy::Envoy;
+pub use envoy_admin::EnvoyAdmin;
 pub use envoy_config::EnvoyConfig;
 pub use fake_control::FakeControl;
 pub use http::{Connection, Reply};

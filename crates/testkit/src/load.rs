@@ -7,9 +7,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use hyper::Method;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval_at};
 
 use crate::Connection;
 
@@ -18,12 +19,21 @@ use crate::Connection;
 pub struct Plan {
     pub target: SocketAddr,
     /// Sent in turn by each connection.
-    pub paths: Vec<String>,
+    pub asks: Vec<Ask>,
     pub connections: usize,
     /// Requests per second over all connections; as fast as they go when absent.
     pub rate: Option<f64>,
     /// It ends after this, whatever happens.
     pub bound: Duration,
+}
+
+/// One kind of request.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    pub method: Method,
+    pub path: String,
+    /// JSON; empty for none.
+    pub body: &'static str,
 }
 
 /// What requests carry, and the label under which they are recorded.
@@ -93,6 +103,26 @@ impl Load {
     }
 }
 
+impl Ask {
+    #[must_use]
+    pub fn get(path: &str) -> Self {
+        Self { method: Method::GET, path: path.into(), body: "" }
+    }
+
+    #[must_use]
+    pub fn post(path: &str, body: &'static str) -> Self {
+        Self { method: Method::POST, path: path.into(), body }
+    }
+}
+
+impl Sample {
+    /// Whether the request was served.
+    #[must_use]
+    pub fn served(&self) -> bool {
+        self.status.is_some_and(|status| (200..300).contains(&status))
+    }
+}
+
 struct Caller {
     number: usize,
     current: watch::Receiver<Credential>,
@@ -103,21 +133,23 @@ impl Caller {
     async fn run(self, plan: Plan, end: Instant) {
         let mut pace = plan.rate.map(|rate| {
             let share = Duration::from_secs_f64(plan.connections as f64 / rate.max(0.001));
-            let mut pace = interval(share);
+            // One after the other, not all at once: what happens between two bursts would not be seen.
+            let turn = share.mul_f64(self.number as f64 / plan.connections as f64);
+            let mut pace = interval_at(tokio::time::Instant::now() + turn, share);
             // A pause is not made up for by a burst, which no client would send.
             pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
             pace
         });
-        let mut paths = plan.paths.iter().cycle();
+        let mut asks = plan.asks.iter().cycle();
         let mut connection = None;
         while Instant::now() < end {
             if let Some(pace) = &mut pace {
                 pace.tick().await;
             }
             let Credential { label, key } = self.current.borrow().clone();
-            let path = paths.next().map_or("/", String::as_str);
+            let Some(ask) = asks.next() else { return };
             let sent = Instant::now();
-            let status = request(&mut connection, plan.target, path, &key).await;
+            let status = request(&mut connection, plan.target, ask, &key).await;
             let done = Instant::now();
             lock(&self.record).push(Sample { sent, done, status, label, connection: self.number });
             if status.is_none() {
@@ -133,14 +165,21 @@ impl Caller {
 async fn request(
     connection: &mut Option<Connection>,
     target: SocketAddr,
-    path: &str,
+    ask: &Ask,
     key: &str,
 ) -> Option<u16> {
     if connection.is_none() {
         *connection = Some(Connection::open(target).await.ok()?);
     }
-    let reply = connection.as_mut()?.get(path, &[("x-api-key", key)]).await;
-    reply.ok().map(|reply| reply.status)
+    let headers = [("x-api-key", key), ("content-type", "application/json")];
+    // A request without a body has no type of it.
+    let headers = if ask.body.is_empty() { &headers[..1] } else { &headers[..] };
+    let reply = connection.as_mut()?.send(ask.method.clone(), &ask.path, headers, ask.body).await.ok()?;
+    if reply.header("connection") == "close" {
+        // Envoy ends a connection whose request it answered before it had read the body.
+        *connection = None;
+    }
+    Some(reply.status)
 }
 
 fn lock(record: &Mutex<Vec<Sample>>) -> std::sync::MutexGuard<'_, Vec<Sample>> {
