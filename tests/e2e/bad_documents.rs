@@ -90,7 +90,8 @@ async fn check(reason: &str, bad: impl FnOnce(&FakeControl) -> Canned) {
     let paths = paths();
     let (fake, upstream) = (FakeControl::start().await.unwrap(), Upstream::start().await.unwrap());
     fake.serve_snapshot(fake.snapshot(2, ring()));
-    let config = EnvoyConfig::shipped().unwrap().with_cluster("keywheel", fake.address());
+    let config =
+        EnvoyConfig::shipped().unwrap().with_wasm(&paths.wasm).with_cluster("keywheel", fake.address());
     let config = config.with_cluster("upstream", upstream.address()).with_trust(&fake.trust());
     let envoy = Envoy::start(&paths, config, 2).await.unwrap();
     let status = async |key| http::get(envoy.listener(), "/", &[("x-api-key", key)]).await.unwrap().status;

@@ -18,8 +18,7 @@ async fn a_wrong_configuration_is_refused_and_the_running_listener_stays() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("listener.json");
     let (listener, envoy_admin) = (port::free(), port::free());
-    let good =
-        config(&control, &upstream).with_listener(listener).with_admin(envoy_admin).with_wasm(&paths.wasm);
+    let good = config(&control, &upstream).with_listener(listener).with_admin(envoy_admin);
     let write = |config: EnvoyConfig| {
         let (bootstrap, listener) = config.with_listener_in(&file);
         listener.write(&file).unwrap();

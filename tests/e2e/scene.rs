@@ -90,6 +90,7 @@ pub(crate) fn paths() -> Paths {
 
 /// The shipped configuration between these parts.
 pub(crate) fn config(control: &ControlPlane, upstream: &Upstream) -> EnvoyConfig {
-    let config = EnvoyConfig::shipped().unwrap().with_cluster("keywheel", control.ring());
+    let config =
+        EnvoyConfig::shipped().unwrap().with_wasm(&paths().wasm).with_cluster("keywheel", control.ring());
     config.with_cluster("upstream", upstream.address()).with_trust(control.trust())
 }

@@ -1,6 +1,7 @@
 //! The filter's wasm and the binaries.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::run::{cargo, check, target};
 
@@ -10,23 +11,38 @@ pub(crate) enum Profile {
     Release,
 }
 
-/// What the demo and the end-to-end tests start.
-pub(crate) struct Binaries {
-    pub(crate) keywheel: PathBuf,
-    pub(crate) demo: PathBuf,
+/// Programs, and the filter as it ships.
+pub(crate) struct Built {
+    dir: PathBuf,
     pub(crate) filter: PathBuf,
 }
 
-/// Builds the control plane, the demo and the filter. The filter is always built as it ships.
-pub(crate) fn binaries(profile: Profile) -> anyhow::Result<Binaries> {
+/// Builds packages that are programs, and the filter.
+pub(crate) fn programs(profile: Profile, packages: &[&str]) -> anyhow::Result<Built> {
     let (name, dir) = match profile {
         Profile::Dev => ("dev", "debug"),
         Profile::Release => ("release", "release"),
     };
     let filter = filter()?;
-    check(cargo().args(["build", "--profile", name, "--package", "keywheel", "--package", "keywheel-demo"]))?;
-    let binary = |name: &str| target().join(dir).join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
-    Ok(Binaries { keywheel: binary("keywheel"), demo: binary("keywheel-demo"), filter })
+    let mut build = cargo();
+    build.args(["build", "--profile", name]);
+    for package in packages {
+        build.args(["--package", package]);
+    }
+    check(&mut build)?;
+    Ok(Built { dir: target().join(dir), filter })
+}
+
+impl Built {
+    pub(crate) fn program(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("{name}{}", std::env::consts::EXE_SUFFIX))
+    }
+
+    /// Tells a program where the others are, in its environment.
+    pub(crate) fn tell(&self, command: &mut Command, envoy: &Path) {
+        command.env("ENVOY_BIN", envoy);
+        command.env("KEYWHEEL_BIN", self.program("keywheel")).env("KEYWHEEL_WASM", &self.filter);
+    }
 }
 
 /// Builds the filter as it ships.

@@ -18,9 +18,10 @@ mod setup;
 mod test;
 mod versions;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use lexopt::prelude::*;
 
 const HELP: &str = "\
@@ -72,11 +73,12 @@ fn dispatch() -> anyhow::Result<ExitCode> {
         "test" => return test::run(&test::Options::parse(args)?),
         "demo" => {
             let rest: Vec<_> = args.raw_args()?.collect();
-            return demo("run", &rest);
+            return hand_over(build::Profile::Dev, "keywheel-demo", &["run".into()], &rest);
         }
         "bench" => {
             let rest: Vec<_> = args.raw_args()?.collect();
-            return bench(&rest);
+            // What is measured is what users run: the release profile on both sides of the wire.
+            return hand_over(build::Profile::Release, "keywheel-bench", &[], &rest);
         }
         other => bail!("there is no command `{other}`\n\n{HELP}"),
     }
@@ -90,35 +92,17 @@ fn no_more(args: &mut lexopt::Parser) -> anyhow::Result<()> {
     }
 }
 
-/// Hands over to `keywheel-demo`, with the paths of what it starts in its environment.
-fn demo(command: &str, rest: &[std::ffi::OsString]) -> anyhow::Result<ExitCode> {
+/// Builds a program and what it starts, and becomes it.
+fn hand_over(
+    profile: build::Profile,
+    program: &str,
+    first: &[OsString],
+    rest: &[OsString],
+) -> anyhow::Result<ExitCode> {
     let envoy = setup::for_demo()?;
-    let binaries = build::binaries(build::Profile::Dev)?;
-    run::hand_over(
-        run::command(&binaries.demo)
-            .arg(command)
-            .args(rest)
-            .env("ENVOY_BIN", envoy)
-            .env("KEYWHEEL_BIN", &binaries.keywheel)
-            .env("KEYWHEEL_WASM", &binaries.filter),
-    )
-    .context("the demo did not run")
-}
-
-fn bench(rest: &[std::ffi::OsString]) -> anyhow::Result<ExitCode> {
-    if rest.first().is_none_or(|what| what != "ring") {
-        bail!("`cargo xtask bench ring` is what there is to measure");
-    }
-    let envoy = setup::for_demo()?;
-    // What is measured is what users run: the release profile on both sides of the wire.
-    let binaries = build::binaries(build::Profile::Release)?;
-    run::hand_over(
-        run::command(&binaries.demo)
-            .arg("bench")
-            .args(rest)
-            .env("ENVOY_BIN", envoy)
-            .env("KEYWHEEL_BIN", &binaries.keywheel)
-            .env("KEYWHEEL_WASM", &binaries.filter),
-    )
-    .context("the bench did not run")
+    let built = build::programs(profile, &["keywheel", program])?;
+    let mut command = run::command(built.program(program));
+    command.args(first).args(rest);
+    built.tell(&mut command, &envoy);
+    run::hand_over(&mut command)
 }

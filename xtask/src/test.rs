@@ -40,12 +40,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
                     .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER", &tools.runner);
             }
             Part::E2e => {
-                let binaries = build::binaries(build::Profile::Dev)?;
-                command
-                    .args(["test", "--package", "keywheel-filter", "--test", "e2e"])
-                    .env("ENVOY_BIN", &tools.envoy)
-                    .env("KEYWHEEL_BIN", binaries.keywheel)
-                    .env("KEYWHEEL_WASM", binaries.filter);
+                let built = build::programs(build::Profile::Dev, &["keywheel"])?;
+                command.args(["test", "--package", "keywheel-filter", "--test", "e2e"]);
+                built.tell(&mut command, &tools.envoy);
             }
         }
         // One test target's failure must not hide the next one's.

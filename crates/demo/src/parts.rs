@@ -64,7 +64,7 @@ impl Started {
             let _ = trading::serve(listener).await;
         });
         let control = ControlPlane::start(&paths).await?;
-        let config = EnvoyConfig::shipped()?.with_cluster("keywheel", control.ring());
+        let config = EnvoyConfig::shipped()?.with_wasm(&paths.wasm).with_cluster("keywheel", control.ring());
         let config = config.with_cluster("upstream", upstream).with_trust(control.trust());
         let envoy = Envoy::start(&paths, config, workers).await?;
         Ok(Self { envoy, control, upstream, task })
@@ -96,7 +96,7 @@ impl Started {
              A request with a valid key, one with a wrong one, and an order:\n\n  \
              curl -i -H 'x-api-key: {secret}' http://{proxy}/v1/ticker/BTC-USD\n  \
              curl -i -H 'x-api-key: wrong' http://{proxy}/v1/ticker/BTC-USD\n  \
-             curl -i -H 'x-api-key: {secret}' --json '{{\"side\":\"buy\",\"symbol\":\"BTC-USD\"}}' http://{proxy}/v1/orders\n\n\
+             curl -i -H 'x-api-key: {secret}' -H 'content-type: application/json' -d '{{\"side\":\"buy\",\"symbol\":\"BTC-USD\"}}' http://{proxy}/v1/orders\n\n\
              Rotate that key, or end it, and ask again:\n\n  \
              export KEYWHEEL_URL={} KEYWHEEL_TOKEN_FILE={}\n  \
              {keywheel} key rotate {} --overlap 1m\n  \

@@ -33,7 +33,7 @@ impl Envoy {
     /// It cannot be started, or ends instead; the error then holds the end of its log.
     pub async fn start(paths: &Paths, config: EnvoyConfig, workers: usize) -> anyhow::Result<Self> {
         let (listener, admin) = (port::free(), port::free());
-        let config = config.with_listener(listener).with_admin(admin).with_wasm(&paths.wasm);
+        let config = config.with_listener(listener).with_admin(admin);
         Self::start_at(paths, &config, workers, listener, admin).await
     }
 

@@ -28,10 +28,18 @@ impl EnvoyConfig {
         serde_saphyr::from_str(SHIPPED).map(Self).context("envoy/envoy.yaml")
     }
 
+    /// Where the filter is.
     #[must_use]
-    pub fn with_wasm(mut self, file: &Path) -> Self {
-        *self.at(&format!("{LISTENER}{MANAGER}{PLUGIN}/vm_config/code/local/filename")) =
-            json!(file.display().to_string());
+    pub fn with_wasm(self, file: &Path) -> Self {
+        let place = format!("{LISTENER}{MANAGER}{PLUGIN}/vm_config/code/local/filename");
+        self.with(&place, json!(file.display().to_string()))
+    }
+
+    /// Takes the filter out, to see what Envoy does without it.
+    #[must_use]
+    pub fn without_filter(mut self) -> Self {
+        let filters = self.at(&format!("{LISTENER}{MANAGER}/http_filters")).as_array_mut();
+        filters.expect("http_filters is a list").retain(|filter| filter["name"] != "keywheel");
         self
     }
 
