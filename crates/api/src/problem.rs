@@ -173,11 +173,10 @@ mod tests {
             let text = std::fs::read_to_string(&page).unwrap_or_else(|e| panic!("{}: {e}", page.display()));
             assert!(text.contains(&kind.status().to_string()), "{} names its status", page.display());
         }
-        assert_eq!(
-            std::fs::read_dir(pages).unwrap().count(),
-            ProblemKind::ALL.len(),
-            "and no page is left over"
-        );
+        // The pages of what the filter answers are written with underscores, as its codes are.
+        let ours = std::fs::read_dir(pages).unwrap().map(|file| file.unwrap().file_name());
+        let ours = ours.filter(|name| !name.to_string_lossy().contains('_'));
+        assert_eq!(ours.count(), ProblemKind::ALL.len(), "and no page is left over");
     }
 
     #[test]

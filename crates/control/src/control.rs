@@ -96,10 +96,6 @@ pub enum StartError {
 
 impl Options {
     /// The defaults for a data directory.
-    ///
-    /// # Panics
-    ///
-    /// Never: the default prefix is one.
     #[must_use]
     pub fn new(data: impl Into<PathBuf>, key_prefix: KeyPrefix) -> Self {
         Self {

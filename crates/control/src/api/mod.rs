@@ -15,6 +15,7 @@ use std::future::Future;
 
 use error::ApiError;
 use keywheel_api::Problem;
+use tracing::Instrument as _;
 
 /// The most items of one list.
 pub(crate) const PAGE: u32 = 500;
@@ -29,7 +30,7 @@ where
     E: Send + 'static,
     ApiError: From<E>,
 {
-    match tokio::spawn(change).await {
+    match tokio::spawn(change.in_current_span()).await {
         Ok(done) => Ok(done?),
         Err(panicked) => Err(ApiError::Internal(panicked.to_string())),
     }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::{HeaderName, HeaderValue, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use keywheel_api::Problem;
@@ -30,7 +30,11 @@ pub(crate) async fn identify(mut request: Request, next: Next) -> Response {
         let start = Instant::now();
         let mut response = next.run(request).await;
         debug!(%method, path, status = response.status().as_u16(), elapsed = ?start.elapsed(), "Answered");
-        if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        let unread = response.status() == StatusCode::BAD_REQUEST;
+        let problem = response.extensions_mut().remove::<Problem>();
+        // A path that is not UTF-8 is refused before any handler of ours.
+        let problem = problem.or_else(|| unread.then(|| Problem::field("path", "percent-encoded UTF-8")));
+        if let Some(problem) = problem {
             write(&mut response, Problem { request_id: Some(id.clone()), ..problem });
         }
         if let Ok(id) = HeaderValue::from_str(&id) {

@@ -1,0 +1,99 @@
+//! `keywheel` processes.
+
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+pub(crate) fn keywheel() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_keywheel"));
+    for name in ["KEYWHEEL_URL", "KEYWHEEL_TOKEN", "KEYWHEEL_TOKEN_FILE", "KEYWHEEL_LOG", "RUST_LOG"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// A running control plane. Dropped, it is killed.
+pub(crate) struct Server {
+    pub(crate) dir: TempDir,
+    pub(crate) ready: Value,
+    pub(crate) token: String,
+    process: Child,
+}
+
+impl Server {
+    pub(crate) fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (process, ready) = spawn(dir.path());
+        let token = ready["admin_token"].as_str().unwrap().to_owned();
+        Self { dir, ready, token, process }
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// Starts again on the same data, at other ports.
+    pub(crate) fn start_again(&mut self) {
+        let (process, ready) = spawn(self.dir.path());
+        assert_eq!(ready["admin_token"], Value::Null, "only the first start hands it over");
+        (self.process, self.ready) = (process, ready);
+    }
+
+    pub(crate) fn log(&self) -> PathBuf {
+        self.dir.path().join("log")
+    }
+
+    pub(crate) fn run(&self, args: &[&str]) -> Output {
+        let mut command = keywheel();
+        command.env("KEYWHEEL_URL", self.ready["admin_url"].as_str().unwrap());
+        command.env("KEYWHEEL_TOKEN", &self.token).args(args).output().unwrap()
+    }
+
+    /// What a successful command printed.
+    #[track_caller]
+    pub(crate) fn human(&self, args: &[&str]) -> String {
+        let output = self.run(args);
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    #[track_caller]
+    pub(crate) fn json(&self, args: &[&str]) -> Value {
+        let args = [args, &["--output", "json"]].concat();
+        serde_json::from_str(&self.human(&args)).unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        if std::thread::panicking() {
+            eprintln!("{}", fs::read_to_string(self.log()).unwrap_or_default());
+        }
+    }
+}
+
+fn spawn(dir: &Path) -> (Child, Value) {
+    let log = File::options().create(true).append(true).open(dir.join("log")).unwrap();
+    let mut process = keywheel()
+        .args(["serve", "--admin-listen", "127.0.0.1:0", "--ring-listen", "127.0.0.1:0", "--output", "json"])
+        .arg("--data")
+        .arg(dir.join("data"))
+        .env("KEYWHEEL_LOG", "trace")
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let ready: Value = serde_json::from_str(&line)
+        .unwrap_or_else(|_| panic!("{line:?}: {}", fs::read_to_string(dir.join("log")).unwrap_or_default()));
+    assert_eq!(ready["event"], "ready");
+    (process, ready)
+}

@@ -1,0 +1,23 @@
+//! The control plane's behaviour: one fact per file, on a real SQLite in a directory of its own.
+
+mod support;
+
+mod a_deadline_that_passed_while_down_is_caught_up;
+mod a_repeated_request_returns_the_same_resource;
+mod a_rotation_publishes_the_new_version_first;
+mod a_second_rotation_is_refused;
+mod a_state_change_commits_with_audit_and_revisions;
+mod an_import_is_one_run_of_revisions;
+mod another_history_is_gone;
+mod bad_input_names_field_and_rule;
+mod ended_versions_are_removed_after_their_time;
+mod fifty_waiters_get_one_body;
+mod heartbeats_are_later_and_shared;
+mod no_plaintext_is_stored;
+mod pages_join_end_to_end;
+mod proxies_are_shown_as_they_report;
+mod readers_accept_what_the_server_signs;
+mod revoking_ends_at_once;
+mod tokens_guard_both_listeners;
+mod unusable_data_is_left_alone;
+mod waiters_do_not_hold_up_a_stop;

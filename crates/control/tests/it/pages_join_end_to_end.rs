@@ -1,0 +1,81 @@
+use keywheel_control::store::ImportedVersion;
+use keywheel_keyring::document::Kind;
+use keywheel_keyring::{Digest, Document};
+use serde_json::json;
+
+use crate::support::{Plane, context, plane};
+
+async fn page(plane: &Plane, after: Option<Digest>, first: Option<&Document>) -> Document {
+    let mut ask = "snapshot?".to_owned();
+    if let Some(after) = after {
+        ask += &format!("after={after}&");
+    }
+    if let Some(first) = first {
+        ask += &format!("epoch={}&at_least={}", first.epoch, first.revision);
+    }
+    plane.ring(&ask).await.document(&plane.trust())
+}
+
+async fn fill(plane: &Plane, count: u32) {
+    plane.client("acme").await;
+    let version = |n: u32| {
+        let digest = Digest::of(&n.to_be_bytes());
+        ImportedVersion { digest, scopes: Vec::new(), expires_at: None }
+    };
+    plane.store().import(&context(), "production", "acme", (0..count).map(version).collect()).await.unwrap();
+}
+
+#[tokio::test]
+async fn pages_join_end_to_end_over_1203_keys() {
+    let plane = plane().await;
+    fill(&plane, 1203).await;
+    let first = page(&plane, None, None).await;
+    let (mut document, mut digests, mut pages) = (first.clone(), Vec::new(), 1);
+    let mut cursor = None;
+    loop {
+        let Kind::Snapshot { after, through } = document.kind else { panic!("a page is a snapshot") };
+        assert_eq!(after, cursor);
+        assert_eq!(document.revision, 1203);
+        digests.extend(document.entries.iter().map(|entry| entry.digest));
+        cursor = through;
+        if through.is_none() {
+            break;
+        }
+        pages += 1;
+        document = page(&plane, through, Some(&first)).await;
+    }
+    let mut all: Vec<_> = (0..1203_u32).map(|n| Digest::of(&n.to_be_bytes())).collect();
+    all.sort_unstable();
+    assert_eq!(pages, 3);
+    assert!(digests == all, "every digest once, in order");
+}
+
+#[tokio::test]
+async fn an_empty_ring_is_one_page() {
+    let page = page(&plane().await, None, None).await;
+    assert_eq!(page.kind, Kind::Snapshot { after: None, through: None });
+    assert_eq!((page.revision, page.entries.len()), (0, 0));
+}
+
+#[tokio::test]
+async fn exactly_one_document_full_is_one_page() {
+    let plane = plane().await;
+    fill(&plane, 500).await;
+    let page = page(&plane, None, None).await;
+    assert_eq!(page.kind, Kind::Snapshot { after: None, through: None });
+    assert_eq!(page.entries.len(), 500);
+}
+
+#[tokio::test]
+async fn a_kept_page_is_never_older_than_asked_for() {
+    let plane = plane().await;
+    let key = plane.key().await;
+    let first = page(&plane, None, None).await;
+    assert_eq!(page(&plane, None, None).await, first, "kept");
+
+    plane.post(&format!("/v1/keys/{}/revoke", key.id), json!({})).await;
+    let asked = format!("snapshot?epoch={}&at_least={}", plane.epoch(), plane.head());
+    let newer = plane.ring(&asked).await.document(&plane.trust());
+    assert_eq!(newer.revision, plane.head());
+    assert!(newer.entries[0].state.is_denied());
+}

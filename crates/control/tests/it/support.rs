@@ -1,0 +1,169 @@
+//! A control plane in a directory of its own, called without a socket.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::http::{HeaderMap, Request, StatusCode};
+use keywheel_api::{Key, Rotation};
+use keywheel_control::secret::random;
+use keywheel_control::store::{Context, Store};
+use keywheel_control::{Control, Options, RingAuth, app, clock};
+use keywheel_keyring::{Digest, Document, PublicKey, VersionId, signature};
+use serde_json::{Value, json};
+use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
+use tempfile::TempDir;
+use tower::ServiceExt as _;
+
+pub(crate) struct Plane {
+    pub(crate) dir: Arc<TempDir>,
+    pub(crate) control: Arc<Control>,
+    pub(crate) token: String,
+}
+
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Vec<u8>,
+}
+
+pub(crate) fn options(dir: &Path) -> Options {
+    Options::new(dir.join("data"), "kw_live_".parse().unwrap())
+}
+
+pub(crate) async fn plane() -> Plane {
+    plane_with(RingAuth::Open).await
+}
+
+pub(crate) async fn plane_with(ring_auth: RingAuth) -> Plane {
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let options = Options { ring_auth, ..options(dir.path()) };
+    let (control, token) = Control::open(&options).await.unwrap();
+    Plane { dir, control: Arc::new(control), token: token.unwrap().expose().to_owned() }
+}
+
+impl Plane {
+    /// Ends this control plane and opens another on the same data.
+    pub(crate) async fn restart(self) -> Self {
+        let Self { dir, control, token } = self;
+        control.store.close().await;
+        drop(control);
+        let (control, again) = Control::open(&options(dir.path())).await.unwrap();
+        assert!(again.is_none(), "only the first start hands a token over");
+        Self { dir, control: Arc::new(control), token }
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.control.store
+    }
+
+    pub(crate) fn head(&self) -> u64 {
+        self.control.ring("production").unwrap().head()
+    }
+
+    pub(crate) fn trust(&self) -> Vec<PublicKey> {
+        self.control.ring("production").unwrap().trust()
+    }
+
+    pub(crate) fn epoch(&self) -> String {
+        self.control.ring("production").unwrap().record.epoch.to_string()
+    }
+
+    /// A pool of the test's own, to look behind the control plane's back.
+    pub(crate) async fn database(&self) -> SqlitePool {
+        let path = self.dir.path().join("data/keywheel.db");
+        SqlitePool::connect_with(SqliteConnectOptions::new().filename(path)).await.unwrap()
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Answer {
+        self.admin("POST", path, body.to_string()).await
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.admin("GET", path, String::new()).await
+    }
+
+    pub(crate) async fn admin(&self, method: &str, path: &str, body: String) -> Answer {
+        let request = Request::builder().method(method).uri(path);
+        let request = request.header("authorization", format!("Bearer {}", self.token));
+        call(app::admin(self.control.clone()), request.body(body.into()).unwrap()).await
+    }
+
+    pub(crate) async fn ring(&self, path_and_query: &str) -> Answer {
+        let request = Request::builder().uri(format!("/v1/rings/production/{path_and_query}"));
+        call(app::ring(self.control.clone()), request.body(Body::empty()).unwrap()).await
+    }
+
+    pub(crate) async fn changes(&self, since: u64) -> Document {
+        self.ring(&format!("changes?epoch={}&since={since}", self.epoch())).await.document(&self.trust())
+    }
+
+    pub(crate) async fn client(&self, name: &str) {
+        let answer = self.post("/v1/clients", json!({ "name": name })).await;
+        assert_eq!(answer.status, StatusCode::CREATED);
+    }
+
+    /// A key of client `acme`, which is made if there is none.
+    pub(crate) async fn key(&self) -> Key {
+        self.post("/v1/clients", json!({ "name": "acme" })).await;
+        let answer = self.post("/v1/keys", json!({ "client": "acme", "version": new_version() })).await;
+        answer.json(StatusCode::CREATED)
+    }
+
+    pub(crate) async fn show(&self, key: &Key) -> Key {
+        self.get(&format!("/v1/keys/{}", key.id)).await.json(StatusCode::OK)
+    }
+
+    pub(crate) async fn rotate(&self, key: &Key, overlap_seconds: u64) -> Rotation {
+        let body = json!({ "overlap_seconds": overlap_seconds, "version": new_version() });
+        self.post(&format!("/v1/keys/{}/rotations", key.id), body).await.json(StatusCode::CREATED)
+    }
+}
+
+impl Answer {
+    #[track_caller]
+    pub(crate) fn json<T: serde::de::DeserializeOwned>(&self, status: StatusCode) -> T {
+        assert_eq!(self.status, status, "{}", String::from_utf8_lossy(&self.body));
+        serde_json::from_slice(&self.body).unwrap()
+    }
+
+    /// The problem, whose page has this name.
+    #[track_caller]
+    pub(crate) fn problem(&self, slug: &str) -> keywheel_api::Problem {
+        let problem: keywheel_api::Problem = self.json(self.status);
+        assert_eq!(problem.known_kind().unwrap().slug(), slug, "{problem:?}");
+        assert_eq!(problem.status, self.status.as_u16());
+        assert_eq!(self.headers["content-type"], "application/problem+json");
+        assert_eq!(problem.request_id.as_deref(), self.headers["x-request-id"].to_str().ok());
+        problem
+    }
+
+    /// The document, once its signature held.
+    #[track_caller]
+    pub(crate) fn document(&self, trust: &[PublicKey]) -> Document {
+        assert_eq!(self.status, StatusCode::OK, "{}", String::from_utf8_lossy(&self.body));
+        let header = |name| self.headers.get(name).map(|value| value.as_bytes());
+        let (signer, signature) = (header("keywheel-signer"), header("keywheel-signature"));
+        signature::verify(trust, &self.body, signer, signature).unwrap();
+        let parsed = Document::parse(&self.body).unwrap();
+        assert_eq!(parsed.bad, []);
+        parsed.document
+    }
+}
+
+pub(crate) async fn call(app: Router, request: Request<Body>) -> Answer {
+    let (head, body) = app.oneshot(request).await.unwrap().into_parts();
+    let body = to_bytes(body, usize::MAX).await.unwrap().to_vec();
+    Answer { status: head.status, headers: head.headers, body }
+}
+
+/// A version whose text nobody knows.
+pub(crate) fn new_version() -> Value {
+    let id = VersionId::from_random(random().unwrap());
+    json!({ "id": id.as_str(), "digest": Digest::from_bytes(random().unwrap()) })
+}
+
+pub(crate) fn context() -> Context {
+    Context { actor: "test".into(), now: clock::now(), request_id: None }
+}
