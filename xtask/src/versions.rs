@@ -61,6 +61,14 @@ mod tests {
         assert!(Version(1, 9, 9) < ENVOY_MINIMUM);
     }
 
+    /// Docker cannot read this file, so this one reads Docker's.
+    #[test]
+    fn the_envoy_image_is_the_pinned_version() {
+        let dockerfile = std::fs::read_to_string(root().join("docker/Dockerfile")).unwrap();
+        let image = dockerfile.lines().find(|line| line.starts_with("FROM envoyproxy/")).unwrap();
+        assert_eq!(Version::find(image), Some(ENVOY));
+    }
+
     #[test]
     fn the_locked_version_of_a_package_is_read() {
         let lock = "[[package]]\nname = \"wasm-bindgen-macro\"\nversion = \"1.0.0\"\n\n\
