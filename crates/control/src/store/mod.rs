@@ -45,6 +45,9 @@ use change::Heads;
 /// How long a statement waits for a lock that another process holds, such as a backup's.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const READERS: u32 = 4;
+/// In KiB, as SQLite writes it. An import touches pages all over its indexes; with SQLite's own 2 MB each
+/// would be written to the log and read back many times. Only what is used is allocated.
+const WRITER_CACHE: &str = "-131072";
 
 /// The database.
 #[derive(Debug)]
@@ -108,7 +111,10 @@ impl Store {
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
             .busy_timeout(BUSY_TIMEOUT);
-        let writer = SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await;
+        let writer = SqlitePoolOptions::new()
+            .max_connections(1)
+            .connect_with(options.clone().pragma("cache_size", WRITER_CACHE))
+            .await;
         let writer = writer.map_err(|error| OpenError::new(path, error))?;
         migrations::run(path, &writer).await?;
         let readers = SqlitePoolOptions::new()
