@@ -1,7 +1,7 @@
 //! Ring signing keys are encrypted under a master key that is kept outside the database, so that a
 //! copy of the database cannot sign.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
@@ -101,7 +101,10 @@ pub(crate) fn write_private(path: &Path, bytes: &[u8], replace: bool) -> io::Res
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;
-    file.sync_all()
+    file.sync_all()?;
+    // Its name must survive a power cut too: a database without its master key is lost.
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 #[cfg(test)]
