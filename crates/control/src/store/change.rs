@@ -40,6 +40,12 @@ impl Store {
         Ok(Change { tx, context, store: self, heads: BTreeMap::new(), audited: false })
     }
 
+    /// Tells those who follow a ring that `head` is committed. A reader may see a commit before the
+    /// writer has come to say so; a document cut at it must not be ahead of what is then answered.
+    pub(super) fn known(&self, ring: i64, head: u64) {
+        self.heads.publish(ring, head);
+    }
+
     /// Follows a ring's head.
     pub(crate) fn watch_head(&self, ring: i64, known: u64) -> watch::Receiver<u64> {
         self.heads.subscribe(ring, known)

@@ -99,6 +99,7 @@ impl Store {
             .bind(int(MAX_ENTRIES as u64 + 1))
             .fetch_all(&mut *tx)
             .await?;
+        self.known(ring, head);
         Cut::new(head, &rows)
     }
 
@@ -120,6 +121,7 @@ impl Store {
             .bind(int(MAX_ENTRIES as u64 + 1))
             .fetch_all(&mut *tx)
             .await?;
+        self.known(ring, head);
         Cut::new(head, &rows)
     }
 
