@@ -14,7 +14,9 @@ async fn a_restarted_envoy_enforces_the_ring_again() {
     scene.envoy.restart().await.unwrap();
     until("the key is accepted again", async || {
         let reply = http::get(scene.envoy.listener(), "/", &[("x-api-key", &kept.secret)]).await.ok()?;
-        assert_ne!(reply.status, 401, "a good key was refused by a proxy without a ring");
+        assert_ne!(reply.status, 401, "a good key was refused: {}", reply.json()["code"]);
+        let ended = http::get(scene.envoy.listener(), "/", &[("x-api-key", &revoked.secret)]).await.ok()?;
+        assert_ne!(ended.status, 200, "a revoked key was accepted");
         (reply.status == 200).then_some(())
     })
     .await

@@ -1,5 +1,6 @@
 //! Envoy with the shipped configuration, a control plane, an upstream.
 
+use keywheel_api::Proxy;
 use keywheel_testkit::admin::Issued;
 use keywheel_testkit::envoy_admin::RING;
 use keywheel_testkit::{Admin, ControlPlane, Envoy, EnvoyConfig, Paths, Reply, Upstream, http, until};
@@ -31,6 +32,7 @@ impl Scene {
         let envoy = Envoy::start(&paths, config, 2).await.unwrap();
         let scene = Self { envoy, control, upstream, admin };
         scene.settle().await;
+        scene.until_served().await;
         scene
     }
 
@@ -45,8 +47,23 @@ impl Scene {
     pub(crate) async fn settle(&self) {
         until("the proxy says that all its VMs enforce the ring", async || {
             let ring = self.admin.ring(RING).await.ok()?;
-            let enforced = ring.proxies.iter().all(|proxy| proxy.enforced >= ring.revision);
-            (enforced && !ring.proxies.is_empty()).then_some(())
+            let enforced =
+                |proxy: &Proxy| proxy.epoch.as_ref() == Some(&ring.epoch) && proxy.enforced >= ring.revision;
+            (!ring.proxies.is_empty() && ring.proxies.iter().all(enforced)).then_some(())
+        })
+        .await
+        .unwrap();
+    }
+
+    /// Waits until every worker holds a ring. An empty ring has revision 0, which enforces itself.
+    async fn until_served(&self) {
+        until("every worker holds a ring", async || {
+            for _ in 0..8 {
+                if self.get("/", &[]).await.status == 503 {
+                    return None;
+                }
+            }
+            Some(())
         })
         .await
         .unwrap();
