@@ -251,7 +251,9 @@ impl Vm {
     /// Whether there is a ring to enforce. Asked before anything of a request is looked at.
     pub fn is_ready(&mut self, host: &impl SharedData, now: Now) -> bool {
         self.lease.served();
-        if self.looked_at.is_none_or(|at| now.mono.abs_diff(at) > LOOK) {
+        let long_past = self.looked_at.is_none_or(|at| now.mono.abs_diff(at) > LOOK);
+        // Another VM may serve already.
+        if long_past || self.held.generation.complete.is_none() {
             self.look(host, now);
         }
         self.held.generation.complete.is_some()

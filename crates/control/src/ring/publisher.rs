@@ -14,7 +14,7 @@ use crate::store::{Cut, RingRecord, Store, StoreError};
 /// Everyone whose wait ends within this time gets one heartbeat. Whoever waited at least as long gets
 /// one that was issued after they asked.
 const HEARTBEAT_AGE: Duration = Duration::from_secs(1);
-/// A page cut before the latest change still serves a proxy, which follows the changes afterwards.
+/// A later page cut before the latest change still serves a proxy, which follows the changes afterwards.
 /// Not for long: each page that is far behind means changes to fetch.
 const PAGE_AGE: Duration = Duration::from_secs(5);
 /// What no change has overtaken serves longer, but must not come near its expiry.
@@ -138,7 +138,11 @@ impl Publisher {
         // A page is cut at or after the head at which it was asked for. A press has one epoch, so
         // pages of another are never among these.
         let head = self.head();
-        let serves = |kept, age| age < QUIET_AGE && (kept >= head || (kept >= at_least && age < PAGE_AGE));
+        // The first page is never behind: a proxy without a ring enforces what it says until the changes
+        // after it come, and a key may have been revoked a moment ago.
+        let may_lag = after.is_some();
+        let serves =
+            |kept, age| age < QUIET_AGE && (kept >= head || (may_lag && kept >= at_least && age < PAGE_AGE));
         self.pages.get(&after, head, serves, make).await
     }
 
