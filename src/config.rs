@@ -5,6 +5,7 @@ mod structpb;
 use std::fmt;
 
 use keywheel_keyring::PublicKey;
+use keywheel_keyring::entry::is_ring_name;
 use serde_json::{Map, Value};
 
 /// The filter's configuration, DESIGN §8.
@@ -187,11 +188,6 @@ fn refuse_clashes(sources: Option<&[Source]>, identity: Option<&Identity>, error
 // === what values may be ===
 
 const RING: &str = "1 to 64 letters, digits, `.`, `_` and `-`";
-
-fn is_ring_name(text: &str) -> bool {
-    (1..=64).contains(&text.len())
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
-}
 
 fn is_authority(text: &str) -> bool {
     (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())

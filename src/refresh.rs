@@ -134,6 +134,9 @@ impl Refresh {
             self.fail(now);
         }
         self.report.take_if(|flight| now.mono >= flight.lost_at);
+        // A damaged bucket cannot wait until the poll under way is answered.
+        let wants_page = self.wants_page(generation);
+        self.main.take_if(|flight| wants_page && !flight.is_page);
         if self.main.is_none() && now.mono >= self.not_before {
             let is_page = self.wants_page(generation);
             let (path, timeout_ms) = if is_page {
@@ -229,7 +232,6 @@ impl Refresh {
         let reaction = read(answer, ring, trust, generation, now);
         match &reaction {
             Reaction::Apply { plan, .. } => {
-                self.failures = 0;
                 if matches!(plan, Plan::Write(write) if write.is_page()) {
                     self.snapshot = false;
                 }
@@ -272,8 +274,15 @@ impl Refresh {
         }
     }
 
-    /// What came could not be applied; the next call waits a while.
+    /// What came was applied.
+    pub const fn applied(&mut self) {
+        self.failures = 0;
+    }
+
+    /// What came could not be applied. The call that went out meanwhile asks from where the ring did
+    /// not get to; its answer would be a gap, so nobody waits for it.
     pub fn not_applied(&mut self, now: Now) {
+        self.main = None;
         self.fail(now);
     }
 

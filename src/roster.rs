@@ -38,8 +38,16 @@ pub fn instance(names: &Namespace, shared: &impl SharedData, me: u64) -> u64 {
     })
 }
 
-/// Writes the slot of VM `me`, and enters it in the list where it is not.
-pub fn report(names: &Namespace, shared: &impl SharedData, me: u64, adopted: Option<Position>, now: Millis) {
+/// Writes the slot of VM `me`, and enters it in the list where it is not. False if others kept writing
+/// the list: until it is entered, the VM reports again on every tick.
+#[must_use]
+pub fn report(
+    names: &Namespace,
+    shared: &impl SharedData,
+    me: u64,
+    adopted: Option<Position>,
+    now: Millis,
+) -> bool {
     let mut slot = now.0.to_le_bytes().to_vec();
     if let Some(position) = adopted {
         slot.extend_from_slice(&position.revision.to_le_bytes());
@@ -50,12 +58,17 @@ pub fn report(names: &Namespace, shared: &impl SharedData, me: u64, adopted: Opt
     // Nobody else writes this slot but a leader that strikes it off; the next report mends that.
     let _ = shared.set(&key, &slot, cas);
 
-    let (mut list, cas) = read_list(names, shared);
-    if !list.contains(&me) && list.len() < MAX_VMS {
+    for _ in 0..8 {
+        let (mut list, cas) = read_list(names, shared);
+        if list.contains(&me) || list.len() >= MAX_VMS {
+            return true;
+        }
         list.push(me);
-        // On a conflict the next report tries again.
-        let _ = write_list(names, shared, &list, cas);
+        if write_list(names, shared, &list, cas).is_ok() {
+            return true;
+        }
     }
+    false
 }
 
 /// Takes the roll, and strikes off who is gone.

@@ -14,7 +14,7 @@
 //! Other plugins may share the namespace, so that bytes found here are never trusted to be
 //! well-formed: a damaged generation counts as none, a damaged bucket is fetched anew.
 
-use keywheel_keyring::bucket::{self, Bucket, Corrupt, MergeError, Op};
+use keywheel_keyring::bucket::{self, Bucket, Corrupt, Op};
 use keywheel_keyring::merge::Plan;
 use keywheel_keyring::{Digest, Entry, Epoch, Generation, PublicKey};
 use sha2::{Digest as _, Sha256};
@@ -64,8 +64,8 @@ pub enum ApplyError {
     LeaseLost,
     /// Others kept writing in between.
     Contended,
-    /// A bucket cannot take the change.
-    Bucket(MergeError),
+    /// A bucket is damaged; only a snapshot mends it.
+    Damaged,
 }
 
 impl Namespace {
@@ -180,10 +180,10 @@ impl Namespace {
             let existing = (!bytes.is_empty()).then_some(bytes.as_slice());
             let merged = match bucket::merge(existing, epoch, ops) {
                 // A snapshot brings whatever the damaged bucket held.
-                Err(MergeError::Corrupt(_)) if is_page => bucket::merge(None, epoch, ops),
+                Err(Corrupt) if is_page => bucket::merge(None, epoch, ops),
                 merged => merged,
             };
-            let merged = merged.map_err(ApplyError::Bucket)?;
+            let merged = merged.map_err(|Corrupt| ApplyError::Damaged)?;
             if existing == Some(merged.bytes.as_slice()) || (existing.is_none() && merged.after == 0) {
                 return Ok(0);
             }

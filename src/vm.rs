@@ -168,6 +168,7 @@ impl Vm {
         let leads = || self.lease.leads(&self.names, host);
         match self.names.apply(host, &self.held, plan, leads) {
             Ok(_) => {
+                self.refresh.applied();
                 if self.failing_since.take().is_some() {
                     log::info!("keywheel: ring {}: the control plane answers again", self.ring);
                 }
@@ -182,7 +183,7 @@ impl Vm {
                 log::error!("keywheel: ring {}: a document could not be stored: {error:?}", self.ring);
                 self.count_rejected(Rejection::Bucket.as_str());
                 self.refresh.not_applied(now);
-                if matches!(error, ApplyError::Bucket(_)) {
+                if error == ApplyError::Damaged {
                     self.ask_for_repair(host);
                 }
             }
@@ -228,8 +229,8 @@ impl Vm {
             .reported
             .is_none_or(|(position, at)| position != adopted || now.mono.saturating_sub(at) >= roster::RENEW);
         if due {
-            roster::report(&self.names, host, self.lease.me(), adopted, now.wall);
-            self.reported = Some((adopted, now.mono));
+            let listed = roster::report(&self.names, host, self.lease.me(), adopted, now.wall);
+            self.reported = listed.then_some((adopted, now.mono));
         }
     }
 

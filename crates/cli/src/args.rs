@@ -36,11 +36,12 @@ pub(crate) struct Connection {
     /// The control plane's admin URL
     #[arg(long, global = true, env = "KEYWHEEL_URL", default_value = "http://127.0.0.1:7070")]
     pub(crate) url: String,
-    /// The admin token; better in the environment or a file than on the command line
-    #[arg(long, global = true, env = "KEYWHEEL_TOKEN", hide_env_values = true)]
+    // Not by clap's `env`: an option on the command line must win over the environment's other one.
+    /// The admin token; better in a file or the environment than here [env: KEYWHEEL_TOKEN]
+    #[arg(long, global = true, conflicts_with = "token_file")]
     pub(crate) token: Option<String>,
-    /// A file that holds the admin token
-    #[arg(long, global = true, env = "KEYWHEEL_TOKEN_FILE")]
+    /// A file that holds the admin token [env: KEYWHEEL_TOKEN_FILE]
+    #[arg(long, global = true)]
     pub(crate) token_file: Option<PathBuf>,
 }
 

@@ -18,6 +18,10 @@ pub(crate) enum Failure {
         "no token: set KEYWHEEL_TOKEN, or KEYWHEEL_TOKEN_FILE to a file that holds one. The first start of `keywheel serve` printed it"
     )]
     NoToken,
+    #[error("what was given as the token is none: a token is one word, `kwt_…`")]
+    BadToken,
+    #[error("`{0}` cannot be the control plane's URL: write it like http://127.0.0.1:7070")]
+    Url(String),
     #[error("cannot read the token file {}: {cause}", .path.display())]
     TokenFile { path: PathBuf, cause: std::io::Error },
     #[error(
@@ -42,8 +46,9 @@ impl Failure {
     /// As `keywheel --help` lists them.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
+            Self::Url(_) => 2,
             Self::Unreachable { .. } => 3,
-            Self::NoToken | Self::TokenFile { .. } => 4,
+            Self::NoToken | Self::BadToken | Self::TokenFile { .. } => 4,
             Self::Refused(problem) if matches!(problem.status, 401 | 403) => 4,
             _ => 1,
         }

@@ -1,6 +1,7 @@
 //! The admin API over HTTP.
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use keywheel_api::{List, Problem};
@@ -31,19 +32,38 @@ pub(crate) enum Repeat {
     Unsafe,
 }
 
+/// From the command line, or else from the environment; in each, the text before the file.
+fn token(connection: &Connection) -> Result<String, Failure> {
+    let read = |path: PathBuf| fs::read_to_string(&path).map_err(|cause| Failure::TokenFile { path, cause });
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    let text = if let Some(token) = &connection.token {
+        token.clone()
+    } else if let Some(path) = &connection.token_file {
+        read(path.clone())?
+    } else if let Some(token) = set("KEYWHEEL_TOKEN") {
+        token.to_string_lossy().into_owned()
+    } else if let Some(path) = set("KEYWHEEL_TOKEN_FILE") {
+        read(path.into())?
+    } else {
+        return Err(Failure::NoToken);
+    };
+    let token = text.trim();
+    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(Failure::BadToken);
+    }
+    Ok(token.to_owned())
+}
+
 impl Api {
     pub(crate) fn new(connection: &Connection) -> Result<Self, Failure> {
         let url = connection.url.trim_end_matches('/').to_owned();
-        let token = match (&connection.token, &connection.token_file) {
-            (Some(token), _) => token.clone(),
-            (None, Some(path)) => {
-                fs::read_to_string(path).map_err(|cause| Failure::TokenFile { path: path.clone(), cause })?
-            }
-            (None, None) => return Err(Failure::NoToken),
-        };
+        if !url.starts_with("http://") {
+            return Err(Failure::Url(url));
+        }
+        let token = token(connection)?;
         let http = Client::builder().connect_timeout(Duration::from_secs(5)).timeout(Duration::from_secs(30));
         let http = http.build().map_err(|error| unreachable(&url, &error))?;
-        Ok(Self { http, url, token: token.trim().to_owned() })
+        Ok(Self { http, url, token })
     }
 
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::serve::ListenerExt as _;
-use keywheel_keyring::entry::is_name;
+use keywheel_keyring::entry::is_ring_name;
 use keywheel_keyring::{Epoch, KeyPrefix, SigningKey};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -84,9 +84,7 @@ pub enum StartError {
     WrongMasterKey { path: PathBuf },
     #[error("cannot write the admin token to {}: {cause}; give --admin-token-file a path that this user may write", .path.display())]
     TokenFile { path: PathBuf, cause: io::Error },
-    #[error(
-        "`{0}` cannot name a ring: 1 to 128 visible ASCII characters without quotes, commas, slashes and backslashes"
-    )]
+    #[error("`{0}` cannot name a ring: 1 to 64 letters, digits, `.`, `_` and `-`")]
     RingName(String),
     #[error("the database cannot be used: {0}; check its disk, or restore a backup")]
     Store(#[from] StoreError),
@@ -118,7 +116,7 @@ impl Control {
     ///
     /// [`StartError`]; nothing is lost then.
     pub async fn open(options: &Options) -> Result<(Self, Option<PlainToken>), StartError> {
-        if !is_name(&options.ring_name) || options.ring_name.contains(['/', '?', '#', '%']) {
+        if !is_ring_name(&options.ring_name) {
             return Err(StartError::RingName(options.ring_name.clone()));
         }
         let database = options.data.join("keywheel.db");
@@ -246,8 +244,9 @@ async fn set_up(
     let failed = |cause| StartError::MasterKey { path: master_key.to_owned(), cause };
     let master = match MasterKey::read(master_key) {
         Err(MasterKeyError::Missing) => {
+            let made = MasterKey::create(master_key).map_err(failed)?;
             info!(path = %master_key.display(), "Made a master key: keep a copy of it apart from the database");
-            MasterKey::create(master_key)
+            Ok(made)
         }
         found => found,
     };

@@ -1,9 +1,9 @@
 //! The entries of one digest prefix, in the compact form that a proxy holds in shared data.
 //!
 //! ```text
-//! format: u8 = 1 | epoch: 16 bytes | count: u16
+//! format: u8 = 1 | epoch: 16 bytes | count: u32
 //! digests:  count × 32 bytes, ascending
-//! ends:     count × u16, where each record ends, counted from the first record
+//! ends:     count × u32, where each record ends, counted from the first record
 //! records:  flags: u8 | revision: varint | [not_before: varint] | [expires_at: varint]
 //!           | [brown-out: share u16 of 65,535, until varint]
 //!           | version, key, client: length u8 + bytes | scopes: count u8, each length u8 + bytes
@@ -20,8 +20,6 @@ use crate::{Brownout, Digest, Entry, Epoch, Millis, State};
 pub use crate::bytes::Corrupt;
 
 const FORMAT: u8 = 1;
-/// Records are addressed by 16 bits; what does not fit is refused before it is written.
-const MAX_RECORDS: usize = u16::MAX as usize;
 
 const STATE: u8 = 0b0000_0111;
 const NOT_BEFORE: u8 = 0b0000_1000;
@@ -35,7 +33,7 @@ const CARRIED: u8 = 0b1000_0000;
 pub struct Bucket<'a> {
     epoch: Epoch,
     digests: &'a [[u8; 32]],
-    ends: &'a [[u8; 2]],
+    ends: &'a [[u8; 4]],
     records: &'a [u8],
 }
 
@@ -60,15 +58,6 @@ pub struct Merged {
     pub after: usize,
 }
 
-/// Why a bucket cannot take a change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum MergeError {
-    #[error(transparent)]
-    Corrupt(#[from] Corrupt),
-    #[error("more entries share one digest prefix than a bucket holds")]
-    Full,
-}
-
 /// Applies `ops` in order, by (epoch, revision): what is newer stays.
 ///
 /// `epoch` is the one under which the operations were published; it must not be older than the
@@ -76,8 +65,9 @@ pub enum MergeError {
 ///
 /// # Errors
 ///
-/// [`MergeError`]; the bucket is then left as it was.
-pub fn merge(existing: Option<&[u8]>, epoch: Epoch, ops: &[Op<'_>]) -> Result<Merged, MergeError> {
+/// [`Corrupt`] if the existing bytes are not a bucket. Nothing else can fail: a change that a bucket
+/// could refuse would stop a whole ring.
+pub fn merge(existing: Option<&[u8]>, epoch: Epoch, ops: &[Op<'_>]) -> Result<Merged, Corrupt> {
     let mut held = BTreeMap::new();
     if let Some(bytes) = existing {
         let bucket = Bucket::parse(bytes)?;
@@ -104,7 +94,7 @@ pub fn merge(existing: Option<&[u8]>, epoch: Epoch, ops: &[Op<'_>]) -> Result<Me
             }),
         }
     }
-    Ok(Merged { bytes: encode(epoch, &held)?, before, after: held.len() })
+    Ok(Merged { bytes: encode(epoch, &held), before, after: held.len() })
 }
 
 fn upsert(held: &mut BTreeMap<Digest, Record>, epoch: Epoch, entry: &Entry) {
@@ -133,9 +123,9 @@ impl<'a> Bucket<'a> {
             return Err(Corrupt);
         }
         let epoch = Epoch::from_bytes(reader.array()?);
-        let count = usize::from(reader.u16()?);
+        let count = reader.u32()? as usize;
         let (digests, _) = reader.take(count.saturating_mul(Digest::LEN))?.as_chunks();
-        let (ends, _) = reader.take(count.saturating_mul(2))?.as_chunks();
+        let (ends, _) = reader.take(count.saturating_mul(4))?.as_chunks();
         Ok(Self { epoch, digests, ends, records: reader.0 })
     }
 
@@ -174,7 +164,7 @@ impl<'a> Bucket<'a> {
     }
 
     fn record(&self, at: usize) -> Result<&'a [u8], Corrupt> {
-        let end = |at: usize| self.ends.get(at).map(|end| usize::from(u16::from_le_bytes(*end)));
+        let end = |at: usize| self.ends.get(at).map(|end| u32::from_le_bytes(*end) as usize);
         let start = match at.checked_sub(1) {
             Some(previous) => end(previous).ok_or(Corrupt)?,
             None => 0,
@@ -183,27 +173,24 @@ impl<'a> Bucket<'a> {
     }
 }
 
-fn encode(epoch: Epoch, held: &BTreeMap<Digest, Record>) -> Result<Vec<u8>, MergeError> {
-    let count = u16::try_from(held.len()).map_err(|_| MergeError::Full)?;
+fn encode(epoch: Epoch, held: &BTreeMap<Digest, Record>) -> Vec<u8> {
     let mut records = Vec::with_capacity(held.len().saturating_mul(64));
-    let mut ends = Vec::with_capacity(held.len().saturating_mul(2));
+    let mut ends = Vec::with_capacity(held.len().saturating_mul(4));
     for record in held.values() {
         record.encode(&mut records);
-        if records.len() > MAX_RECORDS {
-            return Err(MergeError::Full);
-        }
-        ends.extend_from_slice(&(records.len() as u16).to_le_bytes());
+        // A record is at most 3 KB, so that 32 bits address more than a proxy has memory for.
+        ends.extend_from_slice(&(records.len() as u32).to_le_bytes());
     }
-    let mut bytes = Vec::with_capacity(19 + held.len().saturating_mul(34) + records.len());
+    let mut bytes = Vec::with_capacity(21 + held.len().saturating_mul(36) + records.len());
     bytes.push(FORMAT);
     bytes.extend_from_slice(epoch.as_bytes());
-    bytes.extend_from_slice(&count.to_le_bytes());
+    bytes.extend_from_slice(&(held.len() as u32).to_le_bytes());
     for digest in held.keys() {
         bytes.extend_from_slice(digest.as_bytes());
     }
     bytes.extend_from_slice(&ends);
     bytes.extend_from_slice(&records);
-    Ok(bytes)
+    bytes
 }
 
 // === impl Record ===
@@ -439,19 +426,25 @@ mod tests {
             assert_eq!(cut, Err(Corrupt), "cut at {len}");
         }
         assert!(Bucket::parse(b"\x02").is_err());
-        assert_eq!(merge(Some(b"junk"), epoch(1), &[]), Err(MergeError::Corrupt(Corrupt)));
+        assert_eq!(merge(Some(b"junk"), epoch(1), &[]), Err(Corrupt));
     }
 
     #[test]
-    fn a_full_bucket_is_refused_not_cut() {
-        let entries: Vec<Entry> = (0..2000).map(|i| entry(&i.to_string(), 1, State::Active)).collect();
+    fn no_bucket_is_too_full_for_the_largest_entries() {
+        let largest = |i: u64| Entry {
+            version: "v".repeat(128),
+            key: "k".repeat(128),
+            client: "c".repeat(128),
+            scopes: vec!["s".repeat(64); 32],
+            ..entry(&i.to_string(), i, State::Active)
+        };
+        let entries: Vec<Entry> = (1..200).map(largest).collect();
         let ops: Vec<Op<'_>> = entries.iter().map(Op::Upsert).collect();
-        assert!(merge(None, epoch(1), &ops).is_ok());
-        let long = entries
-            .iter()
-            .map(|entry| Entry { client: "c".repeat(128), ..entry.clone() })
-            .collect::<Vec<_>>();
-        let ops: Vec<Op<'_>> = long.iter().map(Op::Upsert).collect();
-        assert_eq!(merge(None, epoch(1), &ops), Err(MergeError::Full));
+        let bytes = apply(None, 1, &ops);
+        assert!(bytes.len() > 4 * usize::from(u16::MAX));
+        let bucket = Bucket::parse(&bytes).unwrap();
+        for entry in &entries {
+            assert_eq!(bucket.find(&entry.digest).unwrap().as_ref(), Some(entry));
+        }
     }
 }

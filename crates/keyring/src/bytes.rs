@@ -28,6 +28,10 @@ impl<'a> Reader<'a> {
         self.array().map(u16::from_le_bytes)
     }
 
+    pub(crate) fn u32(&mut self) -> Result<u32, Corrupt> {
+        self.array().map(u32::from_le_bytes)
+    }
+
     /// LEB128, at most ten bytes.
     pub(crate) fn varint(&mut self) -> Result<u64, Corrupt> {
         let mut value = 0_u64;

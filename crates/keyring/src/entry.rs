@@ -191,6 +191,14 @@ pub fn is_scope(text: &str) -> bool {
     text.len() <= MAX_SCOPE && is_name(text)
 }
 
+/// Whether `text` can name a ring: 1 to 64 letters, digits, `.`, `_` and `-`, so that it can stand in
+/// a path, in a metric and between the slashes of a proxy's storage keys.
+#[must_use]
+pub fn is_ring_name(text: &str) -> bool {
+    (1..=64).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+}
+
 fn is_name_byte(byte: u8) -> bool {
     byte.is_ascii_graphic() && !matches!(byte, b'"' | b',' | b'\\')
 }

@@ -24,6 +24,15 @@ pub struct NewRotation {
     pub digest: Digest,
 }
 
+impl NewRotation {
+    /// Whether this is the request that `made` came from.
+    fn repeats(&self, made: &Rotation) -> bool {
+        let millis = |at| time::millis(at).map(|at| at.0);
+        let overlap = || Some(millis(made.overlap_ends_at)?.saturating_sub(millis(made.created_at)?));
+        made.key == self.key && overlap() == Some(self.overlap)
+    }
+}
+
 impl Store {
     /// Publishes a new version, then gives the old one its deadline. Without an overlap the old one
     /// retires in the same transaction. Repeated with the same version and digest it returns what
@@ -43,7 +52,7 @@ impl Store {
         if let Some(existing) = change.version(new.version.as_str()).await? {
             let made = change.rotation_that_made(&existing.id).await?;
             return match made {
-                Some(made) if made.key == new.key && existing.digest == new.digest => Ok((made, false)),
+                Some(made) if new.repeats(&made) && existing.digest == new.digest => Ok((made, false)),
                 _ => Err(Refusal::VersionExists(existing.id).into()),
             };
         }
