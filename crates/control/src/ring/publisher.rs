@@ -6,6 +6,7 @@ use std::time::Duration;
 use keywheel_keyring::{Digest, Epoch, Kind, PublicKey};
 use tokio::sync::watch;
 use tokio::time::timeout;
+use tracing::error;
 
 use super::shelf::Shelf;
 use super::{Press, Proxies, Signed};
@@ -153,6 +154,17 @@ impl Publisher {
 
     fn in_history(&self, asked: u64) -> Result<(), RingError> {
         let head = self.head();
-        if asked <= head { Ok(()) } else { Err(RingError::NoSuchRevision { asked, head }) }
+        if asked <= head {
+            return Ok(());
+        }
+        // Nobody but this control plane hands revisions out, so its data is older than it was.
+        error!(
+            ring = self.record.name,
+            asked,
+            head,
+            "A proxy is at revision {asked}, this control plane only at {head}: the data directory is an \
+             older copy. Stop it and bring the newest one back, or what was revoked meanwhile may stay valid",
+        );
+        Err(RingError::NoSuchRevision { asked, head })
     }
 }
