@@ -91,7 +91,14 @@ impl Namespace {
     }
 
     fn bucket(&self, bucket: u16) -> String {
-        format!("{}b{bucket:04x}", self.prefix)
+        // On the way of every request whose key is not cached: no formatter, one allocation.
+        let mut key = String::with_capacity(self.prefix.len() + 5);
+        key.push_str(&self.prefix);
+        key.push('b');
+        for shift in [12, 8, 4, 0] {
+            key.extend(char::from_digit(u32::from(bucket >> shift & 0xf), 16));
+        }
+        key
     }
 
     /// Reads the generation; none, or a damaged one, is the absent ring.

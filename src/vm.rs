@@ -276,13 +276,14 @@ impl Vm {
         let digest = Digest::of(credential);
         let refuse = |reason| Err(Refusal { reason, entry: None });
         if self.cache.get(&digest, self.adoption).is_none() {
-            let prefix = &self.held.generation.key_prefix;
-            if !prefix.is_empty() && key_text::shape(prefix, credential) == Shape::Malformed {
-                return refuse(Reason::MalformedKey);
-            }
             match self.names.find(host, &digest) {
                 Ok(Some(entry)) => self.cache.put(self.adoption, entry),
-                Ok(None) => return refuse(Reason::UnknownKey),
+                Ok(None) => {
+                    // Only a key that is not there is worth the look at its check: good ones pay nothing.
+                    let prefix = &self.held.generation.key_prefix;
+                    let typo = !prefix.is_empty() && key_text::shape(prefix, credential) == Shape::Malformed;
+                    return refuse(if typo { Reason::MalformedKey } else { Reason::UnknownKey });
+                }
                 Err(Corrupt) => {
                     self.ask_for_repair(host);
                     return refuse(Reason::RingUnavailable);
