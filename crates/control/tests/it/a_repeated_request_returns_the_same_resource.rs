@@ -44,6 +44,10 @@ async fn a_repeated_rotation_returns_the_same_rotation() {
     assert_eq!(first, second);
     assert_eq!(plane.head(), 3);
 
+    let mut another_overlap = body.clone();
+    another_overlap["overlap_seconds"] = json!(5);
+    plane.post(&path, another_overlap).await.problem("version-conflict");
+
     let mut another_digest = body;
     another_digest["version"]["digest"] = json!(Digest::of(b"another"));
     plane.post(&path, another_digest).await.problem("version-conflict");
