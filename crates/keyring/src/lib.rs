@@ -12,6 +12,7 @@
 //! | [`signature`] | Ed25519 over a document's exact bytes |
 //! | [`bucket`] | entries of one digest prefix, in the compact form that proxies hold |
 //! | [`generation`] | which ring the buckets add up to |
+//! | [`usage`] | what proxies counted, in sealed batches |
 //! | [`merge`] | which documents a ring takes, and what each does to a bucket |
 //!
 //! # Example
@@ -48,6 +49,7 @@ pub mod generation;
 pub mod key_text;
 pub mod merge;
 pub mod signature;
+pub mod usage;
 
 pub use digest::Digest;
 pub use document::{Document, Kind};
