@@ -1,15 +1,19 @@
-//! Decoded entries, so that a known key costs no shared-data read.
+//! Decoded entries, so that a known key costs no shared-data read, and how often each let a request pass.
 
 use keywheel_keyring::{Digest, Entry};
 
 /// A direct-mapped cache: two keys that fall on one slot take turns, and nothing ever grows.
 pub struct Cache {
     slots: Box<[Option<Slot>]>,
+    /// The slots with counts.
+    counted: Vec<u32>,
 }
 
 struct Slot {
     /// The adoption under which the entry was read. One from an earlier adoption is read anew.
     adoption: u64,
+    /// Requests since [`Cache::take_counts`].
+    count: u32,
     entry: Entry,
 }
 
@@ -18,7 +22,7 @@ impl Cache {
     #[must_use]
     pub fn new(slots: usize) -> Self {
         let slots = slots.max(1).next_power_of_two();
-        Self { slots: (0..slots).map(|_| None).collect() }
+        Self { slots: (0..slots).map(|_| None).collect(), counted: Vec::new() }
     }
 
     #[must_use]
@@ -27,17 +31,45 @@ impl Cache {
         (slot.adoption == adoption && slot.entry.digest == *digest).then_some(&slot.entry)
     }
 
-    pub fn put(&mut self, adoption: u64, entry: Entry) {
+    /// Keeps an entry. What gave way to it is returned, if it was counted.
+    pub fn put(&mut self, adoption: u64, entry: Entry) -> Option<(Entry, u32)> {
         let at = self.slot(&entry.digest);
-        if let Some(slot) = self.slots.get_mut(at) {
-            *slot = Some(Slot { adoption, entry });
+        let slot = self.slots.get_mut(at)?.replace(Slot { adoption, count: 0, entry })?;
+        (slot.count > 0).then_some((slot.entry, slot.count))
+    }
+
+    /// Counts a request that passed with this key, which must have been got just now.
+    pub fn count(&mut self, digest: &Digest) {
+        let at = self.slot(digest);
+        if let Some(Some(slot)) = self.slots.get_mut(at) {
+            if slot.count == 0 {
+                self.counted.push(at as u32);
+            }
+            slot.count = slot.count.saturating_add(1);
+        }
+    }
+
+    #[must_use]
+    pub const fn has_counts(&self) -> bool {
+        !self.counted.is_empty()
+    }
+
+    /// Hands each entry with its count to `take`, and begins anew.
+    pub fn take_counts(&mut self, mut take: impl FnMut(&Entry, u32)) {
+        for at in self.counted.drain(..) {
+            // A slot may be listed twice, where one entry gave way to another.
+            if let Some(Some(slot)) = self.slots.get_mut(at as usize)
+                && slot.count > 0
+            {
+                take(&slot.entry, std::mem::take(&mut slot.count));
+            }
         }
     }
 
     /// Bytes of the digest that do not choose the bucket choose the slot.
     fn slot(&self, digest: &Digest) -> usize {
         let bytes = digest.as_bytes();
-        let number = u32::from_le_bytes([bytes[2], bytes[3], bytes[4], bytes[5]]);
-        number as usize & (self.slots.len() - 1)
+        let number = [bytes[2], bytes[3], bytes[4], bytes[5]];
+        u32::from_le_bytes(number) as usize & self.slots.len().wrapping_sub(1)
     }
 }

@@ -1,12 +1,21 @@
 //! The plugin configuration: parsed once, wrong fields named by their path.
 
+mod fields;
+mod rules;
+mod seed;
 mod structpb;
 
 use std::fmt;
 
 use keywheel_keyring::PublicKey;
 use keywheel_keyring::entry::is_ring_name;
-use serde_json::{Map, Value};
+use serde_json::Value;
+
+use fields::Fields;
+pub(crate) use rules::{access_from, word_access};
+pub use seed::Seed;
+
+use crate::policy::Policy;
 
 /// The filter's configuration, DESIGN §8.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,12 +30,23 @@ pub struct Config {
     /// A longer credential is refused before it is hashed. 16 to 4096.
     pub max_credential_bytes: usize,
     pub identity: Identity,
+    pub policy: Policy,
+    pub preflight: Preflight,
+    pub stale: Stale,
+    pub mode: Mode,
+    /// The path that answers whether there is a complete ring.
+    pub readiness: Option<String>,
+    /// Used only while no ring is held.
+    pub seed: Option<Seed>,
+    pub notices: Notices,
+    /// Whether access logs are told who called, through filter state.
+    pub filter_state: bool,
 }
 
 /// Where the ring comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Control {
-    /// Envoy clusters, in order.
+    /// Envoy clusters, in order. None where the ring is pushed.
     pub clusters: Vec<String>,
     /// The `:authority` of requests to them.
     pub authority: String,
@@ -43,6 +63,12 @@ pub enum Source {
         /// `Bearer` in `authorization: Bearer <key>`.
         scheme: Option<String>,
     },
+    Query {
+        name: String,
+    },
+    Cookie {
+        name: String,
+    },
 }
 
 /// The headers that tell the upstream who called. A client's own are removed.
@@ -51,6 +77,48 @@ pub struct Identity {
     pub client: Option<String>,
     pub key: Option<String>,
     pub scopes: Option<String>,
+}
+
+/// What a CORS preflight needs, which carries no credential by its nature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Preflight {
+    /// What any request needs.
+    Deny,
+    /// Nothing.
+    Allow,
+}
+
+/// What an old ring is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stale {
+    /// In milliseconds, by [`Config::stale`] a day.
+    pub after: u64,
+    pub then: Then,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    Serve,
+    Refuse,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    Enforce,
+    /// Decide, count, tell the access log, and let everything pass.
+    Observe,
+    /// Take documents that the control plane pushes.
+    Receive,
+}
+
+/// What callers with a retiring key are told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notices {
+    /// `Api-Key-Status` and `Api-Key-Expires`.
+    pub headers: bool,
+    /// `Deprecation` and `Sunset` too.
+    pub sunset: bool,
+    pub link: Option<String>,
 }
 
 /// One thing that is wrong, and where.
@@ -94,10 +162,31 @@ impl Config {
         let ring = fields.text("ring", RING, is_ring_name);
         fields.require("control", "an object with clusters and trust");
         let control = fields.object("control", Control::read);
-        let sources = fields.list("sources", "a source such as {header: x-api-key}", Source::read);
+        let mode = fields.word(
+            "mode",
+            &[("enforce", Mode::Enforce), ("observe", Mode::Observe), ("receive", Mode::Receive)],
+        );
+        let sources = if mode == Some(Mode::Receive) && !fields.has("sources") {
+            fields.get("sources");
+            Some(Vec::new())
+        } else {
+            fields.list("sources", 1, SOURCE, Source::read)
+        };
         let hide_credential = fields.flag("hide_credential", true);
         let max_credential_bytes = fields.number("max_credential_bytes", 512, 16, 4096);
         let identity = fields.object("identity", Identity::read);
+        let policy = rules::read(&mut fields);
+        let preflight = fields.word("preflight", &[("deny", Preflight::Deny), ("allow", Preflight::Allow)]);
+        let stale = fields.object("stale", Stale::read);
+        let readiness = fields.object("readiness", |mut fields| {
+            fields.require("path", PATH);
+            let path = fields.text("path", PATH, is_path);
+            fields.finish();
+            path
+        });
+        let notices = fields.object("notices", Notices::read);
+        let filter_state = fields.flag("filter_state", true);
+        let seed = seed::read(&mut fields, ring.as_deref(), control.as_ref());
         fields.finish_with(|errors| refuse_clashes(sources.as_deref(), identity.as_ref(), errors));
         Some(Self {
             ring: ring?,
@@ -106,20 +195,29 @@ impl Config {
             hide_credential: hide_credential?,
             max_credential_bytes: max_credential_bytes?,
             identity: identity.unwrap_or_default(),
+            policy: policy?,
+            preflight: preflight?,
+            stale: stale.unwrap_or(Stale { after: 24 * HOUR, then: Then::Serve }),
+            mode: mode?,
+            readiness,
+            seed,
+            notices: notices.unwrap_or(Notices { headers: true, sunset: false, link: None }),
+            filter_state: filter_state?,
         })
     }
 }
 
 impl Control {
     fn read(mut fields: Fields<'_, '_>) -> Option<Self> {
-        let clusters = fields.list("clusters", "the name of an Envoy cluster", |value| {
-            text(value).filter(|name| !name.is_empty() && name.len() <= 256).map(str::to_owned)
+        let clusters = fields.list("clusters", 0, "the name of an Envoy cluster", |value| {
+            value.as_str().filter(|name| !name.is_empty() && name.len() <= 256).map(str::to_owned)
         });
         let authority = fields.text("authority", "an authority such as keywheel", is_authority);
         let trust = fields.list(
             "trust",
+            1,
             "a base64 Ed25519 public key, as `keywheel ring show --trust` prints it",
-            |value| text(value)?.parse().ok(),
+            |value| value.as_str()?.parse().ok(),
         );
         fields.finish();
         Some(Self {
@@ -133,15 +231,41 @@ impl Control {
 impl Source {
     fn read(value: &Value) -> Option<Self> {
         let map = value.as_object()?;
-        if map.keys().any(|key| key != "header" && key != "scheme") {
-            return None;
-        }
-        let name = text(map.get("header")?).filter(|name| is_header_name(name))?;
-        let scheme = match map.get("scheme") {
-            None => None,
-            Some(value) => Some(text(value).filter(|scheme| is_token(scheme))?.to_owned()),
+        let text = |name: &str, fits: fn(&str) -> bool| {
+            map.get(name).and_then(Value::as_str).filter(|text| fits(text)).map(str::to_owned)
         };
-        Some(Self::Header { name: name.to_ascii_lowercase(), scheme })
+        let mut names: Vec<&str> = map.keys().map(String::as_str).collect();
+        names.sort_unstable();
+        match names.as_slice() {
+            ["header"] => Some(Self::Header {
+                name: text("header", is_header_name)?.to_ascii_lowercase(),
+                scheme: None,
+            }),
+            ["header", "scheme"] => Some(Self::Header {
+                name: text("header", is_header_name)?.to_ascii_lowercase(),
+                scheme: Some(text("scheme", is_token)?),
+            }),
+            ["query"] => Some(Self::Query { name: text("query", is_token)? }),
+            ["cookie"] => Some(Self::Cookie { name: text("cookie", is_token)? }),
+            _ => None,
+        }
+    }
+
+    /// The header that the source is in.
+    fn header(&self) -> &str {
+        match self {
+            Self::Header { name, .. } => name,
+            Self::Query { .. } => ":path",
+            Self::Cookie { .. } => "cookie",
+        }
+    }
+
+    /// Which credential within that header; `None` is all of it.
+    fn within(&self) -> Option<&str> {
+        match self {
+            Self::Header { scheme, .. } => scheme.as_deref(),
+            Self::Query { name } | Self::Cookie { name } => Some(name),
+        }
     }
 }
 
@@ -156,6 +280,32 @@ impl Identity {
         fields.finish();
         Some(identity)
     }
+
+    /// The names of the headers.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        [&self.client, &self.key, &self.scopes].into_iter().filter_map(Option::as_deref)
+    }
+}
+
+impl Stale {
+    fn read(mut fields: Fields<'_, '_>) -> Option<Self> {
+        const AFTER: &str = "a time from 1m to 365d, such as 90s, 30m, 24h or 7d";
+        fields.require("after", AFTER);
+        let after = fields.value("after", AFTER, |value| duration(value.as_str()?));
+        let then = fields.word("then", &[("serve", Then::Serve), ("refuse", Then::Refuse)]);
+        fields.finish();
+        Some(Self { after: after?, then: then? })
+    }
+}
+
+impl Notices {
+    fn read(mut fields: Fields<'_, '_>) -> Option<Self> {
+        let headers = fields.flag("headers", true);
+        let sunset = fields.flag("sunset", false);
+        let link = fields.text("link", "an http or https URL without spaces, quotes, `<` and `>`", is_link);
+        fields.finish();
+        Some(Self { headers: headers?, sunset: sunset?, link })
+    }
 }
 
 /// Two uses of one header would undo each other: a hidden credential that is set as an identity, or
@@ -163,15 +313,15 @@ impl Identity {
 fn refuse_clashes(sources: Option<&[Source]>, identity: Option<&Identity>, errors: &mut Vec<ConfigError>) {
     let mut taken: Vec<(&str, Option<&str>)> = Vec::new();
     for (at, source) in sources.unwrap_or_default().iter().enumerate() {
-        let Source::Header { name, scheme } = source;
+        let (name, within) = (source.header(), source.within());
         let clash = |(held, other): &(&str, Option<&str>)| {
-            held == name && (other.is_none() || scheme.is_none() || *other == scheme.as_deref())
+            *held == name && (other.is_none() || within.is_none() || *other == within)
         };
         if taken.iter().any(clash) {
             let problem = format!("must be another header or scheme: `{name}` is a source already");
             errors.push(ConfigError { path: format!("sources[{at}]"), problem });
         }
-        taken.push((name, scheme.as_deref()));
+        taken.push((name, within));
     }
     let Some(identity) = identity else { return };
     for (field, name) in [("client", &identity.client), ("key", &identity.key), ("scopes", &identity.scopes)]
@@ -188,6 +338,9 @@ fn refuse_clashes(sources: Option<&[Source]>, identity: Option<&Identity>, error
 // === what values may be ===
 
 const RING: &str = "1 to 64 letters, digits, `.`, `_` and `-`";
+const SOURCE: &str = "one of {header: x-api-key}, {header: authorization, scheme: Bearer}, {query: api_key}, {cookie: api_key}";
+const PATH: &str = "a path such as /keywheel/ready, without a query";
+const HOUR: u64 = 3_600_000;
 
 fn is_authority(text: &str) -> bool {
     (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
@@ -205,135 +358,28 @@ fn is_header_name(text: &str) -> bool {
     is_token(text) && !TAKEN.contains(&text.to_ascii_lowercase().as_str())
 }
 
-fn text(value: &Value) -> Option<&str> {
-    value.as_str()
+fn is_path(text: &str) -> bool {
+    text.len() <= 1024 && !text.contains('?') && crate::path::canonical(text.as_bytes()).is_some()
 }
 
-// === reading an object ===
-
-/// The fields of one object: what was read, so that what is left over can be named.
-struct Fields<'a, 'e> {
-    map: &'a Map<String, Value>,
-    path: String,
-    known: Vec<&'static str>,
-    errors: &'e mut Vec<ConfigError>,
+fn is_link(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'<' | b'>' | b'\\');
+    text.len() <= 1024
+        && (text.starts_with("https://") || text.starts_with("http://"))
+        && text.bytes().all(plain)
 }
 
-impl<'a, 'e> Fields<'a, 'e> {
-    fn new(map: &'a Map<String, Value>, path: &str, errors: &'e mut Vec<ConfigError>) -> Self {
-        Self { map, path: path.into(), known: Vec::new(), errors }
-    }
-
-    fn path_of(&self, name: &str) -> String {
-        if self.path.is_empty() { name.into() } else { format!("{}.{name}", self.path) }
-    }
-
-    /// Looks a field up and remembers that it is known. `null` counts as absent.
-    fn get(&mut self, name: &'static str) -> Option<&'a Value> {
-        self.known.push(name);
-        self.map.get(name).filter(|value| !value.is_null())
-    }
-
-    fn wrong(&mut self, path: String, allowed: &str) {
-        self.errors.push(ConfigError { path, problem: format!("must be {allowed}") });
-    }
-
-    /// Names the field where it is absent.
-    fn require(&mut self, name: &'static str, allowed: &str) {
-        if self.map.get(name).is_none_or(Value::is_null) {
-            let problem = format!("is required: {allowed}");
-            self.errors.push(ConfigError { path: self.path_of(name), problem });
-        }
-    }
-
-    fn text(&mut self, name: &'static str, allowed: &str, fits: fn(&str) -> bool) -> Option<String> {
-        let path = self.path_of(name);
-        let value = self.get(name)?;
-        let value = text(value).filter(|text| fits(text)).map(str::to_owned);
-        if value.is_none() {
-            self.wrong(path, allowed);
-        }
-        value
-    }
-
-    fn flag(&mut self, name: &'static str, default: bool) -> Option<bool> {
-        let path = self.path_of(name);
-        match self.get(name) {
-            None => Some(default),
-            Some(Value::Bool(flag)) => Some(*flag),
-            Some(_) => {
-                self.wrong(path, "true or false");
-                None
-            }
-        }
-    }
-
-    fn number(&mut self, name: &'static str, default: usize, min: usize, max: usize) -> Option<usize> {
-        let path = self.path_of(name);
-        let Some(value) = self.get(name) else {
-            return Some(default);
-        };
-        // A YAML struct carries every number as a double.
-        let number =
-            value.as_f64().filter(|number| number.fract() == 0.0 && *number >= 0.0 && *number <= 1e9);
-        let number = number.map(|number| number as usize).filter(|number| (min..=max).contains(number));
-        if number.is_none() {
-            self.wrong(path, &format!("a whole number from {min} to {max}"));
-        }
-        number
-    }
-
-    /// A required list of at least one item.
-    fn list<T>(
-        &mut self,
-        name: &'static str,
-        allowed: &str,
-        read: impl Fn(&Value) -> Option<T>,
-    ) -> Option<Vec<T>> {
-        let path = self.path_of(name);
-        let allowed_list = format!("a list of at least one item, each {allowed}");
-        self.require(name, &allowed_list);
-        match self.get(name)? {
-            Value::Array(items) if !items.is_empty() => {
-                let mut list = Vec::with_capacity(items.len());
-                for (at, item) in items.iter().enumerate() {
-                    match read(item) {
-                        Some(item) => list.push(item),
-                        None => self.wrong(format!("{path}[{at}]"), allowed),
-                    }
-                }
-                Some(list)
-            }
-            _ => {
-                self.wrong(path, &allowed_list);
-                None
-            }
-        }
-    }
-
-    fn object<T>(&mut self, name: &'static str, read: impl FnOnce(Fields<'_, '_>) -> Option<T>) -> Option<T> {
-        let path = self.path_of(name);
-        match self.get(name)? {
-            Value::Object(map) => read(Fields::new(map, &path, self.errors)),
-            _ => {
-                self.wrong(path, "an object");
-                None
-            }
-        }
-    }
-
-    /// As [`Self::finish`], after a check across fields.
-    fn finish_with(self, check: impl FnOnce(&mut Vec<ConfigError>)) {
-        check(self.errors);
-        self.finish();
-    }
-
-    /// Names the fields that nobody asked for.
-    fn finish(self) {
-        for name in self.map.keys().filter(|name| !self.known.contains(&name.as_str())) {
-            let path = if self.path.is_empty() { name.clone() } else { format!("{}.{name}", self.path) };
-            let problem = format!("is not a field; allowed are {}", self.known.join(", "));
-            self.errors.push(ConfigError { path, problem });
-        }
-    }
+/// Milliseconds from a number and its unit.
+fn duration(text: &str) -> Option<u64> {
+    let unit = text.find(|c: char| !c.is_ascii_digit())?;
+    let (number, unit) = text.split_at_checked(unit)?;
+    let unit = match unit {
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => HOUR,
+        "d" => 24 * HOUR,
+        _ => return None,
+    };
+    let millis = number.parse::<u64>().ok()?.checked_mul(unit)?;
+    (60_000..=365 * 24 * HOUR).contains(&millis).then_some(millis)
 }

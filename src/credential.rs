@@ -1,10 +1,18 @@
-//! Finding the credential in a request.
+//! Finding the credential in a request, and taking it out.
+
+mod cookie;
+mod header;
+mod query;
+
+use std::ops::{Deref, Range};
+
+use zeroize::Zeroizing;
 
 use crate::config::Source;
 
 /// What a source holds.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Found {
+#[derive(Debug)]
+pub enum Found<V> {
     /// The source is not in the request: the next one is tried.
     Absent,
     /// It is there, without a credential.
@@ -13,75 +21,90 @@ pub enum Found {
     Ambiguous,
     /// Too long, or with bytes that no key has.
     Malformed,
-    Credential(Vec<u8>),
+    Credential(Credential<V>),
+}
+
+/// The bytes of a credential: a part of a header's value, or what came out when its encoding was undone.
+pub enum Credential<V> {
+    Part(V, Range<usize>),
+    Decoded(Zeroizing<Vec<u8>>),
 }
 
 /// The headers of one request.
 pub trait Headers {
+    /// A value, in memory that may be borrowed from the host.
+    type Value: Deref<Target = [u8]>;
     /// All values of a header, joined by `,`.
-    fn joined(&self, name: &str) -> Option<Vec<u8>>;
+    fn joined(&self, name: &str) -> Option<Self::Value>;
     /// The first value of a header.
-    fn first(&self, name: &str) -> Option<Vec<u8>>;
+    fn first(&self, name: &str) -> Option<Self::Value>;
+    /// Sets a header to one value, whatever it held. False if the host refused.
+    #[must_use]
+    fn set(&self, name: &str, value: &[u8]) -> bool;
+    /// Removes every value of a header. False if the host refused.
+    #[must_use]
+    fn remove(&self, name: &str) -> bool;
 }
 
 /// Reads the first source that is present. There is no fall-through: a wrong credential in the
 /// first source is not saved by a right one in the second.
-pub fn find<'s>(
+pub fn find<'s, H: Headers>(
     sources: &'s [Source],
-    headers: &impl Headers,
+    headers: &H,
     max_bytes: usize,
-) -> Option<(&'s Source, Found)> {
-    sources.iter().find_map(|source| match read(source, headers, max_bytes) {
-        Found::Absent => None,
-        found => Some((source, found)),
+) -> Option<(&'s Source, Found<H::Value>)> {
+    sources.iter().find_map(|source| {
+        let found = match source {
+            Source::Header { name, scheme } => header::read(headers, name, scheme.as_deref()),
+            Source::Query { name } => query::read(headers, name),
+            Source::Cookie { name } => cookie::read(headers, name),
+        };
+        match found {
+            Found::Absent => None,
+            Found::Credential(credential) => Some((source, credential.judge(max_bytes))),
+            found => Some((source, found)),
+        }
     })
 }
 
-/// Whether the source may hold a credential that must not reach the upstream. A header without a
-/// scheme is ours whatever it holds.
-pub fn holds(source: &Source, headers: &impl Headers) -> bool {
-    match source {
-        Source::Header { scheme: None, .. } => true,
-        Source::Header { name, scheme: Some(scheme) } => headers.joined(name).is_some_and(|value| {
-            value
-                .split(|byte| *byte == b',')
-                .any(|part| strip_scheme(part.trim_ascii_start(), scheme).is_some())
-        }),
-    }
+/// Takes the credential out of every source, whether it was looked at or not, and leaves the rest as it
+/// came, byte for byte. False if the host refused: the request must then not go on.
+#[must_use]
+pub fn hide(sources: &[Source], headers: &impl Headers) -> bool {
+    sources.iter().all(|source| match source {
+        Source::Header { name, scheme } => header::hide(headers, name, scheme.as_deref()),
+        Source::Query { name } => query::hide(headers, name),
+        Source::Cookie { name } => cookie::hide(headers, name),
+    })
 }
 
-fn read(source: &Source, headers: &impl Headers, max_bytes: usize) -> Found {
-    let Source::Header { name, scheme } = source;
-    let Some(mut value) = headers.joined(name) else {
-        return Found::Absent;
-    };
-    // Several values arrive joined. A key may hold a comma itself, so only the second look, which
-    // ordinary requests never need, tells the two apart.
-    if value.contains(&b',') && headers.first(name).as_deref() != Some(&value) {
-        return Found::Ambiguous;
-    }
-    if let Some(scheme) = scheme {
-        match strip_scheme(&value, scheme) {
-            // Another scheme is another source's, or nobody's.
-            None => return Found::Absent,
-            Some(start) => drop(value.drain(..start)),
+// === impl Credential ===
+
+impl<V: Deref<Target = [u8]>> Credential<V> {
+    fn judge(self, max_bytes: usize) -> Found<V> {
+        if self.is_empty() {
+            Found::Empty
+        } else if self.len() > max_bytes || !self.iter().all(u8::is_ascii_graphic) {
+            Found::Malformed
+        } else {
+            Found::Credential(self)
         }
     }
-    if value.is_empty() {
-        Found::Empty
-    } else if value.len() > max_bytes || !value.iter().all(u8::is_ascii_graphic) {
-        Found::Malformed
-    } else {
-        Found::Credential(value)
+}
+
+impl<V: Deref<Target = [u8]>> Deref for Credential<V> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Part(value, range) => value.get(range.clone()).unwrap_or_default(),
+            Self::Decoded(bytes) => bytes,
+        }
     }
 }
 
-/// Where the credential starts behind `scheme`, which is compared without regard to case.
-fn strip_scheme(value: &[u8], scheme: &str) -> Option<usize> {
-    let (found, rest) = value.split_at_checked(scheme.len())?;
-    if !found.eq_ignore_ascii_case(scheme.as_bytes()) {
-        return None;
+impl<V> std::fmt::Debug for Credential<V> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Credential([redacted])")
     }
-    let spaces = rest.iter().take_while(|byte| **byte == b' ').count();
-    (spaces > 0 || rest.is_empty()).then(|| value.len() - (rest.len() - spaces))
 }

@@ -52,6 +52,16 @@ impl Lease {
         read(names, shared, HOLDER).0.is_some_and(|record| record.holder == self.me)
     }
 
+    /// Takes the lease at once, whoever holds it, for one who has something to write and goes on to write
+    /// it. Whoever fetches takes it back when no beat follows.
+    pub fn claim(&self, names: &Namespace, shared: &impl SharedData) {
+        let (record, cas) = read(names, shared, HOLDER);
+        if record.is_none_or(|record| record.holder != self.me) {
+            // A lost race is seen by whoever asks `leads` before writing.
+            self.write(names, shared, HOLDER, record.map_or(0, |record| record.beat), cas);
+        }
+    }
+
     /// Beats, yields, challenges or claims, whichever is due at `now` (monotonic milliseconds), and
     /// tells whether this VM leads. A lost race is no error: the next tick sees who won.
     pub fn tick(&mut self, names: &Namespace, shared: &impl SharedData, now: u64) -> bool {

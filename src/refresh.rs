@@ -21,6 +21,8 @@ const LOST: u64 = 5_000;
 /// The first and the longest pause after a failure, in milliseconds, before jitter.
 const FIRST_PAUSE: u64 = 100;
 const LONGEST_PAUSE: u64 = 5_000;
+/// After so many milliseconds with another cluster the first is tried again.
+const RETURN: u64 = 30_000;
 
 /// A request to make to the control plane.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +34,8 @@ pub struct Call {
     pub path: String,
     /// What the proxy says of itself, for the `keywheel-proxy` header.
     pub proxy: String,
+    /// JSON to `POST`; with none it is a `GET`.
+    pub body: Option<Vec<u8>>,
     pub timeout_ms: u64,
 }
 
@@ -63,6 +67,8 @@ pub enum Reaction {
 pub struct Refresh {
     clusters: usize,
     cluster: usize,
+    /// When to turn back to the first cluster, while it is another.
+    return_at: u64,
     main: Option<Flight>,
     report: Option<Flight>,
     last_id: u32,
@@ -98,6 +104,7 @@ impl Refresh {
         Self {
             clusters,
             cluster: 0,
+            return_at: 0,
             main: None,
             report: None,
             last_id: 0,
@@ -138,6 +145,9 @@ impl Refresh {
         let wants_page = self.wants_page(generation);
         self.main.take_if(|flight| wants_page && !flight.is_page);
         if self.main.is_none() && now.mono >= self.not_before {
+            if self.cluster != 0 && now.mono >= self.return_at {
+                self.cluster = 0;
+            }
             let is_page = self.wants_page(generation);
             let (path, timeout_ms) = if is_page {
                 (self.page(ring, generation), CALL_TIMEOUT)
@@ -191,14 +201,20 @@ impl Refresh {
         timeout_ms: u64,
         now: Now,
     ) -> Call {
-        self.last_id = self.last_id.wrapping_add(1);
+        let (id, cluster) = self.next_call();
         self.reported = enforced.least;
         let revision = |position: Option<Position>| position.map_or(0, |position| position.revision);
         let epoch = generation.complete.map(|complete| complete.epoch.to_string()).unwrap_or_default();
         let (vms, stored, enforced) = (enforced.vms, revision(generation.complete), revision(enforced.least));
         let age = generation.complete.map_or(0, |_| now.wall.saturating_since(generation.issued_at) / 1000);
         let proxy = format!("{who}&vms={vms}&epoch={epoch}&stored={stored}&enforced={enforced}&age={age}");
-        Call { id: self.last_id, cluster: self.cluster, path, proxy, timeout_ms }
+        Call { id, cluster, path, proxy, body: None, timeout_ms }
+    }
+
+    /// A name for a call, and the cluster that answers now.
+    pub const fn next_call(&mut self) -> (u32, usize) {
+        self.last_id = self.last_id.wrapping_add(1);
+        (self.last_id, self.cluster)
     }
 
     /// Takes the answer to call `id`, judged against the generation that is held now.
@@ -239,7 +255,9 @@ impl Refresh {
             Reaction::Rejected { reason, .. } => {
                 // A page that does not join on: the snapshot under way may be of an epoch that is
                 // over. If it is not, its first page covers nothing new, and it goes on.
-                self.snapshot = flight.is_page && *reason == Rejection::Gap;
+                // And too many signers end only when the ring is fetched anew, from the one who signs now.
+                self.snapshot =
+                    flight.is_page && *reason == Rejection::Gap || *reason == Rejection::TooManySigners;
                 self.fail(now);
             }
             // The answer to a report brought the same first.
@@ -290,12 +308,17 @@ impl Refresh {
     fn fail(&mut self, now: Now) {
         let ceiling = FIRST_PAUSE.saturating_mul(1 << self.failures.min(16)).min(LONGEST_PAUSE);
         self.failures = self.failures.saturating_add(1);
-        self.cluster = (self.cluster + 1) % self.clusters.max(1);
+        let next = self.cluster.saturating_add(1);
+        if self.cluster == 0 {
+            self.return_at = now.mono.saturating_add(RETURN);
+        }
+        self.cluster = if next < self.clusters { next } else { 0 };
         // xorshift64: no need to be unpredictable, only to differ between proxies.
         self.jitter ^= self.jitter << 13;
         self.jitter ^= self.jitter >> 7;
         self.jitter ^= self.jitter << 17;
-        self.not_before = now.mono.saturating_add(self.jitter % ceiling.saturating_add(1));
+        let pause = self.jitter.checked_rem(ceiling.saturating_add(1)).unwrap_or_default();
+        self.not_before = now.mono.saturating_add(pause);
     }
 
     /// Failures since the last document that was taken.
@@ -311,7 +334,14 @@ fn changes(ring: &str, from: Option<Position>, wait: u64) -> String {
     format!("/v1/rings/{ring}/changes?epoch={epoch}&since={since}&wait={wait}")
 }
 
-fn read(answer: Answer<'_>, ring: &str, trust: &[PublicKey], generation: &Generation, now: Now) -> Reaction {
+/// Judges a document, wherever it came from.
+pub(crate) fn read(
+    answer: Answer<'_>,
+    ring: &str,
+    trust: &[PublicKey],
+    generation: &Generation,
+    now: Now,
+) -> Reaction {
     let rejected = |reason, detail: String| Reaction::Rejected { reason, detail };
     let signer = match signature::verify(trust, answer.body, answer.signer, answer.signature) {
         Ok(signer) => signer,

@@ -3,19 +3,20 @@
 //! A VM enters itself in the list at its first tick (a throw-away VM never ticks) and writes the
 //! position that it adopted into a slot of its own. The leader reports the least of them. A VM that
 //! stops ticking holds that least back until it is struck off after [`GONE`] milliseconds; should it
-//! come back, it looks at the generation before it decides anything, and enters itself again.
+//! come back, it looks at the generation before it decides anything, and enters itself again. All times
+//! are of the clock that all VMs of a process share and that never jumps.
 
+use keywheel_keyring::Epoch;
 use keywheel_keyring::generation::Position;
-use keywheel_keyring::{Epoch, Millis};
 
-use crate::shared::{CREATE, Namespace, SharedData};
+use crate::shared::{CREATE, Conflict, Namespace, SharedData};
 
 /// A VM writes its slot at least this often, in milliseconds.
 pub const RENEW: u64 = 500;
 /// A VM that did not write for so many milliseconds is struck off.
 pub const GONE: u64 = 5_000;
 /// More VMs than any Envoy has threads.
-const MAX_VMS: usize = 1024;
+pub(crate) const MAX_VMS: usize = 1024;
 
 /// What the VMs of this process have adopted, taken together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -46,9 +47,9 @@ pub fn report(
     shared: &impl SharedData,
     me: u64,
     adopted: Option<Position>,
-    now: Millis,
+    now: u64,
 ) -> bool {
-    let mut slot = now.0.to_le_bytes().to_vec();
+    let mut slot = now.to_le_bytes().to_vec();
     if let Some(position) = adopted {
         slot.extend_from_slice(&position.revision.to_le_bytes());
         slot.extend_from_slice(position.epoch.as_bytes());
@@ -59,12 +60,12 @@ pub fn report(
     let _ = shared.set(&key, &slot, cas);
 
     for _ in 0..8 {
-        let (mut list, cas) = read_list(names, shared);
+        let (mut list, cas) = read_ids(names, shared, LIST);
         if list.contains(&me) || list.len() >= MAX_VMS {
             return true;
         }
         list.push(me);
-        if write_list(names, shared, &list, cas).is_ok() {
+        if write_ids(names, shared, LIST, &list, cas).is_ok() {
             return true;
         }
     }
@@ -72,45 +73,54 @@ pub fn report(
 }
 
 /// Takes the roll, and strikes off who is gone.
-pub fn enforced(names: &Namespace, shared: &impl SharedData, now: Millis) -> Enforced {
-    let (list, cas) = read_list(names, shared);
+pub fn enforced(names: &Namespace, shared: &impl SharedData, now: u64) -> Enforced {
+    let (list, cas) = read_ids(names, shared, LIST);
     let mut live = Vec::with_capacity(list.len());
     let mut least: Option<Option<Position>> = None;
     for vm in &list {
         let Some((at, adopted)) = read_slot(names, shared, *vm) else {
             continue;
         };
-        if now.0.abs_diff(at.0) > GONE {
+        if now.abs_diff(at) > GONE {
             continue;
         }
         live.push(*vm);
         least = Some(least.map_or(adopted, |least| least.min(adopted)));
     }
     if live.len() < list.len() {
-        let _ = write_list(names, shared, &live, cas);
+        let _ = write_ids(names, shared, LIST, &live, cas);
     }
     Enforced { vms: live.len(), least: least.flatten() }
 }
 
-fn read_list(names: &Namespace, shared: &impl SharedData) -> (Vec<u64>, u32) {
-    let Some((bytes, cas)) = shared.get(&names.key("v")) else {
+/// The VMs that are on the roster.
+pub(crate) fn members(names: &Namespace, shared: &impl SharedData) -> Vec<u64> {
+    read_ids(names, shared, LIST).0
+}
+
+const LIST: &str = "v";
+
+/// A list of VMs, and the number under which it was read.
+pub(crate) fn read_ids(names: &Namespace, shared: &impl SharedData, list: &str) -> (Vec<u64>, u32) {
+    let Some((bytes, cas)) = shared.get(&names.key(list)) else {
         return (Vec::new(), CREATE);
     };
-    let (list, _) = bytes.as_chunks();
-    (list.iter().take(MAX_VMS).map(|id| u64::from_le_bytes(*id)).collect(), cas)
+    let (ids, _) = bytes.as_chunks();
+    (ids.iter().take(MAX_VMS).map(|id| u64::from_le_bytes(*id)).collect(), cas)
 }
 
-fn write_list(
+pub(crate) fn write_ids(
     names: &Namespace,
     shared: &impl SharedData,
-    list: &[u64],
+    list: &str,
+    ids: &[u64],
     cas: u32,
-) -> Result<(), crate::shared::Conflict> {
-    let bytes: Vec<u8> = list.iter().flat_map(|id| id.to_le_bytes()).collect();
-    shared.set(&names.key("v"), &bytes, cas)
+) -> Result<(), Conflict> {
+    let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+    shared.set(&names.key(list), &bytes, cas)
 }
 
-fn read_slot(names: &Namespace, shared: &impl SharedData, vm: u64) -> Option<(Millis, Option<Position>)> {
+fn read_slot(names: &Namespace, shared: &impl SharedData, vm: u64) -> Option<(u64, Option<Position>)> {
     let (bytes, _) = shared.get(&slot_key(names, vm))?;
     let (at, rest) = bytes.split_first_chunk::<8>()?;
     let adopted = rest.split_first_chunk::<8>().and_then(|(revision, epoch)| {
@@ -119,7 +129,7 @@ fn read_slot(names: &Namespace, shared: &impl SharedData, vm: u64) -> Option<(Mi
             revision: u64::from_le_bytes(*revision),
         })
     });
-    Some((Millis(u64::from_le_bytes(*at)), adopted))
+    Some((u64::from_le_bytes(*at), adopted))
 }
 
 fn slot_key(names: &Namespace, vm: u64) -> String {

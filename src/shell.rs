@@ -1,14 +1,128 @@
-//! The one module that names `proxy_wasm`: Envoy's callbacks in, hostcalls out.
+//! Envoy's callbacks in, hostcalls out: the one module that knows the proxy-wasm ABI (0.2.1).
+//!
+//! The host calls every callback that a module exports, for every request, so only those are exported that
+//! have something to do. In particular nobody says when a context is gone: [`contexts`] finds out.
 
+mod contexts;
 mod hostcalls;
 mod http;
+mod logger;
+mod memory;
 mod metrics;
 mod root;
 
-use proxy_wasm::traits::RootContext;
-use proxy_wasm::types::LogLevel;
+use std::cell::RefCell;
 
-proxy_wasm::main! {{
-    proxy_wasm::set_log_level(LogLevel::Info);
-    proxy_wasm::set_root_context(|_| -> Box<dyn RootContext> { Box::new(root::Root::default()) });
-}}
+use contexts::Contexts;
+
+/// What a callback lets the host do with the request.
+const CONTINUE: u32 = 0;
+const STOP: u32 = 1;
+
+thread_local! {
+    static CONTEXTS: RefCell<Contexts> = const { RefCell::new(Contexts::new()) };
+}
+
+/// Runs with what the VM knows. `None` if a callback came within a callback, such as that for the headers of
+/// an answer which the filter itself is just sending.
+fn with<R>(run: impl FnOnce(&mut Contexts) -> R) -> Option<R> {
+    CONTEXTS.with(|contexts| contexts.try_borrow_mut().ok().map(|mut contexts| run(&mut contexts)))
+}
+
+unsafe extern "C" {
+    fn __wasm_call_ctors();
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn _initialize() {
+    // SAFETY: the host calls this once, before anything else.
+    unsafe { __wasm_call_ctors() };
+    logger::install();
+}
+
+#[unsafe(no_mangle)]
+const extern "C" fn proxy_abi_version_0_2_1() {}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_context_create(id: u32, parent: u32) {
+    with(|contexts| contexts.create(id, parent));
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_configure(root: u32, size: usize) -> u32 {
+    let configured = root::configure(size);
+    let accepted = configured.is_some();
+    with(|contexts| contexts.configure(root, configured));
+    accepted.into()
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_tick(root: u32) {
+    with(|contexts| {
+        contexts.forget_the_gone(root);
+        if let Some(root) = contexts.root(root) {
+            root.tick();
+        }
+    });
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_http_call_response(root: u32, token: u32, _headers: u32, body: usize, _trailers: u32) {
+    with(|contexts| {
+        if let Some(root) = contexts.root(root) {
+            root.answer(token, body);
+        }
+    });
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_request_headers(id: u32, _count: u32, end: u32) -> u32 {
+    let step = with(|contexts| {
+        let root = contexts.root_of(id)?;
+        Some(http::request(root, end != 0))
+    });
+    match step.flatten().unwrap_or_else(http::unexplained) {
+        http::Step::Continue => CONTINUE,
+        http::Step::ContinueWith(notice) => {
+            with(|contexts| contexts.notify(id, notice));
+            CONTINUE
+        }
+        http::Step::AwaitBody(push) => {
+            with(|contexts| contexts.await_body(id, push));
+            STOP
+        }
+        // The VM is free again here: the answer comes back into this module.
+        http::Step::Answer(reply) => {
+            http::send(&reply);
+            STOP
+        }
+    }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_request_body(id: u32, size: usize, end: u32) -> u32 {
+    let reply = with(|contexts| {
+        if !contexts.awaits_body(id) {
+            return None;
+        }
+        Some(contexts.body(id, size, end != 0))
+    });
+    match reply.flatten() {
+        None => CONTINUE,
+        Some(None) => STOP,
+        Some(Some(reply)) => {
+            http::send(&reply);
+            STOP
+        }
+    }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_response_headers(id: u32, _count: u32, _end: u32) -> u32 {
+    with(|contexts| {
+        if let Some(notice) = contexts.take_notice(id) {
+            http::add_notice(&notice);
+        }
+    });
+    CONTINUE
+}

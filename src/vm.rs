@@ -9,11 +9,14 @@ use keywheel_keyring::{Digest, Entry, Generation, Millis, PublicKey, Shape, key_
 
 use crate::Now;
 use crate::cache::Cache;
-use crate::decide::{Decision, Reason, decide};
+use crate::config::{Config, Mode, Seed, Then};
+use crate::decide::{Decision, Outcome, Reason, decide};
 use crate::lease::Lease;
-use crate::refresh::{Answer, Call, Reaction, Refresh};
-use crate::roster;
+use crate::policy::Access;
+use crate::refresh::{self, Answer, Call, Reaction, Refresh};
+use crate::roster::{self, Enforced};
 use crate::shared::{ApplyError, CREATE, Held, Namespace, SharedData};
+use crate::usage::{self, Courier, Origin, Usage};
 
 /// How often the shell ticks, in milliseconds: how late a VM may learn of a revocation.
 pub const TICK: u64 = 20;
@@ -23,6 +26,8 @@ pub const LOOK: u64 = 50;
 const CACHE_SLOTS: usize = 8192;
 /// A failure that goes on is logged this often, in milliseconds.
 const LOG_AGAIN: u64 = 30_000;
+/// How usage calls a request that passed.
+const VALID: &str = "valid";
 
 /// What the filter needs from Envoy.
 pub trait Host: SharedData {
@@ -35,30 +40,59 @@ pub struct Vm {
     ring: String,
     trust: Vec<PublicKey>,
     node: String,
+    seed: Option<Seed>,
+    /// A ring that is older, in milliseconds, is not enforced.
+    refuse_after: Option<u64>,
+    role: Role,
     /// What this process tells of itself with every call; made when the first is due.
     who: Option<String>,
     names: Namespace,
     lease: Lease,
     refresh: Refresh,
+    courier: Courier,
     held: Held,
     /// Counts the changes of the ring that this VM has seen; cached entries are valid for one count.
     adoption: u64,
     cache: Cache,
+    usage: Usage,
     looked_at: Option<u64>,
     leads: bool,
     reported: Option<(Option<Position>, u64)>,
     failing_since: Option<u64>,
     logged_at: u64,
+    lots: u64,
     metrics: Metrics,
 }
 
+/// What a VM is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// Decides on requests, and fetches the ring when it leads.
+    Fetch,
+    /// Decides on requests; the ring is pushed to others of its process.
+    Decide,
+    /// Takes what is pushed, and decides on nothing.
+    Receive,
+}
+
+/// Whether there is a ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ring {
+    Fresh,
+    /// Too old to be enforced, says the configuration.
+    Stale,
+    Absent,
+}
+
 /// Counts since they were last taken.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Metrics {
-    /// By [`Reason`]; `None` is a request that passed.
-    pub requests: BTreeMap<Option<Reason>, u64>,
+    /// By [`Outcome::index`].
+    pub requests: [u64; Outcome::COUNT],
     pub rejected: BTreeMap<&'static str, u64>,
     pub refresh_failures: u64,
+    /// Usage batches that were dropped because the control plane stayed away.
+    pub usage_dropped: u64,
 }
 
 /// What the leader tells of the ring.
@@ -79,23 +113,34 @@ pub struct Refusal<'a> {
 impl Vm {
     /// `me` is random; `node` is Envoy's `node.id`.
     #[must_use]
-    pub fn new(ring: &str, trust: Vec<PublicKey>, clusters: usize, node: &str, me: u64) -> Self {
+    pub fn new(config: &Config, node: &str, me: u64) -> Self {
+        let role = match config.mode {
+            Mode::Receive => Role::Receive,
+            _ if config.control.clusters.is_empty() => Role::Decide,
+            _ => Role::Fetch,
+        };
         Self {
-            ring: ring.to_owned(),
-            trust,
-            node: percent_encode(node),
+            ring: config.ring.clone(),
+            trust: config.control.trust.clone(),
+            node: node.to_owned(),
+            seed: config.seed.clone(),
+            refuse_after: (config.stale.then == Then::Refuse).then_some(config.stale.after),
+            role,
             who: None,
-            names: Namespace::shared(ring),
+            names: Namespace::shared(&config.ring),
             lease: Lease::new(me),
-            refresh: Refresh::new(clusters, me),
+            refresh: Refresh::new(config.control.clusters.len(), me),
+            courier: Courier::default(),
             held: Held { generation: Generation::default(), cas: CREATE },
             adoption: 0,
             cache: Cache::new(CACHE_SLOTS),
+            usage: Usage::new(me),
             looked_at: None,
             leads: false,
             reported: None,
             failing_since: None,
             logged_at: 0,
+            lots: me | 1,
             metrics: Metrics::default(),
         }
     }
@@ -103,16 +148,25 @@ impl Vm {
     /// Looks at the ring, shows that this VM lives, and, where it leads, goes on fetching.
     pub fn tick(&mut self, host: &impl Host, now: Now) {
         self.look(host, now);
+        self.plant(host, now);
+        if self.role == Role::Receive {
+            return;
+        }
         self.report(host, now);
+        if self.role == Role::Decide {
+            return;
+        }
+        self.seal(host, now);
         let led = std::mem::replace(&mut self.leads, self.lease.tick(&self.names, host, now.mono));
         match (led, self.leads) {
             (false, true) => log::info!("keywheel: ring {}: this VM fetches the ring from now on", self.ring),
-            (true, false) => self.refresh.stop(),
+            (true, false) => self.stop(),
             _ => {}
         }
         if self.leads {
             let generation = self.held.generation.clone();
             self.send(host, &generation, now);
+            self.forward_usage(host, now);
         }
     }
 
@@ -122,19 +176,23 @@ impl Vm {
         if !self.leads {
             return;
         }
+        if self.courier.answer(&self.names, host, id, answer.status, now.mono) {
+            if !(200..300).contains(&answer.status) {
+                log::debug!("keywheel: ring {}: usage was answered with {}", self.ring, answer.status);
+            }
+            return;
+        }
         self.look(host, now);
         match self.refresh.answer(id, answer, &self.ring, &self.trust, &self.held.generation, now) {
             Reaction::Apply { plan, bad } => {
-                for (version, error) in bad {
-                    log::error!("keywheel: ring {}: {version} is denied: {error}", self.ring);
-                    self.count_rejected("bad_entry");
-                }
+                self.note_bad(&bad);
                 let next = match &plan {
                     Plan::Heartbeat(next) => next.clone(),
                     Plan::Write(write) => write.next().clone(),
                 };
                 self.send(host, &next, now);
-                self.apply(host, plan, now);
+                // What failed was logged, and is tried again.
+                let _ = self.apply(host, plan, now);
             }
             Reaction::Rejected { reason, detail } => {
                 log::warn!(
@@ -150,13 +208,9 @@ impl Vm {
     }
 
     fn send(&mut self, host: &impl Host, generation: &Generation, now: Now) {
-        let enforced = roster::enforced(&self.names, host, now.wall);
-        let who = self.who.get_or_insert_with(|| {
-            let instance = roster::instance(&self.names, host, self.lease.me());
-            let filter = env!("CARGO_PKG_VERSION");
-            format!("node={}&instance={instance:016x}&filter={filter}", self.node)
-        });
-        for call in self.refresh.due(&self.ring, who, generation, enforced, now) {
+        let enforced = roster::enforced(&self.names, host, now.mono);
+        let who = self.who(host);
+        for call in self.refresh.due(&self.ring, &who, generation, enforced, now) {
             if !host.call(&call) {
                 self.refresh.not_sent(call.id, now);
                 self.failed("Envoy has no such cluster, or cannot reach it", now);
@@ -164,30 +218,146 @@ impl Vm {
         }
     }
 
-    fn apply(&mut self, host: &impl Host, plan: Plan, now: Now) {
+    /// Who this process is.
+    fn who(&mut self, host: &impl SharedData) -> String {
+        let who = self.who.get_or_insert_with(|| {
+            let instance = roster::instance(&self.names, host, self.lease.me());
+            let filter = env!("CARGO_PKG_VERSION");
+            format!("node={}&instance={instance:016x}&filter={filter}", percent_encode(&self.node))
+        });
+        who.clone()
+    }
+
+    /// Leads no more.
+    fn stop(&mut self) {
+        self.leads = false;
+        self.refresh.stop();
+        self.courier.stop();
+    }
+
+    /// Begins with the ring of the configuration, while there is no other. Whoever comes first does it.
+    fn plant(&mut self, host: &impl Host, now: Now) {
+        let held = &self.held.generation;
+        if self.seed.is_none() || held.complete.is_some() || held.sync.is_some() {
+            return;
+        }
+        let Some(seed) = self.seed.take() else { return };
+        let answer = Answer {
+            status: 200,
+            signer: Some(seed.signer.as_bytes()),
+            signature: Some(seed.signature.as_bytes()),
+            body: seed.document.as_bytes(),
+        };
+        // A seed is as old as it is: what it is worth is the configuration's to say, by `stale`.
+        let moment = Now { wall: Millis(0), mono: now.mono };
+        let planted = match refresh::read(answer, &self.ring, &self.trust, held, moment) {
+            Reaction::Apply { plan, .. } => {
+                self.lease.claim(&self.names, host);
+                self.apply(host, plan, now).is_ok()
+            }
+            _ => false,
+        };
+        if planted {
+            log::info!("keywheel: ring {}: began with the configuration's seed", self.ring);
+        } else {
+            self.seed = Some(seed);
+        }
+    }
+
+    /// Takes a document that was pushed.
+    pub fn receive(&mut self, host: &impl Host, document: Answer<'_>, now: Now) -> Reaction {
+        self.look(host, now);
+        let reaction = refresh::read(document, &self.ring, &self.trust, &self.held.generation, now);
+        match reaction {
+            Reaction::Apply { plan, bad } => {
+                self.note_bad(&bad);
+                self.lease.claim(&self.names, host);
+                match self.apply(host, plan, now) {
+                    Ok(()) => Reaction::Nothing,
+                    Err(error) => Reaction::Failed(format!("it could not be stored: {error:?}")),
+                }
+            }
+            Reaction::Rejected { reason, detail } => {
+                self.count_rejected(reason.as_str());
+                Reaction::Rejected { reason, detail }
+            }
+            other => other,
+        }
+    }
+
+    /// The generation that is stored, and what all VMs of the process enforce.
+    pub fn standing(&mut self, host: &impl SharedData, now: Now) -> (&Generation, Enforced) {
+        self.look(host, now);
+        let enforced = roster::enforced(&self.names, host, now.mono);
+        (&self.held.generation, enforced)
+    }
+
+    #[must_use]
+    pub fn ring_name(&self) -> &str {
+        &self.ring
+    }
+
+    fn note_bad(&mut self, bad: &[(String, String)]) {
+        for (version, error) in bad {
+            log::error!("keywheel: ring {}: {version} is denied: {error}", self.ring);
+            self.count_rejected("bad_entry");
+        }
+    }
+
+    fn seal(&mut self, host: &impl Host, now: Now) {
+        if !self.usage.is_due(self.cache.has_counts(), now) {
+            return;
+        }
+        let usage = &mut self.usage;
+        self.cache.take_counts(|entry, count| usage.add(entry.version.clone(), VALID, count.into()));
+        let instance = roster::instance(&self.names, host, self.lease.me());
+        self.usage.seal(&self.names, host, Origin { node: &self.node, instance }, now);
+        self.metrics.usage_dropped = self.metrics.usage_dropped.saturating_add(self.usage.take_dropped());
+    }
+
+    fn forward_usage(&mut self, host: &impl Host, now: Now) {
+        let (id, cluster) = self.refresh.next_call();
+        let Some(body) = self.courier.due(&self.names, host, id, now.mono) else {
+            return;
+        };
+        let call = Call {
+            id,
+            cluster,
+            path: format!("/v1/rings/{}/usage", self.ring),
+            proxy: self.who(host),
+            body: Some(body),
+            timeout_ms: usage::TIMEOUT,
+        };
+        if !host.call(&call) {
+            self.courier.answer(&self.names, host, id, 0, now.mono);
+        }
+    }
+
+    fn apply(&mut self, host: &impl Host, plan: Plan, now: Now) -> Result<(), ApplyError> {
         let leads = || self.lease.leads(&self.names, host);
-        match self.names.apply(host, &self.held, plan, leads) {
+        let applied = self.names.apply(host, &self.held, plan, leads);
+        match &applied {
             Ok(_) => {
                 self.refresh.applied();
                 if self.failing_since.take().is_some() {
                     log::info!("keywheel: ring {}: the control plane answers again", self.ring);
                 }
                 self.look(host, now);
-                self.report(host, now);
+                if self.role != Role::Receive {
+                    self.report(host, now);
+                }
             }
-            Err(ApplyError::LeaseLost) => {
-                self.leads = false;
-                self.refresh.stop();
-            }
+            Err(ApplyError::LeaseLost) => self.stop(),
             Err(error) => {
                 log::error!("keywheel: ring {}: a document could not be stored: {error:?}", self.ring);
                 self.count_rejected(Rejection::Bucket.as_str());
                 self.refresh.not_applied(now);
-                if error == ApplyError::Damaged {
+                if *error == ApplyError::Damaged {
                     self.ask_for_repair(host);
                 }
             }
         }
+        applied.map(drop)
     }
 
     /// Adopts the generation that is stored now.
@@ -229,13 +399,13 @@ impl Vm {
             .reported
             .is_none_or(|(position, at)| position != adopted || now.mono.saturating_sub(at) >= roster::RENEW);
         if due {
-            let listed = roster::report(&self.names, host, self.lease.me(), adopted, now.wall);
+            let listed = roster::report(&self.names, host, self.lease.me(), adopted, now.mono);
             self.reported = listed.then_some((adopted, now.mono));
         }
     }
 
     fn failed(&mut self, why: &str, now: Now) {
-        self.metrics.refresh_failures += 1;
+        self.metrics.refresh_failures = self.metrics.refresh_failures.saturating_add(1);
         let since = *self.failing_since.get_or_insert(now.mono);
         if since == now.mono || now.mono.saturating_sub(self.logged_at) >= LOG_AGAIN {
             self.logged_at = now.mono;
@@ -244,23 +414,29 @@ impl Vm {
     }
 
     fn count_rejected(&mut self, reason: &'static str) {
-        *self.metrics.rejected.entry(reason).or_default() += 1;
+        let count = self.metrics.rejected.entry(reason).or_default();
+        *count = count.saturating_add(1);
     }
 
     // === requests ===
 
-    /// Whether there is a ring to enforce. Asked before anything of a request is looked at.
-    pub fn is_ready(&mut self, host: &impl SharedData, now: Now) -> bool {
+    /// Whether there is a ring to enforce. Asked before a key is looked at.
+    pub fn ring(&mut self, host: &impl SharedData, now: Now) -> Ring {
         self.lease.served();
         let long_past = self.looked_at.is_none_or(|at| now.mono.abs_diff(at) > LOOK);
         // Another VM may serve already.
         if long_past || self.held.generation.complete.is_none() {
             self.look(host, now);
         }
-        self.held.generation.complete.is_some()
+        let age = now.wall.saturating_since(self.held.generation.issued_at);
+        match self.held.generation.complete {
+            None => Ring::Absent,
+            Some(_) if self.refuse_after.is_some_and(|limit| age >= limit) => Ring::Stale,
+            Some(_) => Ring::Fresh,
+        }
     }
 
-    /// Decides on a credential, from memory or from one look at a bucket. Ask [`Self::is_ready`] first.
+    /// Decides on a credential, from memory or from one look at a bucket. Ask [`Self::ring`] first.
     ///
     /// # Errors
     ///
@@ -269,6 +445,7 @@ impl Vm {
         &mut self,
         host: &impl SharedData,
         credential: &[u8],
+        needs: &Access,
         now: Now,
     ) -> Result<&Entry, Refusal<'_>> {
         // A clock that was set back does not revive what the ring's own time has ended.
@@ -277,7 +454,11 @@ impl Vm {
         let refuse = |reason| Err(Refusal { reason, entry: None });
         if self.cache.get(&digest, self.adoption).is_none() {
             match self.names.find(host, &digest) {
-                Ok(Some(entry)) => self.cache.put(self.adoption, entry),
+                Ok(Some(entry)) => {
+                    if let Some((entry, count)) = self.cache.put(self.adoption, entry) {
+                        self.usage.add(entry.version, VALID, count.into());
+                    }
+                }
                 Ok(None) => {
                     // Only a key that is not there is worth the look at its check: good ones pay nothing.
                     let prefix = &self.held.generation.key_prefix;
@@ -290,18 +471,40 @@ impl Vm {
                 }
             }
         }
+        let lot = self.draw();
         let Some(entry) = self.cache.get(&digest, self.adoption) else {
             return refuse(Reason::RingUnavailable);
         };
-        match decide(entry, wall) {
-            Decision::Allow => Ok(entry),
-            Decision::Deny(reason) => Err(Refusal { reason, entry: Some(entry) }),
+        let decided = match decide(entry, wall, lot) {
+            Decision::Allow => needs.permits(entry),
+            Decision::Deny(reason) => Err(reason),
+        };
+        match decided {
+            Ok(()) => self.cache.count(&digest),
+            // A bad key that is known says whose it is.
+            Err(reason) => self.usage.add(entry.version.clone(), reason.code(), 1),
+        }
+        match (self.cache.get(&digest, self.adoption), decided) {
+            (Some(entry), Ok(())) => Ok(entry),
+            (entry, Err(reason)) => Err(Refusal { reason, entry }),
+            (None, Ok(())) => refuse(Reason::RingUnavailable),
         }
     }
 
-    /// Counts a request's outcome; `None` for one that passed.
-    pub fn count(&mut self, outcome: Option<Reason>) {
-        *self.metrics.requests.entry(outcome).or_default() += 1;
+    /// A number from 0 up to 1, another each time.
+    fn draw(&mut self) -> f64 {
+        // xorshift64: whoever could foresee it would gain nothing.
+        self.lots ^= self.lots << 13;
+        self.lots ^= self.lots >> 7;
+        self.lots ^= self.lots << 17;
+        (self.lots >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    /// Counts a request.
+    pub fn count(&mut self, outcome: Outcome) {
+        if let Some(count) = self.metrics.requests.get_mut(outcome.index()) {
+            *count = count.saturating_add(1);
+        }
     }
 
     /// Marks the ring, so that the leader fetches a snapshot.
@@ -317,8 +520,9 @@ impl Vm {
 
     // === for whoever watches ===
 
-    pub fn take_metrics(&mut self) -> Metrics {
-        std::mem::take(&mut self.metrics)
+    /// What was counted since this was last asked, if anything was.
+    pub fn take_metrics(&mut self) -> Option<Metrics> {
+        (self.metrics != Metrics::default()).then(|| std::mem::take(&mut self.metrics))
     }
 
     /// The ring's gauges, from the VM that leads.
@@ -342,6 +546,17 @@ impl Vm {
     #[must_use]
     pub const fn leads(&self) -> bool {
         self.leads
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            requests: [0; Outcome::COUNT],
+            rejected: BTreeMap::new(),
+            refresh_failures: 0,
+            usage_dropped: 0,
+        }
     }
 }
 

@@ -62,16 +62,26 @@ fn what_is_wrong_is_named_by_its_path_with_what_is_allowed() {
     check("production", "", "ring", "must be 1 to 64 letters");
     check("production", "a/b", "ring", "must be 1 to 64 letters");
     check(r#""production""#, "7", "ring", "must be 1 to 64 letters");
-    check(r#"["keywheel"]"#, "[]", "control.clusters", "at least one item");
+    check(
+        r#"["keywheel"]"#,
+        r#""keywheel""#,
+        "control.clusters",
+        "must be a list, each the name of an Envoy cluster",
+    );
     check(r#"["keywheel"]"#, r#"["keywheel",""]"#, "control.clusters[1]", "the name of an Envoy cluster");
     check(&trust(), "AAAA", "control.trust[0]", "base64 Ed25519 public key");
     check(&format!(r#","trust":["{}"]"#, trust()), "", "control.trust", "is required");
     check(r#""clusters""#, r#""cluster""#, "control.cluster", "allowed are clusters, authority, trust");
     check(sources, "", "sources", "is required");
-    check(source, r#"{"cookie":"a"}"#, "sources[0]", "a source such as {header: x-api-key}");
-    check(source, r#"{"header":"x y"}"#, "sources[0]", "a source such as");
-    check(source, r#"{"header":"host"}"#, "sources[0]", "a source such as");
-    check(source, r#"{"header":"a","scheme":"b c"}"#, "sources[0]", "a source such as");
+    check(
+        source,
+        r#"{"cooky":"a"}"#,
+        "sources[0]",
+        "one of {header: x-api-key}, {header: authorization, scheme: Bearer}",
+    );
+    check(source, r#"{"header":"x y"}"#, "sources[0]", "one of {header: x-api-key}");
+    check(source, r#"{"header":"host"}"#, "sources[0]", "one of {header: x-api-key}");
+    check(source, r#"{"header":"a","scheme":"b c"}"#, "sources[0]", "one of {header: x-api-key}");
     check(sources, &format!(r#"{sources},"hide":true"#), "hide", "is not a field; allowed are ring, control");
     check(sources, &format!(r#"{sources},"hide_credential":1"#), "hide_credential", "true or false");
     for wrong in ["15", "4097", "1.5", "-1", "\"512\"", "1e300"] {

@@ -1,9 +1,7 @@
 //! Every state of a key version, before, inside and after its window.
 
-use keywheel_filter::config::Source;
-use keywheel_filter::decide::{Decision, Reason, decide};
-use keywheel_filter::reply::refuse;
-use keywheel_keyring::{Digest, Entry, Millis, State};
+use keywheel_filter::decide::{Decision, Outcome, Reason, decide};
+use keywheel_keyring::{Brownout, Digest, Entry, Millis, State};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
@@ -22,7 +20,7 @@ fn every_state_at_every_time() {
             expires_at: Some(END),
             ..Entry::new(Digest::of(b"k"), "kv_1", "key_1", "acme", 1, state)
         };
-        assert_eq!([BEFORE, START, LAST, END].map(|now| decide(&entry, now)), expected, "{state:?}");
+        assert_eq!([BEFORE, START, LAST, END].map(|now| decide(&entry, now, 0.5)), expected, "{state:?}");
     };
     for state in [State::Active, State::Retiring, State::Pending] {
         check(state, [Deny(KeyNotYetValid), Allow, Allow, Deny(KeyExpired)]);
@@ -37,44 +35,30 @@ fn every_state_at_every_time() {
 fn a_key_without_a_window_is_valid_at_any_time() {
     let entry = Entry::new(Digest::of(b"k"), "kv_1", "key_1", "acme", 1, State::Active);
     for now in [0, 1, u64::MAX] {
-        assert_eq!(decide(&entry, Millis(now)), Decision::Allow);
+        assert_eq!(decide(&entry, Millis(now), 0.5), Decision::Allow);
     }
 }
 
 #[test]
-fn every_refusal_is_answered_as_documented() {
-    let header = Source::Header { name: "x-api-key".into(), scheme: None };
-    let bearer = Source::Header { name: "authorization".into(), scheme: Some("Bearer".into()) };
-    let challenge = |reason, source: &Source| {
-        let reply = refuse(reason, "production", source);
-        reply.headers.into_iter().find(|(name, _)| *name == "www-authenticate").map(|(_, value)| value)
+fn in_a_brown_out_a_share_of_the_requests_is_refused_until_it_ends() {
+    let entry = Entry {
+        expires_at: Some(END),
+        brownout: Some(Brownout { share: 0.25, until: LAST }),
+        ..Entry::new(Digest::of(b"k"), "kv_1", "key_1", "acme", 1, State::Retiring)
     };
-    for reason in Reason::ALL {
-        let reply = refuse(reason, "production", &header);
-        let code = reason.code();
-        let unavailable = reason == Reason::RingUnavailable;
-        assert_eq!(reply.status, if unavailable { 503 } else { 401 }, "{code}");
-        assert_eq!(reply.grpc_status, if unavailable { 14 } else { 16 }, "{code}");
-        assert_eq!(reply.details, format!("keywheel{{{code}}}"));
-        assert_eq!(reply.headers[0], ("content-type", "application/problem+json".into()));
-        let body: serde_json::Value = serde_json::from_str(&reply.body).unwrap();
-        assert_eq!((body["status"].as_u64(), body["code"].as_str()), (Some(reply.status.into()), Some(code)));
-        assert!(body["type"].as_str().unwrap().ends_with(&format!("/docs/errors/{code}.md")));
-        let retry = reply.headers.iter().any(|(name, value)| *name == "retry-after" && value == "1");
-        assert_eq!(retry, unavailable, "{code}");
-        assert_eq!(challenge(reason, &header).is_some(), !unavailable, "{code}");
+    assert_eq!(decide(&entry, START, 0.0), Decision::Deny(Reason::KeyBrownout));
+    assert_eq!(decide(&entry, START, 0.2499), Decision::Deny(Reason::KeyBrownout));
+    assert_eq!(decide(&entry, START, 0.25), Decision::Allow);
+    assert_eq!(decide(&entry, LAST, 0.0), Decision::Allow, "it is over");
+    assert_eq!(decide(&entry, END, 0.0), Decision::Deny(Reason::KeyExpired));
+}
+
+#[test]
+fn every_outcome_has_an_index_and_a_label_of_its_own() {
+    let all: Vec<Outcome> = Outcome::all().collect();
+    assert_eq!(all.len(), Outcome::COUNT);
+    for (at, outcome) in all.iter().enumerate() {
+        assert_eq!(outcome.index(), at);
+        assert_eq!(all.iter().filter(|other| other.label() == outcome.label()).count(), 1);
     }
-    assert_eq!(
-        challenge(Reason::MissingKey, &header).unwrap(),
-        r#"ApiKey realm="production", header="x-api-key""#
-    );
-    assert_eq!(challenge(Reason::MissingKey, &bearer).unwrap(), r#"Bearer realm="production""#);
-    assert_eq!(
-        challenge(Reason::KeyExpired, &bearer).unwrap(),
-        r#"Bearer realm="production", error="invalid_token""#
-    );
-    assert_eq!(
-        challenge(Reason::AmbiguousKey, &bearer).unwrap(),
-        r#"Bearer realm="production", error="invalid_request""#
-    );
 }

@@ -1,21 +1,34 @@
-//! Envoy's hostcalls, without the panics of the SDK's wrappers: whatever status comes back, the
-//! caller gets an absent value or a false, and decides.
-
-use std::ptr::null_mut;
+//! Envoy's hostcalls. Whatever status comes back, the caller gets an absent value or a false, and
+//! decides: none of them panics.
 
 use keywheel_keyring::Millis;
 
-use crate::Now;
+use super::memory::Returned;
 use crate::shared::{Conflict, SharedData};
 
 const OK: u32 = 0;
-const REQUEST_HEADERS: u32 = 0;
-const CALL_RESPONSE_HEADERS: u32 = 6;
-const CALL_RESPONSE_BODY: u32 = 4;
-const PLUGIN_CONFIGURATION: u32 = 7;
+
+/// Which headers.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Map {
+    Request = 0,
+    Response = 2,
+    CallResponse = 6,
+}
+
+/// Which bytes.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Buffer {
+    RequestBody = 0,
+    CallResponseBody = 4,
+    PluginConfiguration = 7,
+}
 
 #[link(wasm_import_module = "env")]
 unsafe extern "C" {
+    fn proxy_log(level: u32, text: *const u8, len: usize) -> u32;
+    fn proxy_set_tick_period_milliseconds(period: u32) -> u32;
+    fn proxy_set_effective_context(id: u32) -> u32;
     fn proxy_get_property(path: *const u8, path_len: usize, data: *mut *mut u8, len: *mut usize) -> u32;
     fn proxy_set_property(path: *const u8, path_len: usize, value: *const u8, value_len: usize) -> u32;
     fn proxy_get_header_map_value(
@@ -54,6 +67,18 @@ unsafe extern "C" {
         value_len: usize,
         cas: u32,
     ) -> u32;
+    fn proxy_http_call(
+        upstream: *const u8,
+        upstream_len: usize,
+        headers: *const u8,
+        headers_len: usize,
+        body: *const u8,
+        body_len: usize,
+        trailers: *const u8,
+        trailers_len: usize,
+        timeout_ms: u32,
+        token: *mut u32,
+    ) -> u32;
     fn proxy_send_local_response(
         status: u32,
         details: *const u8,
@@ -70,19 +95,49 @@ unsafe extern "C" {
     fn proxy_get_current_time_nanoseconds(time: *mut u64) -> u32;
 }
 
-/// The time now: wall clock from Envoy, monotonic from WASI.
-pub(super) fn now(started: std::time::Instant) -> Now {
+#[link(wasm_import_module = "wasi_snapshot_preview1")]
+unsafe extern "C" {
+    fn clock_time_get(clock: u32, precision: u64, time: *mut u64) -> u32;
+}
+
+/// The wall clock, by Envoy.
+pub(super) fn wall() -> Millis {
     let mut nanos = 0_u64;
     // SAFETY: the host writes eight bytes to a live place.
     unsafe { proxy_get_current_time_nanoseconds(&raw mut nanos) };
-    let mono = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    Now { wall: Millis(nanos / 1_000_000), mono }
+    Millis(nanos / 1_000_000)
+}
+
+/// Milliseconds on the clock of the whole process that never jumps.
+pub(super) fn mono() -> u64 {
+    const MONOTONIC: u32 = 1;
+    let mut nanos = 0_u64;
+    // SAFETY: the host writes eight bytes to a live place.
+    unsafe { clock_time_get(MONOTONIC, 0, &raw mut nanos) };
+    nanos / 1_000_000
+}
+
+pub(super) fn log(level: u32, text: &str) {
+    // SAFETY: the text is live for the call.
+    unsafe { proxy_log(level, text.as_ptr(), text.len()) };
+}
+
+/// From now on the current root context is called this often.
+pub(super) fn set_tick_period(millis: u64) {
+    // SAFETY: no memory is passed.
+    unsafe { proxy_set_tick_period_milliseconds(u32::try_from(millis).unwrap_or(u32::MAX)) };
+}
+
+/// Makes hostcalls speak for another context, until the end of the callback. False if it is gone.
+pub(super) fn set_effective_context(id: u32) -> bool {
+    // SAFETY: no memory is passed.
+    unsafe { proxy_set_effective_context(id) == OK }
 }
 
 /// A property such as `request\0headers\0x-api-key`, its path joined by zero bytes.
-pub(super) fn property(path: &[u8]) -> Option<Vec<u8>> {
-    // SAFETY: the path is live for the call; see `returned`.
-    returned(|data, len| unsafe { proxy_get_property(path.as_ptr(), path.len(), data, len) })
+pub(super) fn property(path: &[u8]) -> Option<Returned> {
+    // SAFETY: the path is live for the call.
+    Returned::from_call(|data, len| unsafe { proxy_get_property(path.as_ptr(), path.len(), data, len) })
 }
 
 /// Sets filter state `wasm.<path>`.
@@ -91,60 +146,73 @@ pub(super) fn set_property(path: &str, value: &[u8]) {
     unsafe { proxy_set_property(path.as_ptr(), path.len(), value.as_ptr(), value.len()) };
 }
 
-pub(super) fn request_header(name: &str) -> Option<Vec<u8>> {
-    header(REQUEST_HEADERS, name)
+/// The first value of a header.
+pub(super) fn header(map: Map, name: &str) -> Option<Returned> {
+    // SAFETY: the name is live for the call.
+    Returned::from_call(|data, len| unsafe {
+        proxy_get_header_map_value(map as u32, name.as_ptr(), name.len(), data, len)
+    })
 }
 
-pub(super) fn call_response_header(name: &str) -> Option<Vec<u8>> {
-    header(CALL_RESPONSE_HEADERS, name)
-}
-
-fn header(map: u32, name: &str) -> Option<Vec<u8>> {
-    // SAFETY: the name is live for the call; see `returned`.
-    returned(|data, len| unsafe { proxy_get_header_map_value(map, name.as_ptr(), name.len(), data, len) })
-}
-
-/// Sets a request header to one value, whatever it held. False if the host refused.
+/// Sets a header to one value, whatever it held. False if the host refused.
 #[must_use]
-pub(super) fn set_request_header(name: &str, value: &[u8]) -> bool {
+pub(super) fn set_header(map: Map, name: &str, value: &[u8]) -> bool {
     // SAFETY: both slices are live for the call.
     let status = unsafe {
-        proxy_replace_header_map_value(
-            REQUEST_HEADERS,
-            name.as_ptr(),
-            name.len(),
-            value.as_ptr(),
-            value.len(),
-        )
+        proxy_replace_header_map_value(map as u32, name.as_ptr(), name.len(), value.as_ptr(), value.len())
     };
     status == OK
 }
 
-/// Removes every value of a request header. False if the host refused.
+/// Removes every value of a header. False if the host refused.
 #[must_use]
-pub(super) fn remove_request_header(name: &str) -> bool {
+pub(super) fn remove_header(map: Map, name: &str) -> bool {
     // SAFETY: the name is live for the call.
-    unsafe { proxy_remove_header_map_value(REQUEST_HEADERS, name.as_ptr(), name.len()) == OK }
+    unsafe { proxy_remove_header_map_value(map as u32, name.as_ptr(), name.len()) == OK }
 }
 
-pub(super) fn call_response_body(len: usize) -> Option<Vec<u8>> {
-    buffer(CALL_RESPONSE_BODY, len)
+/// At most `len` bytes from the beginning.
+pub(super) fn buffer(buffer: Buffer, len: usize) -> Option<Vec<u8>> {
+    // SAFETY: only the places for the answer are passed.
+    let bytes =
+        Returned::from_call(|data, out| unsafe { proxy_get_buffer_bytes(buffer as u32, 0, len, data, out) });
+    Some(bytes?.into_vec())
 }
 
-pub(super) fn plugin_configuration(len: usize) -> Option<Vec<u8>> {
-    buffer(PLUGIN_CONFIGURATION, len)
+/// A request to a cluster: the token that its answer will bear.
+pub(super) fn http_call(
+    cluster: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+    timeout_ms: u64,
+) -> Option<u32> {
+    let headers = serialize(headers);
+    let trailers = serialize(&[]);
+    let timeout = u32::try_from(timeout_ms).unwrap_or(u32::MAX);
+    let mut token = 0_u32;
+    // SAFETY: all slices and `token` are live for the call.
+    let status = unsafe {
+        proxy_http_call(
+            cluster.as_ptr(),
+            cluster.len(),
+            headers.as_ptr(),
+            headers.len(),
+            body.as_ptr(),
+            body.len(),
+            trailers.as_ptr(),
+            trailers.len(),
+            timeout,
+            &raw mut token,
+        )
+    };
+    (status == OK).then_some(token)
 }
 
-fn buffer(kind: u32, len: usize) -> Option<Vec<u8>> {
-    // SAFETY: see `returned`.
-    returned(|data, out| unsafe { proxy_get_buffer_bytes(kind, 0, len, data, out) })
-}
-
-/// Answers the request from here. Unlike the SDK's call it passes the response code details.
+/// Answers the request from here.
 pub(super) fn send_local_response(
     status: u16,
     details: &str,
-    headers: &[(&str, String)],
+    headers: &[(&str, &str)],
     body: &str,
     grpc_status: i32,
 ) {
@@ -165,33 +233,19 @@ pub(super) fn send_local_response(
 }
 
 /// Pairs as the ABI wants them: count, lengths, then the bytes, each with a zero behind it.
-fn serialize(pairs: &[(&str, String)]) -> Vec<u8> {
+fn serialize(pairs: &[(&str, &str)]) -> Vec<u8> {
     let mut out = (pairs.len() as u32).to_le_bytes().to_vec();
     for (name, value) in pairs {
         out.extend_from_slice(&(name.len() as u32).to_le_bytes());
         out.extend_from_slice(&(value.len() as u32).to_le_bytes());
     }
     for (name, value) in pairs {
-        for text in [*name, value.as_str()] {
+        for text in [*name, *value] {
             out.extend_from_slice(text.as_bytes());
             out.push(0);
         }
     }
     out
-}
-
-/// Takes over the memory that the host had the module allocate.
-fn returned(call: impl FnOnce(*mut *mut u8, *mut usize) -> u32) -> Option<Vec<u8>> {
-    let (mut data, mut len) = (null_mut::<u8>(), 0_usize);
-    if call(&raw mut data, &raw mut len) != OK {
-        return None;
-    }
-    if data.is_null() {
-        return Some(Vec::new());
-    }
-    // SAFETY: the host got `data` from the module's allocator, for exactly `len` bytes, and filled
-    // them; nobody else owns them.
-    Some(unsafe { Vec::from_raw_parts(data, len, len) })
 }
 
 /// Envoy's shared data for this `vm_id`.
@@ -200,11 +254,11 @@ pub(super) struct Shared;
 impl SharedData for Shared {
     fn get(&self, key: &str) -> Option<(Vec<u8>, u32)> {
         let mut cas = 0_u32;
-        // SAFETY: the key and `cas` are live for the call; see `returned`.
-        let bytes = returned(|data, len| unsafe {
+        // SAFETY: the key and `cas` are live for the call.
+        let bytes = Returned::from_call(|data, len| unsafe {
             proxy_get_shared_data(key.as_ptr(), key.len(), data, len, &raw mut cas)
         })?;
-        Some((bytes, cas))
+        Some((bytes.into_vec(), cas))
     }
 
     fn set(&self, key: &str, bytes: &[u8], cas: u32) -> Result<(), Conflict> {

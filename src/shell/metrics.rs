@@ -1,15 +1,17 @@
 //! What Envoy's statistics show. Labels are written into the names, and taken out again by the
 //! `stats_tags` that `envoy/` ships: `keywheel_requests.ring.<ring>.outcome.<outcome>`.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::hostcalls::Metric;
+use crate::decide::Outcome;
 use crate::vm::{Gauges, Metrics};
 
 /// The metrics of one ring, each defined when it is first needed.
 pub(super) struct Published {
     ring: String,
-    counters: BTreeMap<(&'static str, &'static str), Option<Metric>>,
+    counters: BTreeMap<(&'static str, Cow<'static, str>), Option<Metric>>,
     gauges: Option<[Option<Metric>; 3]>,
     last: Option<Gauges>,
 }
@@ -20,25 +22,29 @@ impl Published {
         Self { ring: ring.replace('.', "_"), counters: BTreeMap::new(), gauges: None, last: None }
     }
 
-    pub(super) fn add(&mut self, metrics: Metrics) {
-        for (outcome, count) in metrics.requests {
-            let outcome = outcome.map_or("valid", |reason| reason.code());
-            self.count("keywheel_requests.ring.{}.outcome.", outcome, count);
+    pub(super) fn add(&mut self, metrics: &Metrics) {
+        for (outcome, count) in Outcome::all().zip(metrics.requests) {
+            if count > 0 {
+                self.count("keywheel_requests.ring.{}.outcome.", outcome.label(), count);
+            }
         }
-        for (reason, count) in metrics.rejected {
-            self.count("keywheel_ring_rejected.ring.{}.reason.", reason, count);
+        for (reason, count) in &metrics.rejected {
+            self.count("keywheel_ring_rejected.ring.{}.reason.", Cow::Borrowed(reason), *count);
         }
-        if metrics.refresh_failures > 0 {
-            self.count("keywheel_refresh_failures.ring.{}", "", metrics.refresh_failures);
+        for (name, count) in [
+            ("keywheel_refresh_failures.ring.{}", metrics.refresh_failures),
+            ("keywheel_usage_dropped.ring.{}", metrics.usage_dropped),
+        ] {
+            if count > 0 {
+                self.count(name, Cow::Borrowed(""), count);
+            }
         }
     }
 
-    fn count(&mut self, name: &'static str, label: &'static str, count: u64) {
+    fn count(&mut self, name: &'static str, label: Cow<'static, str>, count: u64) {
         let ring = &self.ring;
-        let metric = self
-            .counters
-            .entry((name, label))
-            .or_insert_with(|| Metric::counter(&(name.replace("{}", ring) + label)));
+        let full = name.replace("{}", ring) + &label;
+        let metric = self.counters.entry((name, label)).or_insert_with(|| Metric::counter(&full));
         if let Some(metric) = metric {
             metric.add(count);
         }

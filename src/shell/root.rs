@@ -1,143 +1,128 @@
-//! The root context: configuration, ticks and calls. One per VM and plugin configuration.
+//! One plugin configuration within a VM: its ring, its ticks and its calls.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::rc::Rc;
-use std::time::{Duration, Instant};
 
-use proxy_wasm::traits::{Context, HttpContext, RootContext};
-use proxy_wasm::types::ContextType;
-
-use super::hostcalls::{self, Shared};
-use super::http::Http;
-use super::metrics::Published;
-use crate::config::Config;
-use crate::refresh::{Answer, Call};
-use crate::shared::{Conflict, SharedData};
-use crate::vm::{Host, TICK, Vm};
+use keywheel_keyring::Millis;
+use keywheel_keyring::document::MAX_BYTES;
 use keywheel_keyring::signature::{SIGNATURE_HEADER, SIGNER_HEADER};
 
-/// No document is longer; Envoy itself stops at 32 MiB.
-const MAX_BODY: usize = keywheel_keyring::document::MAX_BYTES;
+use super::hostcalls::{self, Buffer, Map, Shared};
+use super::http::Push;
+use super::metrics::Published;
+use crate::Now;
+use crate::config::Config;
+use crate::receive;
+use crate::refresh::{Answer, Call};
+use crate::reply::Reply;
+use crate::shared::{Conflict, SharedData};
+use crate::vm::{Host, LOOK, TICK, Vm};
 
-#[derive(Default)]
 pub(super) struct Root {
-    plugin: Option<Rc<Plugin>>,
-    published: Option<Published>,
-    /// Calls under way: Envoy's token, and the name that the core gave.
-    calls: Rc<RefCell<BTreeMap<u32, u32>>>,
-}
-
-/// What the root context shares with the contexts of its requests.
-pub(super) struct Plugin {
     pub(super) config: Config,
-    pub(super) vm: RefCell<Vm>,
-    started: Instant,
-    /// For each source, the property that holds all values of its header.
-    pub(super) properties: Vec<Vec<u8>>,
+    pub(super) vm: Vm,
+    published: Published,
+    /// Calls under way: Envoy's token, and the name that the core gave.
+    calls: RefCell<BTreeMap<u32, u32>>,
+    /// The wall clock at the last tick.
+    ticked: Now,
 }
 
-impl Plugin {
-    pub(super) fn now(&self) -> crate::Now {
-        hostcalls::now(self.started)
-    }
-}
-
-impl Context for Root {
-    fn on_http_call_response(&mut self, token: u32, _headers: usize, body_size: usize, _trailers: usize) {
-        let Some(id) = self.calls.borrow_mut().remove(&token) else {
-            return;
-        };
-        let Some(plugin) = self.plugin.clone() else {
-            return;
-        };
-        let status = hostcalls::call_response_header(":status")
-            .and_then(|status| String::from_utf8(status).ok()?.parse().ok())
-            .unwrap_or(0);
-        let signer = hostcalls::call_response_header(SIGNER_HEADER);
-        let signature = hostcalls::call_response_header(SIGNATURE_HEADER);
-        let body = hostcalls::call_response_body(body_size.min(MAX_BODY + 1)).unwrap_or_default();
-        let answer =
-            Answer { status, signer: signer.as_deref(), signature: signature.as_deref(), body: &body };
-        let now = plugin.now();
-        let Ok(mut vm) = plugin.vm.try_borrow_mut() else {
-            return;
-        };
-        vm.answer(&self.host(&plugin), id, answer, now);
-        drop(vm);
-        self.publish(&plugin);
-    }
-}
-
-impl RootContext for Root {
-    fn on_configure(&mut self, size: usize) -> bool {
-        let bytes = if size == 0 { None } else { hostcalls::plugin_configuration(size) };
-        let config = match Config::parse(&bytes.unwrap_or_default()) {
-            Ok(config) => config,
-            Err(errors) => {
-                for error in errors {
-                    log::error!("keywheel: the configuration is refused: {error}");
-                }
-                return false;
+/// Reads the configuration; `None` if it is refused, with the reasons in the log.
+pub(super) fn configure(size: usize) -> Option<Root> {
+    let bytes = if size == 0 { None } else { hostcalls::buffer(Buffer::PluginConfiguration, size) };
+    let config = match Config::parse(&bytes.unwrap_or_default()) {
+        Ok(config) => config,
+        Err(errors) => {
+            for error in errors {
+                log::error!("keywheel: the configuration is refused: {error}");
             }
-        };
-        let mut id = [0; 8];
-        if getrandom::fill(&mut id).is_err() {
-            log::error!("keywheel: the configuration is refused: Envoy gives no random bytes");
-            return false;
+            return None;
         }
-        // Some versions of Envoy know it by the one name, some by the other.
-        let node = hostcalls::property(b"xds\0node\0id")
-            .or_else(|| hostcalls::property(b"node\0id"))
-            .filter(|node| !node.is_empty())
-            .unwrap_or_else(|| b"unnamed".to_vec());
-        let vm = Vm::new(
-            &config.ring,
-            config.control.trust.clone(),
-            config.control.clusters.len(),
-            &String::from_utf8_lossy(&node),
-            u64::from_le_bytes(id),
-        );
-        let properties = config.sources.iter().map(super::http::property_of).collect();
-        self.published = Some(Published::new(&config.ring));
-        self.plugin =
-            Some(Rc::new(Plugin { config, vm: RefCell::new(vm), started: Instant::now(), properties }));
-        self.set_tick_period(Duration::from_millis(TICK));
-        true
+    };
+    let mut id = [0; 8];
+    if getrandom::fill(&mut id).is_err() {
+        log::error!("keywheel: the configuration is refused: Envoy gives no random bytes");
+        return None;
     }
-
-    fn on_tick(&mut self) {
-        let Some(plugin) = self.plugin.clone() else {
-            return;
-        };
-        let now = plugin.now();
-        if let Ok(mut vm) = plugin.vm.try_borrow_mut() {
-            vm.tick(&self.host(&plugin), now);
-        }
-        self.publish(&plugin);
-    }
-
-    fn create_http_context(&self, _id: u32) -> Option<Box<dyn HttpContext>> {
-        Some(Box::new(Http { plugin: self.plugin.clone() }))
-    }
-
-    fn get_type(&self) -> Option<ContextType> {
-        Some(ContextType::HttpContext)
-    }
+    // Some versions of Envoy know it by the one name, some by the other.
+    let node = hostcalls::property(b"xds\0node\0id")
+        .filter(|node| !node.is_empty())
+        .or_else(|| hostcalls::property(b"node\0id"))
+        .filter(|node| !node.is_empty())
+        .map_or_else(|| "unnamed".to_owned(), |node| String::from_utf8_lossy(&node).into_owned());
+    hostcalls::set_tick_period(TICK);
+    Some(Root {
+        vm: Vm::new(&config, &node, u64::from_le_bytes(id)),
+        published: Published::new(&config.ring),
+        calls: RefCell::default(),
+        ticked: Now { wall: hostcalls::wall(), mono: hostcalls::mono() },
+        config,
+    })
 }
 
 impl Root {
-    fn host<'a>(&'a self, plugin: &'a Plugin) -> Envoy<'a> {
-        Envoy { config: &plugin.config, calls: &self.calls, context: self }
+    /// The time now. A request reads one clock, and reckons the other from the last tick.
+    pub(super) fn now(&mut self) -> Now {
+        let mono = hostcalls::mono();
+        let since = mono.saturating_sub(self.ticked.mono);
+        if since > LOOK {
+            self.ticked = Now { wall: hostcalls::wall(), mono };
+            return self.ticked;
+        }
+        Now { wall: Millis(self.ticked.wall.0.saturating_add(since)), mono }
     }
 
-    fn publish(&mut self, plugin: &Plugin) {
-        let (Some(published), Ok(mut vm)) = (&mut self.published, plugin.vm.try_borrow_mut()) else {
+    pub(super) fn tick(&mut self) {
+        self.ticked = Now { wall: hostcalls::wall(), mono: hostcalls::mono() };
+        let now = self.ticked;
+        let host = Envoy { config: &self.config, calls: &self.calls };
+        self.vm.tick(&host, now);
+        self.publish(now);
+    }
+
+    pub(super) fn answer(&mut self, token: u32, body_size: usize) {
+        let Some(id) = self.calls.borrow_mut().remove(&token) else {
             return;
         };
-        published.add(vm.take_metrics());
-        if let Some(gauges) = vm.gauges(plugin.now().wall) {
-            published.set(gauges);
+        let status = hostcalls::header(Map::CallResponse, ":status")
+            .and_then(|status| std::str::from_utf8(&status).ok()?.parse().ok())
+            .unwrap_or(0);
+        let signer = hostcalls::header(Map::CallResponse, SIGNER_HEADER).map(|signer| signer.to_vec());
+        let signature = hostcalls::header(Map::CallResponse, SIGNATURE_HEADER);
+        let size = body_size.min(MAX_BYTES.saturating_add(1));
+        let body = hostcalls::buffer(Buffer::CallResponseBody, size).unwrap_or_default();
+        let answer =
+            Answer { status, signer: signer.as_deref(), signature: signature.as_deref(), body: &body };
+        let now = self.now();
+        let host = Envoy { config: &self.config, calls: &self.calls };
+        self.vm.answer(&host, id, answer, now);
+        self.publish(now);
+    }
+
+    /// Where the ring is, for who pushes.
+    pub(super) fn position(&mut self) -> Reply {
+        let now = self.now();
+        let host = Envoy { config: &self.config, calls: &self.calls };
+        receive::position(&mut self.vm, &host, now)
+    }
+
+    /// Takes the document that is the request's body.
+    pub(super) fn receive(&mut self, push: &Push, size: usize) -> Reply {
+        let body = if size == 0 { None } else { hostcalls::buffer(Buffer::RequestBody, size) };
+        let body = body.unwrap_or_default();
+        let (signer, signature) = (push.signer.as_deref(), push.signature.as_deref());
+        let now = self.now();
+        let host = Envoy { config: &self.config, calls: &self.calls };
+        receive::document(&mut self.vm, &host, Answer { status: 200, signer, signature, body: &body }, now)
+    }
+
+    fn publish(&mut self, now: Now) {
+        if let Some(metrics) = self.vm.take_metrics() {
+            self.published.add(&metrics);
+        }
+        if let Some(gauges) = self.vm.gauges(now.wall) {
+            self.published.set(gauges);
         }
     }
 }
@@ -146,7 +131,6 @@ impl Root {
 struct Envoy<'a> {
     config: &'a Config,
     calls: &'a RefCell<BTreeMap<u32, u32>>,
-    context: &'a Root,
 }
 
 impl SharedData for Envoy<'_> {
@@ -164,15 +148,18 @@ impl Host for Envoy<'_> {
         let Some(cluster) = self.config.control.clusters.get(call.cluster) else {
             return false;
         };
-        let headers = vec![
-            (":method", "GET"),
+        let mut headers = vec![
+            (":method", if call.body.is_some() { "POST" } else { "GET" }),
             (":path", call.path.as_str()),
             (":authority", self.config.control.authority.as_str()),
             ("accept", "application/json"),
             ("keywheel-proxy", call.proxy.as_str()),
         ];
-        let timeout = Duration::from_millis(call.timeout_ms);
-        let Ok(token) = self.context.dispatch_http_call(cluster, headers, None, vec![], timeout) else {
+        if call.body.is_some() {
+            headers.push(("content-type", "application/json"));
+        }
+        let body = call.body.as_deref().unwrap_or_default();
+        let Some(token) = hostcalls::http_call(cluster, &headers, body, call.timeout_ms) else {
             return false;
         };
         self.calls.borrow_mut().insert(token, call.id);

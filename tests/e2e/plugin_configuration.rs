@@ -37,7 +37,11 @@ async fn a_wrong_configuration_is_refused_and_the_running_listener_stays() {
         ("ring", json!("no spaces here"), "ring: must be 1 to 64 letters, digits"),
         ("hide_credential", json!("yes"), "hide_credential: must be true or false"),
         ("max_credential_bytes", json!(7), "max_credential_bytes: must be a whole number from 16 to 4096"),
-        ("sources", json!([{"header": "x-api-key"}, {"heder": "x"}]), "sources[1]: must be a source such as"),
+        (
+            "sources",
+            json!([{"header": "x-api-key"}, {"heder": "x"}]),
+            "sources[1]: must be one of {header: x-api-key}",
+        ),
         (
             "identity",
             json!({"klient": "x"}),

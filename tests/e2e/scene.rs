@@ -78,9 +78,15 @@ impl Scene {
         self.get("/v1/ticker", &[("x-api-key", key)]).await
     }
 
-    /// Waits until a key is answered with this status, and gives the answer.
+    /// Waits until a key is answered with this status, eight times in a row so that all workers had
+    /// their turn, and gives the last answer.
     pub(crate) async fn until_status(&self, key: &str, status: u16) -> Reply {
         until(&format!("the key is answered with {status}"), async || {
+            for _ in 0..7 {
+                if self.get_with_key(key).await.status != status {
+                    return None;
+                }
+            }
             let reply = self.get_with_key(key).await;
             (reply.status == status).then_some(reply)
         })

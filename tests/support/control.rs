@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
 use keywheel_filter::refresh::Call;
+use keywheel_keyring::usage::{Batch, Report};
 use keywheel_keyring::{Digest, Document, Entry, Epoch, Kind, Millis, PublicKey, SigningKey};
 
 /// A fake control plane: a plain map of entries, from which it cuts signed documents.
@@ -14,6 +15,9 @@ pub struct FakeControl {
     /// Changes before this revision are forgotten: 410.
     horizon: u64,
     issued: u64,
+    /// Every usage batch that arrived, by VM and number; and how often one came again.
+    pub batches: BTreeMap<(String, u64), Batch>,
+    pub repeats: u64,
     /// Every document it ever cut, for replays.
     pub past: Vec<Signed>,
 }
@@ -51,6 +55,8 @@ impl FakeControl {
             removed: BTreeMap::new(),
             horizon: 0,
             issued: 0,
+            batches: BTreeMap::new(),
+            repeats: 0,
             past: Vec::new(),
         }
     }
@@ -100,6 +106,11 @@ impl FakeControl {
 
     /// Answers a call; `None` while it would be held open.
     pub fn answer(&mut self, call: &Call, wall: u64, waited: bool) -> Option<Signed> {
+        if let Some(body) = &call.body {
+            assert_eq!(call.path, "/v1/rings/production/usage");
+            self.count(serde_json::from_slice(body).expect("a usage report"));
+            return Some(Signed { status: 204, signer: None, signature: None, body: vec![] });
+        }
         let (path, query) = call.path.split_once('?').expect("calls have a query");
         let field = |name: &str| {
             query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('=')).map(str::to_owned)
@@ -124,6 +135,26 @@ impl FakeControl {
         let signed = self.sign(&document);
         self.past.push(signed.clone());
         Some(signed)
+    }
+
+    fn count(&mut self, report: Report) {
+        for batch in report.batches {
+            assert_eq!(batch.check(), Ok(()));
+            let before = self.batches.insert((batch.vm.clone(), batch.batch), batch.clone());
+            if let Some(before) = before {
+                assert_eq!(before, batch, "a batch never changes");
+                self.repeats += 1;
+            }
+        }
+    }
+
+    /// How often a version had an outcome, by the batches that arrived.
+    pub fn used(&self, version: &str, outcome: &str) -> u64 {
+        let counts = self.batches.values().flat_map(|batch| &batch.counts);
+        counts
+            .filter(|count| count.version == version && count.outcome == outcome)
+            .map(|count| count.count)
+            .sum()
     }
 
     pub fn sign(&self, document: &Document) -> Signed {

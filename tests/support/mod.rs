@@ -1,16 +1,31 @@
 //! What the filter's behaviour tests share: fakes of Envoy's shared data and of the control plane,
 //! and a world that drives several VMs on virtual time.
-#![allow(dead_code)] // Each test file uses its part.
+#![allow(dead_code, unused_imports)] // Each test file uses its part.
 
 mod control;
 mod envoy;
+mod request;
 mod world;
 
-use keywheel_keyring::{Digest, Entry, State};
+use keywheel_filter::config::Config;
+use keywheel_keyring::{Digest, Entry, PublicKey, State};
 
 pub use control::{FakeControl, Fault};
 pub use envoy::FakeSharedData;
+pub use request::FakeRequest;
 pub use world::World;
+
+/// A small configuration of ring `production`, with one cluster to ask.
+pub fn config(trust: Vec<PublicKey>) -> Config {
+    let trust: Vec<String> = trust.iter().map(|key| format!("\"{key}\"")).collect();
+    config_from(&format!(r#""control":{{"clusters":["keywheel"],"trust":[{}]}}"#, trust.join(",")))
+}
+
+/// A configuration of ring `production` with key in `x-api-key`, and these fields besides.
+pub fn config_from(fields: &str) -> Config {
+    let text = format!(r#"{{"ring":"production","sources":[{{"header":"x-api-key"}}],{fields}}}"#);
+    Config::parse(text.as_bytes()).unwrap_or_else(|errors| panic!("{text}: {errors:?}"))
+}
 
 /// xorshift64: the same sequence natively and in wasm.
 pub struct Random(pub u64);

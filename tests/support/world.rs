@@ -2,14 +2,15 @@ use std::cell::RefCell;
 
 use keywheel_filter::Now;
 use keywheel_filter::decide::Reason;
+use keywheel_filter::policy::Access;
 use keywheel_filter::refresh::{Answer, Call};
 use keywheel_filter::shared::Namespace;
-use keywheel_filter::vm::{TICK, Vm};
+use keywheel_filter::vm::{Ring, TICK, Vm};
 use keywheel_keyring::{Millis, PublicKey};
 
 use super::control::Signed;
 use super::envoy::FakeHost;
-use super::{FakeControl, FakeSharedData, Fault, Random};
+use super::{FakeControl, FakeSharedData, Fault, Random, config};
 
 /// How long a fake long-poll is held, in milliseconds.
 const HELD: u64 = 1_000;
@@ -59,7 +60,13 @@ impl World {
     /// Starts one more VM in the process, with one cluster to ask.
     pub fn spawn(&mut self, trust: Vec<PublicKey>) -> usize {
         let id = self.vms.len() as u64 + 1;
-        self.vms.push(Some(Vm::new("production", trust, 1, "node/1", id)));
+        self.vms.push(Some(Vm::new(&config(trust), "node/1", id)));
+        self.vms.len() - 1
+    }
+
+    /// Adds a VM with a configuration of its own.
+    pub fn add(&mut self, vm: Vm) -> usize {
+        self.vms.push(Some(vm));
         self.vms.len() - 1
     }
 
@@ -174,9 +181,9 @@ impl World {
         let mut outcome = Err(Reason::RingUnavailable);
         let shared = &self.shared;
         let vm = self.vms[at].as_mut().expect("the VM lives");
-        if vm.is_ready(shared, now) {
+        if vm.ring(shared, now) == Ring::Fresh {
             outcome = vm
-                .check(shared, secret.as_bytes(), now)
+                .check(shared, secret.as_bytes(), Access::ANY_KEY, now)
                 .map(|entry| entry.client.clone())
                 .map_err(|refusal| refusal.reason);
         }
@@ -209,7 +216,7 @@ impl World {
 
     pub fn rejected(&mut self, at: usize) -> Vec<&'static str> {
         let metrics = self.vms[at].as_mut().expect("the VM lives").take_metrics();
-        metrics.rejected.into_keys().collect()
+        metrics.map(|metrics| metrics.rejected.into_keys().collect()).unwrap_or_default()
     }
 }
 

@@ -98,8 +98,9 @@ fn read_signers(reader: &mut Reader<'_>) -> Result<Vec<SignerId>, Corrupt> {
 }
 
 fn put_signers(out: &mut Vec<u8>, signers: &[SignerId]) {
-    out.push(signers.len().min(MAX_SIGNERS) as u8);
-    for signer in signers.iter().take(MAX_SIGNERS) {
+    let signers = signers.get(..usize::from(u8::MAX)).unwrap_or(signers);
+    out.push(signers.len() as u8);
+    for signer in signers {
         out.extend_from_slice(signer.as_bytes());
     }
 }

@@ -53,6 +53,8 @@ pub enum Rejection {
     Gap,
     /// A run of changes during a snapshot, or a page that no snapshot asked for.
     OutOfTurn,
+    /// The ring would rest on more signers than can be told apart. A snapshot rests on fewer.
+    TooManySigners,
     /// A bucket could not take it.
     Bucket,
 }
@@ -74,6 +76,7 @@ impl Rejection {
             Self::Known => "known",
             Self::Gap => "gap",
             Self::OutOfTurn => "out_of_turn",
+            Self::TooManySigners => "too_many_signers",
             Self::Bucket => "bucket",
         }
     }
@@ -119,7 +122,7 @@ impl Generation {
             return Err(Rejection::Gap);
         }
         let mut next = self.clone();
-        next.accept(&document, signer);
+        next.accept(&document, signer, MAX_SIGNERS)?;
         match document.revision.cmp(&complete.revision) {
             Ordering::Less => return Err(Rejection::Older),
             Ordering::Equal if since == document.revision && document.issued_at > self.issued_at => {
@@ -171,11 +174,12 @@ impl Generation {
         document.entries.retain(|entry| from.is_none_or(|from| entry.digest > from));
 
         let mut next = self.clone();
-        next.accept(&document, signer);
+        // Until its last page is in, a ring rests on the signers of the old one and of the new.
+        next.accept(&document, signer, 2 * MAX_SIGNERS)?;
         next.repair = false;
         sync.cursor = Some(through);
         sync.entries = sync.entries.saturating_add(document.entries.len() as u64);
-        add_signer(&mut sync.signers, signer);
+        add_signer(&mut sync.signers, signer, MAX_SIGNERS)?;
         if through == Digest::MAX {
             next.complete = Some(sync.first);
             next.entries = sync.entries;
@@ -189,19 +193,25 @@ impl Generation {
         Ok(Plan::Write(Box::new(Write { epoch: position.epoch, document, next, sweep, named })))
     }
 
-    fn accept(&mut self, document: &Document, signer: SignerId) {
+    fn accept(&mut self, document: &Document, signer: SignerId, most: usize) -> Result<(), Rejection> {
         self.issued_at = self.issued_at.max(document.issued_at);
         if let Some(prefix) = &document.key_prefix {
             self.key_prefix.clone_from(prefix);
         }
-        add_signer(&mut self.signers, signer);
+        add_signer(&mut self.signers, signer, most)
     }
 }
 
-fn add_signer(signers: &mut Vec<SignerId>, signer: SignerId) {
-    if !signers.contains(&signer) && signers.len() < MAX_SIGNERS {
-        signers.push(signer);
+/// A signer that is left out would let in who does not trust it.
+fn add_signer(signers: &mut Vec<SignerId>, signer: SignerId, most: usize) -> Result<(), Rejection> {
+    if signers.contains(&signer) {
+        return Ok(());
     }
+    if signers.len() >= most {
+        return Err(Rejection::TooManySigners);
+    }
+    signers.push(signer);
+    Ok(())
 }
 
 impl Write {
@@ -398,6 +408,26 @@ mod tests {
         let plan = held.judge("production", changes(10, 11), signer(2), NOW).unwrap();
         let Plan::Write(write) = plan else { panic!("changes are written") };
         assert_eq!(write.finish(0).signers, [signer(1), signer(2)]);
+    }
+
+    #[test]
+    fn more_signers_than_can_be_told_apart_are_refused_until_a_snapshot() {
+        let mut held = at(10);
+        let next = |held: &Generation, document: Document, by: u8| {
+            held.judge("production", document, signer(by), NOW).map(|plan| match plan {
+                Plan::Heartbeat(next) => next,
+                Plan::Write(write) => write.finish(0),
+            })
+        };
+        for by in 2..=16 {
+            let revision = u64::from(by) + 9;
+            held = next(&held, changes(revision - 1, revision), by).unwrap();
+        }
+        assert_eq!(next(&held, changes(25, 26), 17), Err(Rejection::TooManySigners));
+        let first = next(&held, page(1, None, Some(0x40), 26), 17).unwrap();
+        assert_eq!(Generation::decode(&first.encode()), Ok(first.clone()), "all 17 are kept meanwhile");
+        let last = next(&first, page(1, Some(0x40), None, 26), 17).unwrap();
+        assert_eq!(last.signers, [signer(17)]);
     }
 
     #[test]
