@@ -95,13 +95,15 @@ impl Outcome {
     /// Below [`Self::COUNT`], and another for each.
     #[must_use]
     pub const fn index(self) -> usize {
+        const DENIED: usize = Outcome::PASSED.len();
+        const OBSERVED: usize = DENIED + Reason::ALL.len();
         match self {
             Self::Valid => 0,
             Self::Anonymous => 1,
             Self::Open => 2,
             Self::Preflight => 3,
-            Self::Denied(reason) => Self::PASSED.len() + reason as usize,
-            Self::Observed(reason) => Self::PASSED.len() + Reason::ALL.len() + reason as usize,
+            Self::Denied(reason) => DENIED.saturating_add(reason as usize),
+            Self::Observed(reason) => OBSERVED.saturating_add(reason as usize),
         }
     }
 

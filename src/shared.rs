@@ -92,7 +92,7 @@ impl Namespace {
 
     fn bucket(&self, bucket: u16) -> String {
         // On the way of every request whose key is not cached: no formatter, one allocation.
-        let mut key = String::with_capacity(self.prefix.len() + 5);
+        let mut key = String::with_capacity(self.prefix.len().saturating_add(5));
         key.push_str(&self.prefix);
         key.push('b');
         for shift in [12, 8, 4, 0] {
@@ -159,7 +159,8 @@ impl Namespace {
                 self.occupy(shared, runs.iter().map(|(bucket, _)| *bucket), &leads)?;
                 let mut grown = 0_i64;
                 for (bucket, ops) in &runs {
-                    grown += self.merge(shared, *bucket, write.epoch(), ops, write.is_page(), &leads)?;
+                    let more = self.merge(shared, *bucket, write.epoch(), ops, write.is_page(), &leads)?;
+                    grown = grown.saturating_add(more);
                 }
                 drop(runs);
                 write.finish(grown)
@@ -195,7 +196,7 @@ impl Namespace {
                 return Ok(0);
             }
             if shared.set(&key, &merged.bytes, cas).is_ok() {
-                return Ok(merged.after as i64 - merged.before as i64);
+                return Ok((merged.after as i64).saturating_sub(merged.before as i64));
             }
         }
         Err(ApplyError::Contended)

@@ -43,7 +43,7 @@ impl Published {
 
     fn count(&mut self, name: &'static str, label: Cow<'static, str>, count: u64) {
         let ring = &self.ring;
-        let full = name.replace("{}", ring) + &label;
+        let full = format!("{}{label}", name.replace("{}", ring));
         let metric = self.counters.entry((name, label)).or_insert_with(|| Metric::counter(&full));
         if let Some(metric) = metric {
             metric.add(count);

@@ -181,7 +181,8 @@ fn encode(epoch: Epoch, held: &BTreeMap<Digest, Record>) -> Vec<u8> {
         // A record is at most 3 KB, so that 32 bits address more than a proxy has memory for.
         ends.extend_from_slice(&(records.len() as u32).to_le_bytes());
     }
-    let mut bytes = Vec::with_capacity(21 + held.len().saturating_mul(36) + records.len());
+    let mut bytes =
+        Vec::with_capacity(held.len().saturating_mul(36).saturating_add(records.len()).saturating_add(21));
     bytes.push(FORMAT);
     bytes.extend_from_slice(epoch.as_bytes());
     bytes.extend_from_slice(&(held.len() as u32).to_le_bytes());
