@@ -66,14 +66,9 @@ impl Filter {
         }
     }
 
-    /// An Envoy with it, and with as many workers. One that takes a ring holds all of it.
-    pub(crate) async fn envoy(
-        self,
-        parts: &Parts<'_>,
-        ring: &RingServer,
-        workers: usize,
-    ) -> anyhow::Result<Envoy> {
-        let config = base(parts.paths, ring)?;
+    /// An Envoy with it, and with one worker. One that takes a ring holds all of it.
+    pub(crate) async fn envoy(self, parts: &Parts<'_>, ring: &RingServer) -> anyhow::Result<Envoy> {
+        let config = base(parts.paths, ring.address(), &ring.trust())?;
         let config = match self {
             Self::Bare => config.without_filter(),
             Self::ApiKeyAuth => replaced(config, api_key_auth(ring.keys())),
@@ -87,12 +82,17 @@ impl Filter {
             Self::Shipped => config,
             Self::Everything => config.with_plugin(everything),
         };
-        let envoy = Envoy::start(parts.paths, config, workers).await?;
+        let envoy = Envoy::start(parts.paths, config, 1).await?;
         if self.is_ours() {
             synced(&envoy, ring.keys().len() as u64).await?;
         }
         Ok(envoy)
     }
+}
+
+/// An Envoy as it ships. It may not hold the ring yet.
+pub(crate) async fn shipped(paths: &Paths, ring: &RingServer, workers: usize) -> anyhow::Result<Envoy> {
+    Envoy::start(paths, base(paths, ring.address(), &ring.trust())?, workers).await
 }
 
 /// Waits until an Envoy holds so many entries.
@@ -110,12 +110,12 @@ pub(crate) async fn synced(envoy: &Envoy, keys: u64) -> anyhow::Result<()> {
 
 /// The shipped configuration, without what costs the same whether there is a filter or not: it
 /// answers by itself and writes no access log.
-fn base(paths: &Paths, ring: &RingServer) -> anyhow::Result<EnvoyConfig> {
+pub(crate) fn base(paths: &Paths, control: SocketAddr, trust: &[String]) -> anyhow::Result<EnvoyConfig> {
     let answer = json!([{"match": {"prefix": "/"}, "direct_response": {"status": 200, "body": {"inline_string": "ok"}}}]);
-    let config = EnvoyConfig::shipped()?.with_wasm(&paths.wasm).with_trust(&ring.trust());
-    let config = config.with_cluster("keywheel", ring.address());
+    let config = EnvoyConfig::shipped()?.with_wasm(&paths.wasm).with_trust(trust);
+    let config = config.with_cluster("keywheel", control);
     // Nothing reaches the upstream, but its cluster must have an address.
-    let config = config.with_cluster("upstream", ring.address());
+    let config = config.with_cluster("upstream", control);
     let config = config.with(&format!("{MANAGER}/route_config/virtual_hosts/0/routes"), answer);
     Ok(config.with(&format!("{MANAGER}/access_log"), json!([])))
 }

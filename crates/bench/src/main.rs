@@ -6,6 +6,8 @@
 //! | module | holds |
 //! |---|---|
 //! | [`proxy`] | what a request costs, beside what else could check it |
+//! | [`ring`] | a large ring: time to sync, memory, and requests meanwhile |
+//! | [`revoke`] | how long a revoked key still works |
 //! | [`arm`] | an Envoy for each of these |
 //! | [`authz`] | an external authorization server that always allows |
 //! | [`ring_server`] | a ring of any size, served from memory |
@@ -20,6 +22,8 @@ mod keys;
 mod load;
 mod proxy;
 mod report;
+mod revoke;
+mod ring;
 mod ring_server;
 mod stats;
 
@@ -39,14 +43,22 @@ struct Cli {
 enum Command {
     /// What a request costs, beside Envoy's own filters and a floor
     Proxy(proxy::Args),
+    /// A large ring: time to sync, memory, changes under load, and how fast a revocation is everywhere
+    Ring(ring::Args),
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let Command::Proxy(args) = Cli::parse().command;
+    let command = Cli::parse().command;
+    let run = async {
+        match &command {
+            Command::Proxy(args) => proxy::run(args).await,
+            Command::Ring(args) => ring::run(args).await,
+        }
+    };
     // What runs is dropped when somebody loses patience, and with it every process.
     let judged = tokio::select! {
-        judged = proxy::run(&args) => judged,
+        judged = run => judged,
         _ = ctrl_c() => return ExitCode::from(130),
     };
     match judged {

@@ -105,7 +105,7 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<bool> {
     let mut notes = String::new();
     for name in names {
         let ring = &rings[&name.keys(args.keys)];
-        match name.filter().envoy(&parts, ring, 1).await {
+        match name.filter().envoy(&parts, ring).await {
             Ok(envoy) => arms.push(Arm::new(name, ring, envoy, &unknown)),
             // Its configuration is ahead of what the filter knows.
             Err(error) if name == Name::Everything => {

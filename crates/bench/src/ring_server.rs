@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
@@ -28,6 +28,8 @@ use tokio::task::JoinHandle;
 use crate::keys::{self, PREFIX};
 
 const DAY: u64 = 86_400_000;
+/// What a proxy has not done by then it will not do.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// It ends when this is dropped.
 pub(crate) struct RingServer {
@@ -64,6 +66,9 @@ struct Page {
     through: Option<Digest>,
     document: Signed,
 }
+
+/// A ring that can take the place of the one that is served.
+pub(crate) struct NewEpoch(Ring);
 
 /// A document as it goes over the wire.
 #[derive(Clone)]
@@ -109,6 +114,45 @@ impl RingServer {
 
     pub(crate) fn keys(&self) -> &Arc<[String]> {
         &self.keys
+    }
+
+    /// Changes an active key, so that proxies have it to take over.
+    pub(crate) fn change(&self, number: u32) {
+        let text = self.keys.get(number as usize).map_or("", String::as_str);
+        self.shared.head.send_modify(|head| {
+            head.revision += 1;
+            let mut entry = entry(Digest::of(text.as_bytes()), number, head.revision);
+            // Which it was not before, nor after the change before that.
+            entry.successor = head.revision % 2 == 0;
+            self.shared.ring_mut().changes.push(entry);
+        });
+    }
+
+    /// Cuts the same ring anew, under an epoch of its own.
+    pub(crate) fn cut_again(&self, number: u8) -> anyhow::Result<NewEpoch> {
+        let cut = Position { epoch: epoch(number), revision: self.keys.len() as u64 };
+        Ok(NewEpoch(Ring { cut, pages: cut_pages(&self.shared.key, &self.keys, cut)?, changes: Vec::new() }))
+    }
+
+    /// From now on this is the ring. To its proxies none of what they hold counts any more, and they
+    /// fetch all of it. Waits until one has done so.
+    pub(crate) async fn serve_again(&self, NewEpoch(ring): NewEpoch) -> anyhow::Result<()> {
+        let cut = ring.cut;
+        let mut followed = self.shared.followed.subscribe();
+        *self.shared.ring_mut() = ring;
+        self.shared.head.send_replace(cut);
+        let done = followed.wait_for(|from| from.is_some_and(|from| from.epoch == cut.epoch));
+        tokio::time::timeout(PATIENCE, done).await.context("no proxy fetched the whole ring")??;
+        Ok(())
+    }
+
+    /// Waits until a proxy has taken all changes.
+    pub(crate) async fn caught_up(&self) -> anyhow::Result<()> {
+        let head = *self.shared.head.borrow();
+        let mut followed = self.shared.followed.subscribe();
+        let done = followed.wait_for(|from| *from == Some(head));
+        tokio::time::timeout(PATIENCE, done).await.context("no proxy took all changes")??;
+        Ok(())
     }
 }
 
@@ -234,6 +278,10 @@ fn empty(status: StatusCode) -> Response<Body> {
 }
 
 impl Shared {
+    fn ring_mut(&self) -> RwLockWriteGuard<'_, Ring> {
+        self.ring.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn page(&self, after: Option<Digest>) -> Option<Signed> {
         let ring = self.ring.read().unwrap_or_else(PoisonError::into_inner);
         let done =
