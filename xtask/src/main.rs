@@ -33,7 +33,8 @@ cargo xtask <command>
       --only PART      native, wasm or e2e
   check              formatting, and clippy natively and for wasm, warnings as errors
   wasm               build the filter: target/wasm32-wasip1/wasm/keywheel_filter.wasm
-  bench ring         100,000 keys against 10: time to sync, CPU per request
+  bench proxy        what a request costs, beside Envoy's own filters; --help for options, so with ring
+  bench ring         1,000,000 keys: time to sync, memory, changes under load, revocations
 ";
 
 fn main() -> ExitCode {

@@ -1,91 +1,229 @@
-//! A control plane with so many keys, and an Envoy.
+//! What is put before the same answer: an Envoy for each.
 
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use keywheel_control::store::{Context, ImportedVersion, Store};
-use keywheel_keyring::key_text::KeyPrefix;
-use keywheel_keyring::{Millis, PlainKey, VersionId};
-use keywheel_testkit::{ControlPlane, Envoy, EnvoyConfig, Paths};
-use serde_json::json;
+use anyhow::Context as _;
+use clap::ValueEnum;
+use keywheel_testkit::{Envoy, EnvoyConfig, Paths};
+use serde_json::{Value, json};
+
+use crate::ring_server::RingServer;
 
 const MANAGER: &str = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config";
+const FLOOR: &str = include_str!("../floor.wat");
 
-/// A control plane whose ring has a given number of keys.
-pub(crate) struct Keys {
-    pub(crate) control: ControlPlane,
-    pub(crate) secrets: Vec<String>,
+/// What stands in the place of the shipped filter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub(crate) enum Filter {
+    /// Nothing
+    Bare,
+    /// Envoy's own, with the same keys
+    ApiKeyAuth,
+    /// A script that does the same with a table
+    Lua,
+    /// A gRPC call to a local server that always allows
+    ExtAuthz,
+    /// A hand-written wasm module that makes three header hostcalls and checks nothing
+    Floor,
+    /// keywheel with one source, one identity header, and nothing that can be left out
+    Minimal,
+    /// keywheel as envoy/envoy.yaml has it
+    Shipped,
+    /// keywheel with everything on
+    Everything,
 }
 
-impl Keys {
-    /// Imports `count` keys, all active. The import goes around the API and is not measured.
-    pub(crate) async fn import(paths: &Paths, count: u32) -> anyhow::Result<Self> {
-        let mut control = ControlPlane::start(paths).await?;
-        control.admin()?.create_client("acme").await?;
-        control.kill();
-        let prefix: KeyPrefix = "kw_live_".parse()?;
-        let keys: Vec<PlainKey> = (0..count).map(|number| key(&prefix, number)).collect();
-        let version = |key: &PlainKey| ImportedVersion {
-            digest: key.digest(),
-            scopes: vec!["market:read".into(), "trade".into()],
-            expires_at: None,
-        };
-        let context = Context { actor: "bench".into(), now: now(), request_id: None };
-        let store = Store::open(&control.data().join("keywheel.db")).await?;
-        store.import(&context, "production", "acme", keys.iter().map(version).collect()).await?;
-        store.close().await;
-        control.restart().await?;
-        let secrets = keys.iter().map(|key| key.expose().to_owned()).collect();
-        Ok(Self { control, secrets })
+/// What the arms need besides Envoy.
+pub(crate) struct Parts<'a> {
+    pub(crate) paths: &'a Paths,
+    /// The floor, assembled.
+    pub(crate) floor: &'a Path,
+    /// The server that always allows.
+    pub(crate) authz: SocketAddr,
+}
+
+/// Assembles the floor into a file in `dir`.
+pub(crate) fn assemble_floor(dir: &Path) -> anyhow::Result<PathBuf> {
+    let file = dir.join("floor.wasm");
+    std::fs::write(&file, wat::parse_str(FLOOR).context("floor.wat")?)?;
+    Ok(file)
+}
+
+impl Filter {
+    /// Whether it takes its keys from a ring.
+    pub(crate) const fn is_ours(self) -> bool {
+        matches!(self, Self::Minimal | Self::Shipped | Self::Everything)
     }
 
-    /// The shipped configuration, without what costs the same whether there is a filter or not: it
-    /// answers by itself and writes no access log.
-    fn config(&self, paths: &Paths) -> anyhow::Result<EnvoyConfig> {
-        let config =
-            EnvoyConfig::shipped()?.with_wasm(&paths.wasm).with_cluster("keywheel", self.control.ring());
-        let answer = json!([{"match": {"prefix": "/"}, "direct_response": {"status": 200, "body": {"inline_string": "ok"}}}]);
-        let routes = format!("{MANAGER}/route_config/virtual_hosts/0/routes");
-        let config = config.with_trust(self.control.trust()).with(&routes, answer);
-        // Nothing reaches the upstream, but its cluster must have an address.
-        let config = config.with_cluster("upstream", self.control.ring());
-        Ok(config.with(&format!("{MANAGER}/access_log"), json!([])))
-    }
-
-    /// An Envoy that enforces the ring, with one worker.
-    pub(crate) async fn envoy(&self, paths: &Paths) -> anyhow::Result<Envoy> {
-        Envoy::start(paths, self.config(paths)?, 1).await
-    }
-
-    /// Starts an Envoy and measures how long it takes from the start of its process until it holds the
-    /// whole ring.
-    pub(crate) async fn cold_sync(&self, paths: &Paths) -> anyhow::Result<(Envoy, Duration)> {
-        let start = Instant::now();
-        let envoy = self.envoy(paths).await?;
-        loop {
-            let entries = envoy.metric("keywheel_ring_entries").await?;
-            if entries == self.secrets.len() as u64 {
-                return Ok((envoy, start.elapsed()));
-            }
-            anyhow::ensure!(start.elapsed() < Duration::from_secs(120), "only {entries} entries after 120 s");
-            tokio::time::sleep(Duration::from_millis(20)).await;
+    /// What it answers to a request without a valid key.
+    pub(crate) const fn refusal(self) -> u16 {
+        match self {
+            Self::Bare | Self::ExtAuthz | Self::Floor => 200,
+            _ => 401,
         }
     }
+
+    /// An Envoy with it, and with one worker. One that takes a ring holds all of it.
+    pub(crate) async fn envoy(self, parts: &Parts<'_>, ring: &RingServer) -> anyhow::Result<Envoy> {
+        let config = base(parts.paths, ring.address(), &ring.trust())?;
+        let config = match self {
+            Self::Bare => config.without_filter(),
+            Self::ApiKeyAuth => replaced(config, api_key_auth(ring.keys())),
+            Self::Lua => replaced(config, lua(ring.keys())),
+            // Nothing is sent to the upstream, so its place is free.
+            Self::ExtAuthz => {
+                replaced(config, ext_authz()).with("/static_resources/clusters/1", authz_cluster(parts.authz))
+            }
+            Self::Floor => floor(config, parts.floor),
+            Self::Minimal => config.with_plugin(minimal),
+            Self::Shipped => config,
+            Self::Everything => config.with_plugin(everything),
+        };
+        let envoy = Envoy::start(parts.paths, config, 1).await?;
+        if self.is_ours() {
+            synced(&envoy, ring.keys().len() as u64).await?;
+        }
+        Ok(envoy)
+    }
 }
 
-/// The same Envoy with no filter before its answer.
-pub(crate) async fn bare_envoy(paths: &Paths, keys: &Keys) -> anyhow::Result<Envoy> {
-    Envoy::start(paths, keys.config(paths)?.without_filter(), 1).await
+/// An Envoy as it ships. It may not hold the ring yet.
+pub(crate) async fn shipped(paths: &Paths, ring: &RingServer, workers: usize) -> anyhow::Result<Envoy> {
+    Envoy::start(paths, base(paths, ring.address(), &ring.trust())?, workers).await
 }
 
-fn key(prefix: &KeyPrefix, number: u32) -> PlainKey {
-    let mut id = [7; 12];
-    id[..4].copy_from_slice(&number.to_be_bytes());
-    let mut random = [42; 32];
-    random[..4].copy_from_slice(&number.to_be_bytes());
-    PlainKey::generate(prefix, &VersionId::from_random(id), random)
+/// Waits until an Envoy holds so many entries.
+pub(crate) async fn synced(envoy: &Envoy, keys: u64) -> anyhow::Result<()> {
+    let start = Instant::now();
+    loop {
+        let entries = envoy.metric("keywheel_ring_entries").await?;
+        if entries == keys {
+            return Ok(());
+        }
+        anyhow::ensure!(start.elapsed() < Duration::from_secs(120), "only {entries} entries after 120 s");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
-fn now() -> Millis {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    Millis(u64::try_from(now.as_millis()).unwrap_or(u64::MAX))
+/// The shipped configuration, without what costs the same whether there is a filter or not: it
+/// answers by itself and writes no access log.
+pub(crate) fn base(paths: &Paths, control: SocketAddr, trust: &[String]) -> anyhow::Result<EnvoyConfig> {
+    let answer = json!([{"match": {"prefix": "/"}, "direct_response": {"status": 200, "body": {"inline_string": "ok"}}}]);
+    let config = EnvoyConfig::shipped()?.with_wasm(&paths.wasm).with_trust(trust);
+    let config = config.with_cluster("keywheel", control);
+    // Nothing reaches the upstream, but its cluster must have an address.
+    let config = config.with_cluster("upstream", control);
+    let config = config.with(&format!("{MANAGER}/route_config/virtual_hosts/0/routes"), answer);
+    Ok(config.with(&format!("{MANAGER}/access_log"), json!([])))
+}
+
+fn replaced(config: EnvoyConfig, filter: Value) -> EnvoyConfig {
+    config.with(&format!("{MANAGER}/http_filters/0"), filter)
+}
+
+fn api_key_auth(keys: &[String]) -> Value {
+    let credentials: Vec<Value> = keys
+        .iter()
+        .zip(1..)
+        .map(|(key, number)| json!({"key": key, "client": format!("client-{number}")}))
+        .collect();
+    json!({
+        "name": "envoy.filters.http.api_key_auth",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.api_key_auth.v3.ApiKeyAuth",
+            "credentials": credentials,
+            "key_sources": [{"header": "x-api-key"}],
+            "forwarding": {"header": "x-client-id", "hide_credentials": true},
+        },
+    })
+}
+
+fn lua(keys: &[String]) -> Value {
+    let clients: String =
+        keys.iter().zip(1..).map(|(key, number)| format!("[\"{key}\"]=\"client-{number}\",\n")).collect();
+    let script = format!(
+        "local clients = {{\n{clients}}}\n\
+         function envoy_on_request(handle)\n\
+           local headers = handle:headers()\n\
+           local client = clients[headers:get(\"x-api-key\")]\n\
+           if client == nil then\n\
+             handle:respond({{[\":status\"] = \"401\"}}, \"unknown key\")\n\
+             return\n\
+           end\n\
+           headers:remove(\"x-api-key\")\n\
+           headers:replace(\"x-client-id\", client)\n\
+         end\n"
+    );
+    json!({
+        "name": "envoy.filters.http.lua",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua",
+            "default_source_code": {"inline_string": script},
+        },
+    })
+}
+
+fn ext_authz() -> Value {
+    json!({
+        "name": "envoy.filters.http.ext_authz",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz",
+            "transport_api_version": "V3",
+            "grpc_service": {"envoy_grpc": {"cluster_name": "authz"}, "timeout": "5s"},
+        },
+    })
+}
+
+fn authz_cluster(address: SocketAddr) -> Value {
+    let endpoint = json!({"address": address.ip().to_string(), "port_value": address.port()});
+    json!({
+        "name": "authz",
+        "type": "STATIC",
+        "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+            "explicit_http_config": {"http2_protocol_options": {}},
+        }},
+        "load_assignment": {"cluster_name": "authz", "endpoints": [{"lb_endpoints": [
+            {"endpoint": {"address": {"socket_address": endpoint}}},
+        ]}]},
+    })
+}
+
+/// The shipped filter's place in Envoy, with the module that is there to be measured against.
+fn floor(config: EnvoyConfig, module: &Path) -> EnvoyConfig {
+    config
+        .with_wasm(module)
+        .with(&format!("{MANAGER}/http_filters/0/typed_config/config/configuration"), json!(null))
+}
+
+fn minimal(plugin: &mut Value) {
+    plugin["sources"] = json!([{"header": "x-api-key"}]);
+    plugin["hide_credential"] = json!(true);
+    plugin["identity"] = json!({"client": "x-client-id"});
+}
+
+/// Requests of the bench match its last rule.
+fn everything(plugin: &mut Value) {
+    plugin["sources"] = json!([
+        {"header": "authorization", "scheme": "Bearer"},
+        {"query": "api_key"},
+        {"cookie": "api_key"},
+        {"header": "x-api-key"},
+    ]);
+    plugin["identity"] =
+        json!({"client": "x-client-id", "key": "x-api-key-id", "scopes": "x-api-key-scopes"});
+    plugin["rules"] = json!([
+        {"match": {"path_prefix": "/public"}, "access": "open"},
+        {"match": {"path_prefix": "/quotes"}, "access": "optional"},
+        {"match": {"path_prefix": "/orders", "methods": ["POST"]}, "access": {"scopes": ["trade"]}},
+        {"match": {"route": "admin"}, "access": {"clients": ["ops"]}},
+        {"match": {"path_prefix": "/", "methods": ["GET"]}, "access": {"scopes": ["market:read"]}},
+    ]);
+    plugin["default"] = json!("any_key");
+    plugin["preflight"] = json!("allow");
+    plugin["readiness"] = json!({"path": "/keywheel/ready"});
+    plugin["notices"] = json!({"headers": true, "sunset": true, "link": "https://example.com/rotate"});
 }

@@ -5,15 +5,27 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`ring`] | does it matter how many keys a ring has? |
-//! | [`arm`] | a control plane with so many keys, and an Envoy |
-//! | [`load`] | requests with keys drawn at random, and what they cost Envoy |
+//! | [`proxy`] | what a request costs, beside what else could check it |
+//! | [`ring`] | a large ring: time to sync, memory, and requests meanwhile |
+//! | [`revoke`] | how long a revoked key still works |
+//! | [`arm`] | an Envoy for each of these |
+//! | [`authz`] | an external authorization server that always allows |
+//! | [`ring_server`] | a ring of any size, served from memory |
+//! | [`keys`] | made-up keys, and how requests choose among them |
+//! | [`load`] | requests as fast as they are answered, or each at its time |
+//! | [`stats`] | medians, percentiles, and what a process used |
 //! | [`report`] | what was found: printed, and kept in `docs/benchmarks.md` |
 
 mod arm;
+mod authz;
+mod keys;
 mod load;
+mod proxy;
 mod report;
+mod revoke;
 mod ring;
+mod ring_server;
+mod stats;
 
 use std::process::ExitCode;
 
@@ -29,16 +41,24 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// 100,000 keys against 10: time to sync, and CPU added per request
+    /// What a request costs, beside Envoy's own filters and a floor
+    Proxy(proxy::Args),
+    /// A large ring: time to sync, memory, changes under load, and how fast a revocation is everywhere
     Ring(ring::Args),
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let Command::Ring(args) = Cli::parse().command;
+    let command = Cli::parse().command;
+    let run = async {
+        match &command {
+            Command::Proxy(args) => proxy::run(args).await,
+            Command::Ring(args) => ring::run(args).await,
+        }
+    };
     // What runs is dropped when somebody loses patience, and with it every process.
     let judged = tokio::select! {
-        judged = ring::run(&args) => judged,
+        judged = run => judged,
         _ = ctrl_c() => return ExitCode::from(130),
     };
     match judged {

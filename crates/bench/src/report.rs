@@ -1,7 +1,6 @@
 //! What was found: printed, and kept in `docs/benchmarks.md`.
 
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use keywheel_api::Timestamp;
@@ -41,43 +40,59 @@ impl Machine {
     }
 }
 
-/// Prints a section and puts it into the file in the place of its last edition. Gives whether every bar
-/// is met.
-pub(crate) fn publish(
-    id: &str,
-    title: &str,
-    command: &str,
-    Machine(machine): &Machine,
-    body: &str,
-    bars: &[Bar],
-    dry: bool,
-) -> anyhow::Result<bool> {
-    let mut section = format!("## {title}\n\n{body}\n| | found | bar | |\n|---|---|---|---|\n");
-    for Bar { what, found, bar, met } in bars {
-        section += &format!("| {what} | {found} | {bar} | {} |\n", if *met { "met" } else { "**missed**" });
-    }
-    let day = Timestamp::now().to_string();
-    let day = day.split('T').next().unwrap_or_default();
-    section += &format!("\n{day}, {machine}. To repeat it: `{command}`.\n");
-    println!("{section}");
-    if !dry {
-        let path = Path::new(FILE);
-        let old = std::fs::read_to_string(path).unwrap_or_else(|_| HEAD.to_owned());
-        std::fs::write(path, replace(&old, id, &section)).context("cannot write docs/benchmarks.md")?;
-    }
-    Ok(bars.iter().all(|bar| bar.met))
+/// What one command found.
+pub(crate) struct Section {
+    pub(crate) id: &'static str,
+    pub(crate) title: &'static str,
+    pub(crate) command: &'static str,
+    pub(crate) body: String,
+    pub(crate) bars: Vec<Bar>,
 }
 
-pub(crate) fn median(times: &[Duration]) -> Duration {
-    let mut times = times.to_vec();
-    times.sort_unstable();
-    times.get(times.len() / 2).copied().unwrap_or_default()
+impl Section {
+    /// Prints it and, unless `dry`, puts it into the file in the place of its last edition. Gives whether
+    /// every bar is met.
+    pub(crate) fn publish(&self, Machine(machine): &Machine, dry: bool) -> anyhow::Result<bool> {
+        let Self { id, title, command, body, bars } = self;
+        let mut section = format!("## {title}\n\n{body}\n| | found | bar | |\n|---|---|---|---|\n");
+        for Bar { what, found, bar, met } in bars {
+            section +=
+                &format!("| {what} | {found} | {bar} | {} |\n", if *met { "met" } else { "**missed**" });
+        }
+        let day = Timestamp::now().to_string();
+        let day = day.split('T').next().unwrap_or_default();
+        section += &format!("\n{day}, {machine}. To repeat it: `{command}`.\n");
+        println!("{section}");
+        if !dry {
+            let path = Path::new(FILE);
+            let old = std::fs::read_to_string(path).unwrap_or_else(|_| HEAD.to_owned());
+            std::fs::write(path, replace(&old, id, &section)).context("cannot write docs/benchmarks.md")?;
+        }
+        Ok(bars.iter().all(|bar| bar.met))
+    }
 }
 
-/// The least and the most, in microseconds.
-pub(crate) fn range(times: &[Duration]) -> (f64, f64) {
-    let micros = |time: Option<&Duration>| time.copied().unwrap_or_default().as_secs_f64() * 1e6;
-    (micros(times.iter().min()), micros(times.iter().max()))
+impl Bar {
+    pub(crate) fn at_most(what: &str, found: f64, bar: f64, unit: &str) -> Self {
+        let met = found <= bar;
+        Self { what: what.into(), found: figure(found, unit), bar: format!("≤ {bar}{unit}"), met }
+    }
+
+    pub(crate) fn at_least(what: &str, found: f64, bar: f64, unit: &str) -> Self {
+        let met = found >= bar;
+        Self { what: what.into(), found: figure(found, unit), bar: format!("≥ {bar}{unit}"), met }
+    }
+}
+
+/// A number as people write it: 1,000,000.
+pub(crate) fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let groups: Vec<&[u8]> = digits.as_bytes().rchunks(3).rev().collect();
+    String::from_utf8_lossy(&groups.join(&b',')).into_owned()
+}
+
+fn figure(value: f64, unit: &str) -> String {
+    if value < 10.0 { format!("{value:.2}{unit}") } else { format!("{value:.0}{unit}") }
 }
 
 fn replace(file: &str, id: &str, section: &str) -> String {
@@ -105,9 +120,10 @@ mod tests {
     }
 
     #[test]
-    fn the_median_is_the_middle_one() {
-        let times = [5, 1, 9].map(Duration::from_millis);
-        assert_eq!(median(&times), Duration::from_millis(5));
-        assert_eq!(range(&times), (1000.0, 9000.0));
+    fn figures_are_written_for_people() {
+        assert_eq!([7, 1000, 1_000_000].map(count), ["7", "1,000", "1,000,000"]);
+        let bar = Bar::at_most("a ratio", 1.255, 1.25, "×");
+        assert!(!bar.met && bar.bar == "≤ 1.25×", "{}", bar.found);
+        assert_eq!(figure(48.7, " ms"), "49 ms");
     }
 }

@@ -1,126 +1,275 @@
-//! Does it matter how many keys a ring has?
+//! What a large ring takes: time until a proxy holds it, memory, and from requests while it changes.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use keywheel_testkit::{Envoy, Paths};
 
-use crate::arm::{Keys, bare_envoy};
-use crate::load::cpu_per_request;
-use crate::report::{self, Bar, Machine, median};
+use crate::arm::{shipped, synced};
+use crate::keys::{self, Draw, Traffic};
+use crate::load::{self, CONNECTIONS, Plan, Sample};
+use crate::report::{Bar, Machine, Section, count};
+use crate::revoke;
+use crate::ring_server::RingServer;
+use crate::stats::{self, median, micros, percentile, range, sorted};
 
+/// Memory is judged by the difference to a ring of so many.
 const FEW: u32 = 10;
-const SYNC_BAR: Duration = Duration::from_secs(2);
-const CPU_BAR: f64 = 1.3;
+const WORKERS: [usize; 2] = [1, 4];
+/// Enough for every worker's cache to be full.
+const WARM_UP: u64 = 60_000;
+/// How long requests are watched while nothing changes, and while changes come steadily.
+const WATCH: Duration = Duration::from_secs(5);
+const CHANGE_EVERY: Duration = Duration::from_millis(10);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Keys of the large ring
-    #[arg(long, default_value_t = 100_000)]
+    #[arg(long, default_value_t = 1_000_000)]
     keys: u32,
-    /// Rounds; each measures every arm once
-    #[arg(long, default_value_t = 7)]
-    rounds: u64,
-    /// Requests per arm and round
-    #[arg(long, default_value_t = 64_000)]
-    requests: u64,
+    /// Rounds; each measures every figure once, but for revocations
+    #[arg(long, default_value_t = 3)]
+    rounds: u8,
+    /// Revocations
+    #[arg(long, default_value_t = 200)]
+    revokes: usize,
     /// Print only; leave docs/benchmarks.md as it is
     #[arg(long)]
     dry: bool,
 }
 
-struct Arm {
-    name: String,
-    envoy: Envoy,
-    keys: Arc<[String]>,
-    cpu: Vec<Duration>,
+/// With so many workers, what each round found.
+struct Size {
+    workers: usize,
+    /// From the start of Envoy's process until it holds the ring, in seconds.
+    sync: Vec<f64>,
+    /// The same with few keys: Envoy's own start.
+    start: Vec<f64>,
+    /// Of Envoy's memory, in bytes.
+    per_key: Vec<f64>,
 }
+
+/// Latency percentiles of each round, in µs: p50, p99 and p99.9.
+#[derive(Default)]
+struct Latency([Vec<f64>; 3]);
 
 /// Whether every bar is met.
 pub(crate) async fn run(args: &Args) -> anyhow::Result<bool> {
     let paths = Paths::from_env()?;
-    eprintln!("importing {} keys", args.keys);
-    let (few, many) = (Keys::import(&paths, FEW).await?, Keys::import(&paths, args.keys).await?);
+    eprintln!("cutting a ring of {} keys", args.keys);
+    let few = RingServer::start(keys::ring(FEW)?).await?;
+    let many = RingServer::start(keys::ring(args.keys)?).await?;
 
-    // The first proxy of all finds a control plane that has cut no page yet.
-    let first = many.cold_sync(&paths).await?.1;
-    let (mut few_syncs, mut many_syncs) = (Vec::new(), Vec::new());
+    let mut sizes = Vec::new();
+    for workers in WORKERS {
+        sizes.push(Size::measure(&paths, &few, &many, workers, args.rounds).await?);
+    }
+
+    let envoy = shipped(&paths, &many, 1).await?;
+    synced(&envoy, args.keys.into()).await?;
+    let machine = Machine::here(&envoy).await?;
+    let plan = plan(&envoy, &many).await?;
+    let (mut quiet, mut resync, mut changing) = Default::default();
+    let mut took = Vec::new();
     for round in 1..=args.rounds {
-        few_syncs.push(few.cold_sync(&paths).await?.1);
-        many_syncs.push(many.cold_sync(&paths).await?.1);
-        eprintln!("sync {round}/{}: {:?}", args.rounds, many_syncs.last().copied().unwrap_or_default());
+        took.push(resync_under_load(&many, &plan, round, &mut quiet, &mut resync).await?);
+        changes_under_load(&many, &plan, &mut changing).await?;
+        eprintln!("requests meanwhile, round {round}/{}", args.rounds);
     }
+    drop((envoy, few, many));
 
-    let arm = |name: String, envoy, keys: &Keys| Arm {
-        name,
-        envoy,
-        keys: keys.secrets.clone().into(),
-        cpu: Vec::new(),
-    };
-    let mut arms = [
-        arm("no filter".into(), bare_envoy(&paths, &many).await?, &many),
-        arm(format!("{FEW} keys"), few.cold_sync(&paths).await?.0, &few),
-        arm(format!("{} keys", args.keys), many.cold_sync(&paths).await?.0, &many),
-    ];
-    // Once unmeasured, for caches that a proxy fills in its first minute.
-    for round in 0..=args.rounds {
-        for arm in &mut arms {
-            let cpu = cpu_per_request(&arm.envoy, &arm.keys, args.requests, round + 1).await?;
-            if round > 0 {
-                arm.cpu.push(cpu);
-            }
+    eprintln!("revoking {} keys", args.revokes);
+    let revokes = revoke::latencies(&paths, args.revokes).await?;
+
+    let rate = plan.rate.unwrap_or_default();
+    let body = tables(args, &sizes, &took, [&quiet, &resync, &changing], rate, &revokes);
+    let bars = bars(&sizes, &quiet, &resync, &revokes);
+    let section =
+        Section { id: "ring", title: "A large ring", command: "cargo xtask bench ring", body, bars };
+    section.publish(&machine, args.dry)
+}
+
+// === time and memory ===
+
+impl Size {
+    async fn measure(
+        paths: &Paths,
+        few: &RingServer,
+        many: &RingServer,
+        workers: usize,
+        rounds: u8,
+    ) -> anyhow::Result<Self> {
+        let mut size = Self { workers, sync: Vec::new(), start: Vec::new(), per_key: Vec::new() };
+        for round in 1..=rounds {
+            let (start, little) = cold(paths, few, workers).await?;
+            let (sync, much) = cold(paths, many, workers).await?;
+            size.start.push(start);
+            size.sync.push(sync);
+            size.per_key.push((much - little) / many.keys().len() as f64);
+            eprintln!("cold sync with {workers} workers, round {round}/{rounds}: {sync:.2} s");
         }
-        let last: Vec<_> = arms.iter().map(|arm| arm.cpu.last().copied().unwrap_or_default()).collect();
-        eprintln!("cpu {round}/{}: {last:?}", args.rounds);
+        Ok(size)
+    }
+}
+
+/// Starts an Envoy. Gives the seconds until it held the whole ring, and its memory after it then answered
+/// requests for a while.
+async fn cold(paths: &Paths, ring: &RingServer, workers: usize) -> anyhow::Result<(f64, f64)> {
+    let start = Instant::now();
+    let envoy = shipped(paths, ring, workers).await?;
+    synced(&envoy, ring.keys().len() as u64).await?;
+    let took = start.elapsed().as_secs_f64();
+    load::run(Plan { requests: WARM_UP, rate: None, ..uniform(&envoy, ring) }).await?;
+    Ok((took, stats::resident(envoy.pid())? as f64))
+}
+
+// === requests meanwhile ===
+
+/// Requests at a third of what Envoy takes at most, until they are stopped.
+async fn plan(envoy: &Envoy, ring: &RingServer) -> anyhow::Result<Plan> {
+    let plan = uniform(envoy, ring);
+    let took = load::run(Plan { requests: WARM_UP, ..plan.clone() }).await?.took;
+    Ok(Plan { rate: Some(WARM_UP as f64 / took.as_secs_f64() / 3.0), ..plan })
+}
+
+fn uniform(envoy: &Envoy, ring: &RingServer) -> Plan {
+    let traffic = Traffic::Uniform(Arc::clone(ring.keys()));
+    Plan { target: envoy.listener(), traffic, status: 200, rate: None, requests: u64::MAX, seed: 1 }
+}
+
+/// Has the proxy fetch the whole ring again. Gives the seconds it took.
+async fn resync_under_load(
+    ring: &RingServer,
+    plan: &Plan,
+    round: u8,
+    quiet: &mut Latency,
+    resync: &mut Latency,
+) -> anyhow::Result<f64> {
+    let again = ring.cut_again(round + 1)?;
+    let (samples, [from, to]) = watched(plan, async {
+        let from = Instant::now();
+        ring.serve_again(again).await?;
+        Ok([from, Instant::now()])
+    })
+    .await?;
+    quiet.add(samples.iter().filter(|sample| sample.due < from));
+    resync.add(samples.iter().filter(|sample| sample.due >= from && sample.due < to));
+    Ok((to - from).as_secs_f64())
+}
+
+/// Changes a hundred keys in each second.
+async fn changes_under_load(ring: &RingServer, plan: &Plan, changing: &mut Latency) -> anyhow::Result<()> {
+    let (samples, from) = watched(plan, async {
+        let from = Instant::now();
+        let mut draw = Draw::new(1);
+        let mut pace = tokio::time::interval(CHANGE_EVERY);
+        while from.elapsed() < WATCH {
+            pace.tick().await;
+            ring.change(u32::try_from(draw.below(ring.keys().len()))?);
+        }
+        ring.caught_up().await?;
+        Ok(from)
+    })
+    .await?;
+    changing.add(samples.iter().filter(|sample| sample.due >= from));
+    Ok(())
+}
+
+/// Sends requests, has something happen after a while, and stops when it is over.
+async fn watched<T>(
+    plan: &Plan,
+    happens: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<(Vec<Sample>, T)> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let load = tokio::spawn(load::run_until(plan.clone(), Arc::clone(&stop)));
+    tokio::time::sleep(WATCH).await;
+    let happened = happens.await;
+    // Whatever came of it, the load must end.
+    stop.store(true, Ordering::Relaxed);
+    Ok((load.await??.samples, happened?))
+}
+
+impl Latency {
+    fn add<'a>(&mut self, samples: impl Iterator<Item = &'a Sample>) {
+        let latencies: Vec<f64> = samples.map(|sample| micros(sample.latency)).collect();
+        let latencies = sorted(&latencies);
+        for (found, share) in self.0.iter_mut().zip([0.5, 0.99, 0.999]) {
+            found.push(percentile(&latencies, share));
+        }
     }
 
-    let machine = Machine::here(&arms[0].envoy).await?;
-    let [bare, few_arm, many_arm] = &arms;
-    let added = |arm: &Arm| median(&arm.cpu).saturating_sub(median(&bare.cpu)).as_secs_f64() * 1e6;
-    let ratio = added(many_arm) / added(few_arm);
-    let sync = median(&many_syncs);
-    let bars = [
-        Bar {
-            what: format!("cold sync of {} keys, from the start of Envoy's process", args.keys),
-            found: format!("{:.2} s", sync.as_secs_f64()),
-            bar: format!("< {} s", SYNC_BAR.as_secs()),
-            met: sync < SYNC_BAR,
-        },
-        Bar {
-            what: format!("CPU added per request, {} keys against {FEW}", args.keys),
-            found: format!("{ratio:.2}×"),
-            bar: format!("≤ {CPU_BAR}×"),
-            met: ratio <= CPU_BAR,
-        },
-    ];
-    let mut table = String::from("| | CPU per request | added | rounds |\n|---|---|---|---|\n");
-    for arm in &arms {
-        let (least, most) = report::range(&arm.cpu);
-        table += &format!(
-            "| {} | {:.2} µs | {:.2} µs | {least:.2} to {most:.2} µs |\n",
-            arm.name,
-            median(&arm.cpu).as_secs_f64() * 1e6,
-            added(arm),
+    /// The p99.9 of the middle round.
+    fn worst(&self) -> f64 {
+        median(&self.0[2])
+    }
+}
+
+// === what was found ===
+
+fn bars(sizes: &[Size], quiet: &Latency, resync: &Latency, revokes: &[f64]) -> Vec<Bar> {
+    let mut bars = Vec::new();
+    for Size { workers, sync, per_key, .. } in sizes {
+        let with = format!("with {workers} worker{}", if *workers == 1 { "" } else { "s" });
+        bars.push(Bar::at_most(&format!("cold sync, {with}"), median(sync), 5.0, " s"));
+        bars.push(Bar::at_most(&format!("memory per key, {with}"), median(per_key), 120.0, " bytes"));
+    }
+    let ratio = resync.worst() / quiet.worst();
+    bars.push(Bar::at_most("p99.9 of requests during a full re-sync, against quiet", ratio, 2.0, "×"));
+    let revokes = sorted(revokes);
+    for (name, share, bar) in [("p50", 0.5, 30.0), ("p99", 0.99, 100.0)] {
+        let what = format!("revoke until the last 200 on any worker, {name}");
+        bars.push(Bar::at_most(&what, percentile(&revokes, share), bar, " ms"));
+    }
+    bars
+}
+
+fn tables(
+    args: &Args,
+    sizes: &[Size],
+    took: &[f64],
+    [quiet, resync, changing]: [&Latency; 3],
+    rate: f64,
+    revokes: &[f64],
+) -> String {
+    let mut text = format!(
+        "A ring of {} keys.\n\n| workers | cold sync | rounds | with {FEW} keys | memory per key | rounds |\n\
+         |---|---|---|---|---|---|\n",
+        count(args.keys.into()),
+    );
+    for Size { workers, sync, start, per_key } in sizes {
+        let [(fast, slow), (least, most)] = [range(sync), range(per_key)];
+        text += &format!(
+            "| {workers} | {:.2} s | {fast:.2} to {slow:.2} | {:.2} s | {:.0} bytes | {least:.0} to {most:.0} |\n",
+            median(sync),
+            median(start),
+            median(per_key),
         );
     }
-    let (least, most) = report::range(&many_syncs);
-    table += &format!(
-        "\nCold sync: {:.2} s with {FEW} keys, which is Envoy's own start, and {:.2} s with {} keys ({:.2} to {:.2} s \
-         in {} rounds). The first proxy after a start of the control plane, which then cuts and signs every \
-         page, took {:.2} s.\n",
-        median(&few_syncs).as_secs_f64(),
-        sync.as_secs_f64(),
-        args.keys,
-        least / 1e6,
-        most / 1e6,
+    text += "\n| requests | p50 | p99 | p99.9 | rounds |\n|---|---|---|---|---|\n";
+    let re_sync = format!("during a full re-sync of {:.1} s", median(took));
+    for (name, latency) in [("quiet", quiet), (&re_sync, resync), ("with 100 changes a second", changing)] {
+        let [p50, p99, p999] = &latency.0;
+        let (least, most) = range(p999);
+        text += &format!(
+            "| {name} | {:.0} µs | {:.0} µs | {:.0} µs | {least:.0} to {most:.0} |\n",
+            median(p50),
+            median(p99),
+            median(p999),
+        );
+    }
+    let (least, most) = range(revokes);
+    text + &format!(
+        "\n{} revocations, one after the other, on {least:.0} to {most:.0} ms.\n\n\
+         {} rounds. Cold sync is from the start of Envoy's process until it holds every key. Memory is \
+         the process's, resident, after {} requests, less that of an Envoy with {FEW} keys. Requests are sent \
+         at {rate:.0} a second, a third of what Envoy takes, over {CONNECTIONS} connections to one worker, \
+         and their latency counts from when they were due. The re-sync is to a new epoch, so that every \
+         entry is written again. The ring is served from memory, by the process that sends the requests. \
+         Revocations are of a real control plane; two workers are asked with the key every two milliseconds \
+         over each of 8 connections, and the time is from the API call until the last answer of 200.\n",
+        revokes.len(),
         args.rounds,
-        first.as_secs_f64(),
-    );
-    table += &format!(
-        "\nOne worker, 16 connections, {} requests per arm and round, keys drawn uniformly at random, which is \
-         the worst case for caches. `envoy/envoy.yaml` with a direct response in place of the upstream and \
-         no access log.\n",
-        args.requests
-    );
-    report::publish("ring", "Ring size", "cargo xtask bench ring", &machine, &table, &bars, args.dry)
+        count(WARM_UP),
+    )
 }

@@ -1,0 +1,395 @@
+//! What a request costs in the proxy, beside what else could check it there.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use keywheel_testkit::{Envoy, Paths};
+
+use crate::arm::{Filter, Parts, assemble_floor};
+use crate::authz::Authz;
+use crate::keys::{self, Traffic, Zipf};
+use crate::load::{self, CONNECTIONS, Plan};
+use crate::report::{Bar, Machine, Section, count};
+use crate::ring_server::RingServer;
+use crate::stats::{self, median, micros, percentile, range};
+
+/// The ring of all arms that are not about its size.
+const USUAL: u32 = 1_000;
+const FEW: u32 = 10;
+const MANY: u32 = 100_000;
+/// Of unknown keys there are as many as no cache of refusals could hold.
+const UNKNOWN: u32 = 100_000;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Keys of the largest ring
+    #[arg(long, default_value_t = 1_000_000)]
+    keys: u32,
+    /// Rounds; each measures every arm once
+    #[arg(long, default_value_t = 5)]
+    rounds: u64,
+    /// Requests with valid keys per arm and round; a quarter of it with unknown and without keys, and a
+    /// tenth at a fixed rate
+    #[arg(long, default_value_t = 48_000)]
+    requests: u64,
+    /// Only these, and no filter; docs/benchmarks.md stays as it is
+    #[arg(long, value_delimiter = ',')]
+    arms: Vec<Name>,
+    /// Print only; leave docs/benchmarks.md as it is
+    #[arg(long)]
+    dry: bool,
+}
+
+/// An arm, as it is called on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum Name {
+    Bare,
+    ApiKeyAuth,
+    Lua,
+    ExtAuthz,
+    Floor,
+    Minimal,
+    Shipped,
+    Everything,
+    /// The shipped configuration with 10 keys
+    Few,
+    /// With 100,000
+    Many,
+    /// With as many as --keys says
+    Most,
+}
+
+struct Arm {
+    name: Name,
+    title: String,
+    envoy: Envoy,
+    cells: Vec<Cell>,
+    /// At a fixed rate, with valid keys: p50, p99 and p99.9 of each round, in µs.
+    latency: [Vec<f64>; 3],
+}
+
+/// One kind of request to one arm, and what each round found.
+struct Cell {
+    kind: Kind,
+    traffic: Traffic,
+    status: u16,
+    /// Per request, in µs.
+    cpu: Vec<f64>,
+    /// Requests per second.
+    throughput: Vec<f64>,
+    /// How much of a core Envoy used: near 1, Envoy's one worker was what limited it.
+    busy: Vec<f64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Uniform,
+    Zipf,
+    Unknown,
+    Missing,
+}
+
+/// Whether every bar is met.
+pub(crate) async fn run(args: &Args) -> anyhow::Result<bool> {
+    let (paths, dir, authz) = (Paths::from_env()?, tempfile::tempdir()?, Authz::start().await?);
+    let floor = assemble_floor(dir.path())?;
+    let parts = Parts { paths: &paths, floor: &floor, authz: authz.address() };
+    let names = chosen(args);
+    let rings = rings(&names, args.keys).await?;
+    let unknown = keys::unknown(UNKNOWN)?;
+
+    let mut arms = Vec::new();
+    let mut notes = String::new();
+    for name in names {
+        let ring = &rings[&name.keys(args.keys)];
+        match name.filter().envoy(&parts, ring).await {
+            Ok(envoy) => arms.push(Arm::new(name, ring, envoy, &unknown)),
+            // Its configuration is ahead of what the filter knows.
+            Err(error) if name == Name::Everything => {
+                eprintln!("{error:#}");
+                notes += "\nNot measured: everything on, which Envoy refuses.\n";
+            }
+            Err(error) => return Err(error),
+        }
+        eprintln!("{}: ready", name.title(args.keys));
+    }
+
+    // Once unmeasured, for caches that a proxy fills in its first minute, and to learn how fast the
+    // slowest is.
+    saturate(&mut arms, args.requests, 0).await?;
+    let slowest = arms.iter().flat_map(|arm| &arm.cells).flat_map(|cell| cell.throughput.clone());
+    let rate = slowest.fold(f64::INFINITY, f64::min) / 3.0;
+    arms.iter_mut().flat_map(|arm| &mut arm.cells).for_each(Cell::forget);
+    for round in 1..=args.rounds {
+        saturate(&mut arms, args.requests, round).await?;
+        steadily(&mut arms, args.requests / 10, rate, round).await?;
+        eprintln!("round {round}/{}", args.rounds);
+    }
+
+    let machine = Machine::here(&arms[0].envoy).await?;
+    let body = tables(&arms) + &notes + &method(args, rate);
+    let section = Section {
+        id: "proxy",
+        title: "Cost of a request",
+        command: "cargo xtask bench proxy",
+        body,
+        bars: bars(&arms),
+    };
+    section.publish(&machine, args.dry || !args.arms.is_empty())
+}
+
+/// In the order of the table, and always with what everything is compared to.
+fn chosen(args: &Args) -> Vec<Name> {
+    let all = Name::value_variants().iter().copied();
+    all.filter(|name| *name == Name::Bare || args.arms.is_empty() || args.arms.contains(name)).collect()
+}
+
+/// The rings that these arms need, by their number of keys.
+async fn rings(names: &[Name], most: u32) -> anyhow::Result<BTreeMap<u32, RingServer>> {
+    let mut rings = BTreeMap::new();
+    for count in names.iter().map(|name| name.keys(most)) {
+        if !rings.contains_key(&count) {
+            rings.insert(count, RingServer::start(keys::ring(count)?).await?);
+        }
+    }
+    Ok(rings)
+}
+
+/// Every cell once, as fast as it goes.
+async fn saturate(arms: &mut [Arm], requests: u64, round: u64) -> anyhow::Result<()> {
+    for arm in arms {
+        for cell in &mut arm.cells {
+            let whole = matches!(cell.kind, Kind::Uniform | Kind::Zipf);
+            let requests = if whole { requests } else { requests / 4 };
+            let plan = cell.plan(&arm.envoy, requests, round);
+            let before = stats::cpu(arm.envoy.pid())?;
+            let took = load::run(plan).await?.took;
+            let cpu = stats::cpu(arm.envoy.pid())? - before;
+            cell.cpu.push(micros(cpu) / requests as f64);
+            cell.throughput.push(requests as f64 / took.as_secs_f64());
+            cell.busy.push(cpu.as_secs_f64() / took.as_secs_f64());
+        }
+    }
+    Ok(())
+}
+
+/// Every arm once, at one rate for all.
+async fn steadily(arms: &mut [Arm], requests: u64, rate: f64, round: u64) -> anyhow::Result<()> {
+    for arm in arms {
+        let plan = Plan { rate: Some(rate), ..arm.cells[0].plan(&arm.envoy, requests, round) };
+        let samples = load::run(plan).await?.samples;
+        let latencies: Vec<f64> = samples.iter().map(|sample| micros(sample.latency)).collect();
+        let sorted = stats::sorted(&latencies);
+        for (found, share) in arm.latency.iter_mut().zip([0.5, 0.99, 0.999]) {
+            found.push(percentile(&sorted, share));
+        }
+        // What one arm leaves behind is not the next one's burden.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
+}
+
+// === what was found ===
+
+fn bars(arms: &[Arm]) -> Vec<Bar> {
+    let find = |name| arms.iter().find(|arm| arm.name == name);
+    let mut bars = Vec::new();
+    let Some(bare) = find(Name::Bare) else { return bars };
+    let added = |arm: &Arm, kind| median(&arm.added(bare, kind));
+    if let Some(floor) = find(Name::Floor) {
+        for (name, bar) in [(Name::Minimal, 1.25), (Name::Shipped, 1.6)] {
+            let Some(ours) = find(name) else { continue };
+            let ratio = added(ours, Kind::Uniform) / added(floor, Kind::Uniform);
+            bars.push(Bar::at_most(&format!("CPU added, {} against the floor", ours.title), ratio, bar, "×"));
+        }
+    }
+    if let (Some(ours), Some(native)) = (find(Name::Minimal), find(Name::ApiKeyAuth)) {
+        let ratio = ours.throughput() / native.throughput();
+        bars.push(Bar::at_least("throughput, minimal against `api_key_auth`", ratio, 0.76, "×"));
+    }
+    if let (Some(ours), Some(authz)) = (find(Name::Shipped), find(Name::ExtAuthz)) {
+        let ratio = ours.throughput() / authz.throughput();
+        bars.push(Bar::at_least("throughput, shipped against `ext_authz`", ratio, 3.0, "×"));
+        let waits = |arm: &Arm| median(&arm.latency[0]) - median(&bare.latency[0]);
+        let ratio = waits(ours) / waits(authz);
+        bars.push(Bar::at_most("median latency added, shipped against `ext_authz`", ratio, 0.1, "×"));
+    }
+    if let (Some(few), Some(most)) = (find(Name::Few), find(Name::Most)) {
+        for (kind, bar) in [(Kind::Uniform, 1.6), (Kind::Zipf, 1.1)] {
+            let ratio = added(most, kind) / added(few, Kind::Uniform);
+            let what = format!("CPU added, {} drawn {kind} against {}", most.title, few.title);
+            bars.push(Bar::at_most(&what, ratio, bar, "×"));
+        }
+    }
+    bars
+}
+
+fn tables(arms: &[Arm]) -> String {
+    let bare = &arms[0];
+    let mut text = String::from(
+        "Valid keys, as fast as they are answered, and at a fixed rate:\n\n\
+         | | CPU per request | added | rounds | requests/s | Envoy's cores | p50 | p99 | p99.9 |\n\
+         |---|---|---|---|---|---|---|---|---|\n",
+    );
+    for arm in arms {
+        for cell in arm.cells.iter().filter(|cell| matches!(cell.kind, Kind::Uniform | Kind::Zipf)) {
+            let title =
+                if cell.kind == Kind::Zipf { format!("{}, Zipf", arm.title) } else { arm.title.clone() };
+            let (least, most) = range(&arm.added(bare, cell.kind));
+            text += &format!(
+                "| {title} | {:.1} µs | {:.2} µs | {least:.2} to {most:.2} | {:.0} | {:.2} |",
+                median(&cell.cpu),
+                median(&arm.added(bare, cell.kind)),
+                median(&cell.throughput),
+                median(&cell.busy),
+            );
+            for found in &arm.latency {
+                let micros = format!("{:.0} µs", median(found));
+                text += &format!(" {} |", if cell.kind == Kind::Zipf { "" } else { &micros });
+            }
+            text += "\n";
+        }
+    }
+    text += "\nUnknown keys and none, as fast as they are answered. An arm that refuses them writes an answer of its own:\n\n\
+             | | CPU, unknown | rounds | CPU, missing | rounds | status |\n|---|---|---|---|---|---|\n";
+    for arm in arms {
+        let [unknown, missing] = [Kind::Unknown, Kind::Missing].map(|kind| arm.cell(kind));
+        if let (Some(unknown), Some(missing)) = (unknown, missing) {
+            let [(from, to), (least, most)] = [unknown, missing].map(|cell| range(&cell.cpu));
+            text += &format!(
+                "| {} | {:.1} µs | {from:.1} to {to:.1} | {:.1} µs | {least:.1} to {most:.1} | {} |\n",
+                arm.title,
+                median(&unknown.cpu),
+                median(&missing.cpu),
+                unknown.status,
+            );
+        }
+    }
+    text
+}
+
+fn method(args: &Args, rate: f64) -> String {
+    format!(
+        "\n{} rounds of {} requests for each arm with valid keys, a quarter of that for each of the others. One \
+         worker, {CONNECTIONS} connections, each with one request under way. `envoy/envoy.yaml` with a direct \
+         response in place of the upstream and no access log; rings are served from memory. Keys are drawn \
+         uniformly at random, which is the worst case for caches, or by Zipf's law with exponent 1. Where \
+         nothing else is said the ring has {} keys. What is added is an arm's CPU less that of no filter in \
+         the same round. Latency is at {rate:.0} requests/s for all, a third of what the slowest takes, and \
+         counts from when a request was due, so that a stall is not left out by those it holds up. The \
+         server that `ext_authz` asks runs in the load's process: its CPU is not counted, but it shares the \
+         machine's cores.\n",
+        args.rounds,
+        count(args.requests),
+        count(USUAL.into()),
+    )
+}
+
+// === impl Arm, Cell, Name, Kind ===
+
+impl Arm {
+    fn new(name: Name, ring: &RingServer, envoy: Envoy, unknown: &Arc<[String]>) -> Self {
+        let keys = ring.keys();
+        let refusal = name.filter().refusal();
+        let mut cells = vec![Cell::new(Kind::Uniform, Traffic::Uniform(Arc::clone(keys)), 200)];
+        if name.is_about_size() {
+            let zipf = Arc::new(Zipf::new(keys.len()));
+            cells.push(Cell::new(Kind::Zipf, Traffic::Zipf(Arc::clone(keys), zipf), 200));
+        }
+        cells.push(Cell::new(Kind::Unknown, Traffic::Uniform(Arc::clone(unknown)), refusal));
+        cells.push(Cell::new(Kind::Missing, Traffic::Missing, refusal));
+        let title = name.title(u32::try_from(keys.len()).unwrap_or(u32::MAX));
+        Self { name, title, envoy, cells, latency: Default::default() }
+    }
+
+    fn cell(&self, kind: Kind) -> Option<&Cell> {
+        self.cells.iter().find(|cell| cell.kind == kind)
+    }
+
+    /// CPU per request less that of `bare` in the same round: what else the machine did then slowed
+    /// both.
+    fn added(&self, bare: &Self, kind: Kind) -> Vec<f64> {
+        let [ours, bare] =
+            [self.cell(kind), bare.cell(Kind::Uniform)].map(|cell| cell.map_or(&[][..], |cell| &cell.cpu));
+        ours.iter().zip(bare).map(|(ours, bare)| ours - bare).collect()
+    }
+
+    fn throughput(&self) -> f64 {
+        self.cell(Kind::Uniform).map_or(0.0, |cell| median(&cell.throughput))
+    }
+}
+
+impl Cell {
+    const fn new(kind: Kind, traffic: Traffic, status: u16) -> Self {
+        Self { kind, traffic, status, cpu: Vec::new(), throughput: Vec::new(), busy: Vec::new() }
+    }
+
+    fn plan(&self, envoy: &Envoy, requests: u64, seed: u64) -> Plan {
+        let (traffic, status) = (self.traffic.clone(), self.status);
+        Plan { target: envoy.listener(), traffic, status, rate: None, requests, seed }
+    }
+
+    fn forget(&mut self) {
+        self.cpu.clear();
+        self.throughput.clear();
+        self.busy.clear();
+    }
+}
+
+impl Name {
+    const fn filter(self) -> Filter {
+        match self {
+            Self::Bare => Filter::Bare,
+            Self::ApiKeyAuth => Filter::ApiKeyAuth,
+            Self::Lua => Filter::Lua,
+            Self::ExtAuthz => Filter::ExtAuthz,
+            Self::Floor => Filter::Floor,
+            Self::Minimal => Filter::Minimal,
+            Self::Everything => Filter::Everything,
+            Self::Shipped | Self::Few | Self::Many | Self::Most => Filter::Shipped,
+        }
+    }
+
+    const fn is_about_size(self) -> bool {
+        matches!(self, Self::Few | Self::Many | Self::Most)
+    }
+
+    /// How many its ring has.
+    const fn keys(self, most: u32) -> u32 {
+        match self {
+            Self::Few => FEW,
+            Self::Many => MANY,
+            Self::Most => most,
+            _ => USUAL,
+        }
+    }
+
+    fn title(self, keys: u32) -> String {
+        let name = match self {
+            Self::Bare => "no filter",
+            Self::ApiKeyAuth => "`api_key_auth`",
+            Self::Lua => "Lua",
+            Self::ExtAuthz => "`ext_authz`",
+            Self::Floor => "wasm floor",
+            Self::Minimal => "keywheel, minimal",
+            Self::Shipped => "keywheel, as shipped",
+            Self::Everything => "keywheel, everything on",
+            Self::Few | Self::Many | Self::Most => return format!("{} keys", count(self.keys(keys).into())),
+        };
+        name.into()
+    }
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Uniform => "uniformly",
+            Self::Zipf => "by Zipf's law",
+            Self::Unknown => "from unknown ones",
+            Self::Missing => "not at all",
+        })
+    }
+}

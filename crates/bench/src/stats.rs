@@ -1,0 +1,85 @@
+//! Medians, percentiles, and what a process used.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+/// The middle one, or the later of the two middle ones; 0 of none.
+pub(crate) fn median(values: &[f64]) -> f64 {
+    percentile(&sorted(values), 0.5)
+}
+
+/// The least and the most.
+pub(crate) fn range(values: &[f64]) -> (f64, f64) {
+    let sorted = sorted(values);
+    (sorted.first().copied().unwrap_or_default(), sorted.last().copied().unwrap_or_default())
+}
+
+/// The least value that is not exceeded by a share of `sorted`; 0 of none.
+pub(crate) fn percentile(sorted: &[f64], share: f64) -> f64 {
+    let at = (sorted.len() as f64 * share) as usize;
+    sorted.get(at.min(sorted.len().saturating_sub(1))).copied().unwrap_or_default()
+}
+
+pub(crate) fn sorted(values: &[f64]) -> Vec<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted
+}
+
+pub(crate) fn micros(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
+}
+
+/// CPU time of a process so far: user and system, of all its threads.
+pub(crate) fn cpu(pid: u32) -> anyhow::Result<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).context("Envoy is gone")?;
+    cpu_in(&stat).context("not the shape of /proc/<pid>/stat")
+}
+
+/// Memory of a process that is in RAM, in bytes.
+pub(crate) fn resident(pid: u32) -> anyhow::Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).context("Envoy is gone")?;
+    resident_in(&status).context("not the shape of /proc/<pid>/status")
+}
+
+fn cpu_in(stat: &str) -> Option<Duration> {
+    // The second field is the program's name, in brackets, and may hold anything.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut ticks = fields.split_whitespace().skip(11).map(|ticks| ticks.parse::<u64>().ok());
+    // Linux reports hundredths of a second, whatever the kernel counts in.
+    Some(Duration::from_millis(10 * (ticks.next()?? + ticks.next()??)))
+}
+
+fn resident_in(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle_one() {
+        assert_eq!(median(&[5.0, 1.0, 9.0]), 5.0);
+        assert_eq!(range(&[5.0, 1.0, 9.0]), (1.0, 9.0));
+        assert_eq!(median(&[]), 0.0);
+    }
+
+    #[test]
+    fn a_percentile_leaves_the_rest_above_it() {
+        let values: Vec<f64> = (1..=1000).map(f64::from).collect();
+        assert_eq!(percentile(&values, 0.99), 991.0);
+        assert_eq!(percentile(&values, 0.999), 1000.0);
+        assert_eq!(percentile(&values[..3], 0.999), 3.0);
+    }
+
+    #[test]
+    fn what_linux_says_of_a_process_is_read() {
+        let stat = "7 (en) voy) S 1 7 7 0 -1 4194304 1 2 3 4 150 25 0 0 20 0 9 0 5 6 7";
+        assert_eq!(cpu_in(stat), Some(Duration::from_millis(1750)));
+        assert_eq!(cpu_in("7 (envoy) S 1"), None);
+        assert_eq!(resident_in("Name:\tenvoy\nVmRSS:\t   12 kB\nThreads:\t3\n"), Some(12 * 1024));
+    }
+}
