@@ -9,6 +9,10 @@ pub struct Cache {
     counted: Vec<u32>,
 }
 
+/// A place in the cache, good until the next [`Cache::put`].
+#[derive(Debug, Clone, Copy)]
+pub struct At(usize);
+
 struct Slot {
     /// The adoption under which the entry was read. One from an earlier adoption is read anew.
     adoption: u64,
@@ -25,22 +29,28 @@ impl Cache {
         Self { slots: (0..slots).map(|_| None).collect(), counted: Vec::new() }
     }
 
+    /// Where the entry of this digest is, if it is here.
     #[must_use]
-    pub fn get(&self, digest: &Digest, adoption: u64) -> Option<&Entry> {
-        let slot = self.slots.get(self.slot(digest))?.as_ref()?;
-        (slot.adoption == adoption && slot.entry.digest == *digest).then_some(&slot.entry)
-    }
-
-    /// Keeps an entry. What gave way to it is returned, if it was counted.
-    pub fn put(&mut self, adoption: u64, entry: Entry) -> Option<(Entry, u32)> {
-        let at = self.slot(&entry.digest);
-        let slot = self.slots.get_mut(at)?.replace(Slot { adoption, count: 0, entry })?;
-        (slot.count > 0).then_some((slot.entry, slot.count))
-    }
-
-    /// Counts a request that passed with this key, which must have been got just now.
-    pub fn count(&mut self, digest: &Digest) {
+    pub fn find(&self, digest: &Digest, adoption: u64) -> Option<At> {
         let at = self.slot(digest);
+        let slot = self.slots.get(at)?.as_ref()?;
+        (slot.adoption == adoption && slot.entry.digest == *digest).then_some(At(at))
+    }
+
+    /// Keeps an entry, and says where. What gave way to it is returned, if it was counted.
+    pub fn put(&mut self, adoption: u64, entry: Entry) -> (At, Option<(Entry, u32)>) {
+        let at = self.slot(&entry.digest);
+        let before = self.slots.get_mut(at).and_then(|slot| slot.replace(Slot { adoption, count: 0, entry }));
+        (At(at), before.filter(|slot| slot.count > 0).map(|slot| (slot.entry, slot.count)))
+    }
+
+    #[must_use]
+    pub fn entry(&self, At(at): At) -> Option<&Entry> {
+        Some(&self.slots.get(at)?.as_ref()?.entry)
+    }
+
+    /// Counts a request that passed with this entry.
+    pub fn count(&mut self, At(at): At) {
         if let Some(Some(slot)) = self.slots.get_mut(at) {
             if slot.count == 0 {
                 self.counted.push(at as u32);

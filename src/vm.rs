@@ -452,12 +452,15 @@ impl Vm {
         let wall = now.wall.max(self.held.generation.issued_at);
         let digest = Digest::of(credential);
         let refuse = |reason| Err(Refusal { reason, entry: None });
-        if self.cache.get(&digest, self.adoption).is_none() {
-            match self.names.find(host, &digest) {
+        let at = match self.cache.find(&digest, self.adoption) {
+            Some(at) => at,
+            None => match self.names.find(host, &digest) {
                 Ok(Some(entry)) => {
-                    if let Some((entry, count)) = self.cache.put(self.adoption, entry) {
+                    let (at, before) = self.cache.put(self.adoption, entry);
+                    if let Some((entry, count)) = before {
                         self.usage.add(entry.version, VALID, count.into());
                     }
+                    at
                 }
                 Ok(None) => {
                     // Only a key that is not there is worth the look at its check: good ones pay nothing.
@@ -469,25 +472,24 @@ impl Vm {
                     self.ask_for_repair(host);
                     return refuse(Reason::RingUnavailable);
                 }
-            }
-        }
-        let lot = self.draw();
-        let Some(entry) = self.cache.get(&digest, self.adoption) else {
-            return refuse(Reason::RingUnavailable);
+            },
         };
-        let decided = match decide(entry, wall, lot) {
+        let lot = self.draw();
+        let decided = self.cache.entry(at).map(|entry| match decide(entry, wall, lot) {
             Decision::Allow => needs.permits(entry),
             Decision::Deny(reason) => Err(reason),
-        };
-        match decided {
-            Ok(()) => self.cache.count(&digest),
-            // A bad key that is known says whose it is.
-            Err(reason) => self.usage.add(entry.version.clone(), reason.code(), 1),
+        });
+        if decided == Some(Ok(())) {
+            self.cache.count(at);
         }
-        match (self.cache.get(&digest, self.adoption), decided) {
-            (Some(entry), Ok(())) => Ok(entry),
-            (entry, Err(reason)) => Err(Refusal { reason, entry }),
-            (None, Ok(())) => refuse(Reason::RingUnavailable),
+        match (self.cache.entry(at), decided) {
+            (Some(entry), Some(Ok(()))) => Ok(entry),
+            (Some(entry), Some(Err(reason))) => {
+                // A bad key that is known says whose it is.
+                self.usage.add(entry.version.clone(), reason.code(), 1);
+                Err(Refusal { reason, entry: Some(entry) })
+            }
+            _ => refuse(Reason::RingUnavailable),
         }
     }
 
