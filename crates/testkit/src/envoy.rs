@@ -176,6 +176,8 @@ fn spawn(binary: &Path, config: &Path, workers: usize) -> anyhow::Result<Process
     command.args(["--disable-hot-restart", "--service-node", "envoy-1", "--service-cluster", "edge"]);
     // A hundred lines about what Envoy was built with would bury the ten that explain a failure.
     command.args(["--component-log-level", "main:warning"]);
+    // A listener that was replaced would otherwise linger for ten minutes, and its connections with it.
+    command.args(["--drain-strategy", "immediate", "--drain-time-s", "3"]);
     // Tests read the access log, and would wait 10 s for a line.
     command.args(["--file-flush-interval-msec", "20", "--log-format", "[%Y-%m-%d %T.%e][%l][%n] %v"]);
     Process::spawn("envoy", dir, &mut command)
