@@ -63,8 +63,9 @@ impl Scene {
     /// Waits until the proxy has so many VMs, by its own word.
     pub(crate) async fn until_vms(&self, vms: usize) {
         until(&format!("the proxy says that it has {vms} VMs"), async || {
+            // A proxy speaks when there is something new.
+            self.key().await;
             let ring = self.admin.ring(RING).await.ok()?;
-            // A proxy speaks when it has something to say; a new revision is.
             let [proxy] = &ring.proxies[..] else { return None };
             (proxy.vms as usize == vms).then_some(())
         })
