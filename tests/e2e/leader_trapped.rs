@@ -62,6 +62,14 @@ impl Scene {
         scene.until_all(DOOMED, 200, &[503]).await;
         // A worker's VM gives the lease to it.
         until("the main thread leads", async || scene.main_thread_leads().then_some(())).await.unwrap();
+        // Those that led before it left polls behind, which would be answered first: by old news.
+        let before = scene.leaders().len() - 1;
+        for _ in 0..before {
+            scene.fake.answer_poll(scene.fake.changes(0, 1, Vec::new()));
+        }
+        until("old polls are answered", async || (scene.fake.answered() == before).then_some(()))
+            .await
+            .unwrap();
         scene
     }
 
@@ -81,9 +89,14 @@ impl Scene {
     }
 
     fn main_thread_leads(&self) -> bool {
+        self.leaders().last().is_some_and(|line| self.envoy.is_by_main_thread(line))
+    }
+
+    /// The lines of the log that say so, in order.
+    fn leaders(&self) -> Vec<String> {
         let log = self.envoy.log();
-        let last = log.lines().rfind(|line| line.contains("this VM fetches the ring from now on"));
-        last.is_some_and(|line| self.envoy.is_by_main_thread(line))
+        let lines = log.lines().filter(|line| line.contains("this VM fetches the ring from now on"));
+        lines.map(str::to_owned).collect()
     }
 
     /// A change comes through. All the while the other key is accepted, or answered with what is
