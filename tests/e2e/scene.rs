@@ -1,9 +1,13 @@
 //! Envoy with the shipped configuration, a control plane, an upstream.
 
-use keywheel_api::Proxy;
+use std::net::SocketAddr;
+
+use keywheel_api::{Proxy, Ring};
 use keywheel_testkit::admin::Issued;
 use keywheel_testkit::envoy_admin::RING;
-use keywheel_testkit::{Admin, ControlPlane, Envoy, EnvoyConfig, Paths, Reply, Upstream, http, until};
+use keywheel_testkit::{
+    Admin, Connection, ControlPlane, Envoy, EnvoyAdmin, EnvoyConfig, Paths, Reply, Upstream, http, until,
+};
 use serde_json::Value;
 
 /// What most tests start with. It panics where a test could not go on.
@@ -23,13 +27,21 @@ impl Scene {
 
     /// As [`Scene::start`], with changes to the configuration.
     pub(crate) async fn with(change: impl FnOnce(EnvoyConfig) -> EnvoyConfig) -> Self {
+        Self::with_workers(2, change).await
+    }
+
+    /// As [`Scene::with`], with so many workers in Envoy.
+    pub(crate) async fn with_workers(
+        workers: usize,
+        change: impl FnOnce(EnvoyConfig) -> EnvoyConfig,
+    ) -> Self {
         let paths = paths();
         let control = ControlPlane::start(&paths).await.unwrap();
         let upstream = Upstream::start().await.unwrap();
         let admin = control.admin().unwrap();
         admin.create_client("acme").await.unwrap();
         let config = change(config(&control, &upstream));
-        let envoy = Envoy::start(&paths, config, 2).await.unwrap();
+        let envoy = Envoy::start(&paths, config, workers).await.unwrap();
         let scene = Self { envoy, control, upstream, admin };
         scene.settle().await;
         scene.until_served().await;
@@ -45,11 +57,17 @@ impl Scene {
 
     /// Waits until every VM of the proxy enforces what the control plane has published, by its own word.
     pub(crate) async fn settle(&self) {
-        until("the proxy says that all its VMs enforce the ring", async || {
+        settle(&self.admin, RING).await;
+    }
+
+    /// Waits until the proxy has so many VMs, by its own word.
+    pub(crate) async fn until_vms(&self, vms: usize) {
+        until(&format!("the proxy says that it has {vms} VMs"), async || {
+            // A proxy speaks when there is something new.
+            self.key().await;
             let ring = self.admin.ring(RING).await.ok()?;
-            let enforced =
-                |proxy: &Proxy| proxy.epoch.as_ref() == Some(&ring.epoch) && proxy.enforced >= ring.revision;
-            (!ring.proxies.is_empty() && ring.proxies.iter().all(enforced)).then_some(())
+            let [proxy] = &ring.proxies[..] else { return None };
+            (proxy.vms as usize == vms).then_some(())
         })
         .await
         .unwrap();
@@ -105,6 +123,49 @@ impl Scene {
         .await
         .unwrap()
     }
+}
+
+/// Waits until every proxy enforces what the control plane has published, by its own word.
+pub(crate) async fn settle(admin: &Admin, ring: &str) {
+    until("every proxy says that all its VMs enforce the ring", async || {
+        let ring = admin.ring(ring).await.ok()?;
+        (!ring.proxies.is_empty() && ring.proxies.iter().all(|proxy| enforces(proxy, &ring))).then_some(())
+    })
+    .await
+    .unwrap();
+}
+
+/// As [`settle`], where one process may go by several names: it does not count which of them says so.
+pub(crate) async fn settle_under_some_name(admin: &Admin, ring: &str) {
+    until("a proxy says that all its VMs enforce the ring", async || {
+        let ring = admin.ring(ring).await.ok()?;
+        ring.proxies.iter().any(|proxy| enforces(proxy, &ring)).then_some(())
+    })
+    .await
+    .unwrap();
+}
+
+fn enforces(proxy: &Proxy, ring: &Ring) -> bool {
+    proxy.epoch.as_ref() == Some(&ring.epoch) && proxy.enforced >= ring.revision
+}
+
+/// Connections to a listener, some of them with each of Envoy's workers.
+pub(crate) async fn on_every_worker(envoy: &Envoy, listener: SocketAddr) -> Vec<Connection> {
+    let mut connections = Vec::new();
+    until("every worker has a connection", async || {
+        for _ in 0..4 {
+            let mut connection = Connection::open(listener).await.ok()?;
+            // The kernel takes a connection before a worker does.
+            connection.get("/", &[]).await.ok()?;
+            connections.push(connection);
+        }
+        let admin = EnvoyAdmin::new(envoy.admin(), listener.port());
+        let by_worker = admin.connections_by_worker("downstream_cx_active").await.ok()?;
+        (by_worker.len() == envoy.workers() && by_worker.iter().all(|count| *count > 0)).then_some(())
+    })
+    .await
+    .unwrap();
+    connections
 }
 
 pub(crate) fn paths() -> Paths {

@@ -31,6 +31,8 @@ cargo xtask <command>
   demo [--keep] ...  show a rotation under live traffic; --help for its options
   test [FILTER]      every test: native, wasm and end to end against a real Envoy
       --only PART      native, wasm or e2e
+      --envoy VERSION  end to end on this one, instead of the newest and the oldest supported;
+                       ENVOY_BIN=/path/to/envoy names one of your own
   check              formatting, and clippy natively and for wasm, warnings as errors
   wasm               build the filter: target/wasm32-wasip1/wasm/keywheel_filter.wasm
   bench proxy        what a request costs, beside Envoy's own filters; --help for options, so with ring

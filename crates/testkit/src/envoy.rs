@@ -80,6 +80,12 @@ impl Envoy {
         self.process.pid()
     }
 
+    /// Whether a line of the log was written by the main thread.
+    #[must_use]
+    pub fn is_by_main_thread(&self, line: &str) -> bool {
+        line.contains(&format!("][{}][", self.pid()))
+    }
+
     /// Kills it and starts it again, on the same ports.
     ///
     /// # Errors
@@ -176,7 +182,9 @@ fn spawn(binary: &Path, config: &Path, workers: usize) -> anyhow::Result<Process
     command.args(["--disable-hot-restart", "--service-node", "envoy-1", "--service-cluster", "edge"]);
     // A hundred lines about what Envoy was built with would bury the ten that explain a failure.
     command.args(["--component-log-level", "main:warning"]);
+    // A listener that was replaced would otherwise linger for ten minutes, and its connections with it.
+    command.args(["--drain-strategy", "immediate", "--drain-time-s", "3"]);
     // Tests read the access log, and would wait 10 s for a line.
-    command.args(["--file-flush-interval-msec", "20", "--log-format", "[%Y-%m-%d %T.%e][%l][%n] %v"]);
+    command.args(["--file-flush-interval-msec", "20", "--log-format", "[%Y-%m-%d %T.%e][%t][%l][%n] %v"]);
     Process::spawn("envoy", dir, &mut command)
 }

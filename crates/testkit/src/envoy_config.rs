@@ -14,7 +14,6 @@ pub const SHIPPED: &str = include_str!("../../../envoy/envoy.yaml");
 
 const LISTENER: &str = "/static_resources/listeners/0";
 const MANAGER: &str = "/filter_chains/0/filters/0/typed_config";
-const PLUGIN: &str = "/http_filters/0/typed_config/config";
 
 /// A configuration of Envoy, read. Envoy takes it as JSON.
 #[derive(Debug, Clone)]
@@ -31,16 +30,65 @@ impl EnvoyConfig {
     /// Where the filter is.
     #[must_use]
     pub fn with_wasm(self, file: &Path) -> Self {
-        let place = format!("{LISTENER}{MANAGER}{PLUGIN}/vm_config/code/local/filename");
-        self.with(&place, json!(file.display().to_string()))
+        self.with_vm(|vm| vm["code"]["local"]["filename"] = json!(file.display().to_string()))
+    }
+
+    /// Changes the virtual machine that the filter runs in: its name, its code, its configuration.
+    #[must_use]
+    pub fn with_vm(mut self, change: impl FnOnce(&mut Value)) -> Self {
+        change(&mut self.filter()["vm_config"]);
+        self
     }
 
     /// Takes the filter out, to see what Envoy does without it.
     #[must_use]
     pub fn without_filter(mut self) -> Self {
-        let filters = self.at(&format!("{LISTENER}{MANAGER}/http_filters")).as_array_mut();
-        filters.expect("http_filters is a list").retain(|filter| filter["name"] != "keywheel");
+        self.filters().retain(|filter| filter["name"] != "keywheel");
         self
+    }
+
+    /// Puts another HTTP filter before all that are there.
+    #[must_use]
+    pub fn with_filter_before(mut self, filter: Value) -> Self {
+        self.filters().insert(0, filter);
+        self
+    }
+
+    /// Adds a second listener: the first as it is now, with changes, under another name and address.
+    ///
+    /// # Panics
+    ///
+    /// `envoy/envoy.yaml` has no listener.
+    #[must_use]
+    pub fn with_another_listener(
+        mut self,
+        name: &str,
+        address: SocketAddr,
+        change: impl FnOnce(Self) -> Self,
+    ) -> Self {
+        let mut other = change(self.clone()).with_listener(address);
+        let mut listener = other.at(LISTENER).take();
+        listener["name"] = json!(name);
+        let listeners = self.at("/static_resources/listeners").as_array_mut();
+        listeners.expect("listeners is a list").push(listener);
+        self
+    }
+
+    /// Adds a cluster that is like another one, but elsewhere.
+    ///
+    /// # Panics
+    ///
+    /// There is no cluster `like`.
+    #[must_use]
+    pub fn with_another_cluster(mut self, name: &str, like: &str, address: SocketAddr) -> Self {
+        let clusters = self.at("/static_resources/clusters").as_array_mut();
+        let clusters = clusters.expect("clusters is a list");
+        let cluster = clusters.iter().find(|cluster| cluster["name"] == like).cloned();
+        let mut cluster = cluster.unwrap_or_else(|| panic!("envoy.yaml has no cluster `{like}`"));
+        cluster["name"] = json!(name);
+        cluster["load_assignment"]["cluster_name"] = json!(name);
+        clusters.push(cluster);
+        self.with_cluster(name, address)
     }
 
     #[must_use]
@@ -76,14 +124,14 @@ impl EnvoyConfig {
     /// Changes the filter's own configuration.
     #[must_use]
     pub fn with_plugin(mut self, change: impl FnOnce(&mut Value)) -> Self {
-        change(self.at(&format!("{LISTENER}{MANAGER}{PLUGIN}/configuration/value")));
+        change(&mut self.filter()["configuration"]["value"]);
         self
     }
 
     /// Hands the filter its configuration as JSON in a string, as Istio does, and not as a YAML struct.
     #[must_use]
     pub fn with_plugin_in_a_string(mut self) -> Self {
-        let configuration = self.at(&format!("{LISTENER}{MANAGER}{PLUGIN}/configuration"));
+        let configuration = &mut self.filter()["configuration"];
         let text = configuration["value"].to_string();
         *configuration = json!({"@type": "type.googleapis.com/google.protobuf.StringValue", "value": text});
         self
@@ -115,6 +163,18 @@ impl EnvoyConfig {
     #[must_use]
     pub fn to_json(&self) -> String {
         self.0.to_string()
+    }
+
+    fn filters(&mut self) -> &mut Vec<Value> {
+        let filters = self.at(&format!("{LISTENER}{MANAGER}/http_filters")).as_array_mut();
+        filters.expect("http_filters is a list")
+    }
+
+    /// The wasm plugin.
+    fn filter(&mut self) -> &mut Value {
+        let filter = self.filters().iter_mut().find(|filter| filter["name"] == "keywheel");
+        let plugin = filter.and_then(|filter| filter.pointer_mut("/typed_config/config"));
+        plugin.expect("envoy.yaml has a filter `keywheel` with a configuration")
     }
 
     fn at(&mut self, pointer: &str) -> &mut Value {

