@@ -9,6 +9,7 @@
 //! | [`key`] | keys and their versions |
 //! | [`rotation`] | the move from one version to the next |
 //! | [`ring`] | what proxies enforce, and what they report |
+//! | [`usage`] | what proxies counted |
 //! | [`token`] | credentials for the control plane itself |
 //! | [`problem`] | RFC 9457 problems, one page of `docs/errors` each |
 //! | [`time`] | between the API's RFC 3339 and the ring's milliseconds |
@@ -34,6 +35,7 @@ pub mod ring;
 pub mod rotation;
 pub mod time;
 pub mod token;
+pub mod usage;
 
 pub use client::{Client, CreateClient};
 pub use jiff::Timestamp;
@@ -43,6 +45,7 @@ pub use problem::{FieldError, Problem, ProblemKind};
 pub use ring::{Proxy, Ring};
 pub use rotation::{Rotation, RotationEnd, RotationState, RotationWithSecret, StartRotation};
 pub use token::{CreateToken, Role, Token};
+pub use usage::{KeyUsage, Reporting, RingUsage, UsageHour};
 
 use serde::{Deserialize, Serialize};
 

@@ -67,6 +67,22 @@ async fn exactly_one_document_full_is_one_page() {
 }
 
 #[tokio::test]
+async fn a_first_page_is_never_behind_and_a_later_one_may_be() {
+    let plane = plane().await;
+    fill(&plane, 600).await;
+    let key = plane.key().await;
+    let first = page(&plane, None, None).await;
+    let Kind::Snapshot { through, .. } = first.kind else { panic!("a page is a snapshot") };
+    let second = page(&plane, through, Some(&first)).await;
+    assert_eq!(page(&plane, None, None).await, first, "kept while nothing changes");
+
+    plane.post(&format!("/v1/keys/{}/revoke", key.id), json!({})).await;
+    assert_eq!(page(&plane, through, Some(&first)).await, second, "the changes after the first page mend it");
+    // A proxy without a ring enforces it as it is, until the changes after it come.
+    assert_eq!(page(&plane, None, None).await.revision, plane.head());
+}
+
+#[tokio::test]
 async fn a_kept_page_is_never_older_than_asked_for() {
     let plane = plane().await;
     let key = plane.key().await;
