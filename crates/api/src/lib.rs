@@ -9,6 +9,7 @@
 //! | [`key`] | keys and their versions |
 //! | [`rotation`] | the move from one version to the next |
 //! | [`ring`] | what proxies enforce, and what they report |
+//! | [`push`] | what a proxy answers that takes pushed documents |
 //! | [`usage`] | what proxies counted |
 //! | [`token`] | credentials for the control plane itself |
 //! | [`problem`] | RFC 9457 problems, one page of `docs/errors` each |
@@ -31,6 +32,7 @@
 pub mod client;
 pub mod key;
 pub mod problem;
+pub mod push;
 pub mod ring;
 pub mod rotation;
 pub mod time;

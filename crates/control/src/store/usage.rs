@@ -30,6 +30,18 @@ const MAX_VMS: u64 = 50_000;
 /// Rows of one DELETE, so that nobody waits long for the writer.
 const CHUNK: u64 = 10_000;
 
+// In both each row looks its version up, and never each version of the ring its row: hence the cross
+// join, and the `+` that keeps the index by ring out of it.
+const ADD_HOURS: &str = "INSERT INTO usage_hours (version, hour, outcome, count, last_minute)
+    SELECT v.id, value ->> 1, value ->> 2, value ->> 3, value ->> 4
+    FROM json_each(?) CROSS JOIN versions v WHERE v.id = value ->> 0 AND v.ring_id = ?
+    ON CONFLICT (version, hour, outcome) DO UPDATE SET
+        count = min(count + excluded.count, ?), last_minute = max(last_minute, excluded.last_minute)";
+const SET_LAST_USED: &str = "UPDATE versions SET last_used_at = used.at
+    FROM (SELECT value ->> 0 AS id, value ->> 1 AS at FROM json_each(?)) AS used
+    WHERE versions.id = used.id AND +versions.ring_id = ?
+        AND (versions.last_used_at IS NULL OR versions.last_used_at < used.at)";
+
 /// What one report says of a ring. Its batches kept their rules.
 #[derive(Debug, Clone)]
 pub struct NewUsage {
@@ -334,32 +346,16 @@ async fn save_hours(
             json!([slot.version, int(slot.hour.0), slot.outcome, int(uses.count), int(uses.last_minute.0)])
         })
         .collect();
-    // The cross join has each row look its version up, and not each version its row.
-    let stored = sqlx::query(
-        "INSERT INTO usage_hours (version, hour, outcome, count, last_minute)
-         SELECT v.id, value ->> 1, value ->> 2, value ->> 3, value ->> 4
-         FROM json_each(?) CROSS JOIN versions v WHERE v.id = value ->> 0 AND v.ring_id = ?
-         ON CONFLICT (version, hour, outcome) DO UPDATE SET
-             count = min(count + excluded.count, ?), last_minute = max(last_minute, excluded.last_minute)",
-    )
-    .bind(rows.to_string())
-    .bind(ring)
-    .bind(int(MAX_COUNT))
-    .execute(&mut *connection)
-    .await?
-    .rows_affected();
+    let stored = sqlx::query(ADD_HOURS)
+        .bind(rows.to_string())
+        .bind(ring)
+        .bind(int(MAX_COUNT))
+        .execute(&mut *connection)
+        .await?
+        .rows_affected();
 
     let used: Value = ledger.used.iter().map(|(version, at)| json!([version, int(at.0)])).collect();
-    sqlx::query(
-        "UPDATE versions SET last_used_at = used.at
-         FROM (SELECT value ->> 0 AS id, value ->> 1 AS at FROM json_each(?)) AS used
-         WHERE versions.id = used.id AND versions.ring_id = ?
-             AND (versions.last_used_at IS NULL OR versions.last_used_at < used.at)",
-    )
-    .bind(used.to_string())
-    .bind(ring)
-    .execute(connection)
-    .await?;
+    sqlx::query(SET_LAST_USED).bind(used.to_string()).bind(ring).execute(connection).await?;
     Ok((ledger.hours.len() as u64).saturating_sub(stored))
 }
 
@@ -387,5 +383,23 @@ impl UsageQueue {
         tally.reports = tally.reports.saturating_add(more.reports);
         tally.unknown_counts = tally.unknown_counts.saturating_add(more.unknown_counts);
         tally.refused_batches = tally.refused_batches.saturating_add(more.refused_batches);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn no_report_reads_every_version_of_its_ring() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("keywheel.db")).await.unwrap();
+        for sql in [ADD_HOURS, SET_LAST_USED] {
+            let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
+            let rows = sqlx::query(explain).fetch_all(&store.readers).await.unwrap();
+            let plan: Vec<String> = rows.iter().map(|row| row.get("detail")).collect();
+            assert!(plan[0].starts_with("SCAN json_each"), "{plan:?}");
+            assert!(plan[1].ends_with("USING PRIMARY KEY (id=?)"), "{plan:?}");
+        }
     }
 }
