@@ -221,8 +221,9 @@ mod tests {
         ledger.add(&[batch(3, &[])], NOW);
         assert_eq!(vm(&ledger).missing, 2);
         let last = Batch { batch: u64::MAX, ..batch(1, &[("kv_1", VALID, THIS_MINUTE, u64::MAX)]) };
-        ledger.add(&[last.clone()], NOW);
-        ledger.add(&[last], NOW);
+        for _ in 0..2 {
+            ledger.add(std::slice::from_ref(&last), NOW);
+        }
         assert_eq!(ledger.hours.values().map(|uses| uses.count).collect::<Vec<_>>(), [MAX_COUNT]);
     }
 

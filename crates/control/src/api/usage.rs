@@ -50,7 +50,7 @@ pub(crate) async fn record(
         }
     })?;
     let (batches, refused) = read(&body)?;
-    if let Some((at, why)) = refused.first() {
+    if let Some(BadBatch { at, why }) = refused.first() {
         let count = refused.len() as u64;
         control.store.tally_refused(ring, count);
         // What a proxy wrote is quoted, so that it forges no line of the log.
@@ -79,8 +79,8 @@ pub(crate) async fn show(
     Ok(axum::Json(KeyUsage { key: key.id, ring: key.ring, from, to, hours, vms, reporting }))
 }
 
-/// The batches that keep their rules; of each other one its place and what is wrong.
-fn read(body: &[u8]) -> Result<(Vec<Batch>, Vec<(usize, String)>), ApiError> {
+/// The batches that keep their rules, and the others.
+fn read(body: &[u8]) -> Result<(Vec<Batch>, Vec<BadBatch>), ApiError> {
     let mut refused = Vec::new();
     let batches: Vec<(usize, Batch)> = match serde_json::from_slice::<Report>(body) {
         Ok(report) => report.batches.into_iter().enumerate().collect(),
@@ -92,7 +92,7 @@ fn read(body: &[u8]) -> Result<(Vec<Batch>, Vec<(usize, String)>), ApiError> {
             for (at, value) in loose.batches.into_iter().enumerate() {
                 match serde_json::from_value(value) {
                     Ok(batch) => batches.push((at, batch)),
-                    Err(error) => refused.push((at, error.to_string())),
+                    Err(error) => refused.push(BadBatch { at, why: error.to_string() }),
                 }
             }
             batches
@@ -104,10 +104,17 @@ fn read(body: &[u8]) -> Result<(Vec<Batch>, Vec<(usize, String)>), ApiError> {
     for (at, batch) in batches {
         match batch.check() {
             Ok(()) => good.push(batch),
-            Err(error) => refused.push((at, error.to_string())),
+            Err(error) => refused.push(BadBatch { at, why: error.to_string() }),
         }
     }
     Ok((good, refused))
+}
+
+/// A batch that is left out.
+struct BadBatch {
+    /// Its place in the report, from 0.
+    at: usize,
+    why: String,
 }
 
 /// A report with its batches unread.
