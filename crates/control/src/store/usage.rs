@@ -21,10 +21,10 @@ use super::rows::{int, optional_time, optional_timestamp, time, uint};
 use super::{Refusal, Store, StoreError};
 use crate::usage::{Ledger, MAX_COUNT, Vm, VmId};
 
-/// Reports of one transaction. More would hold up a revocation for longer.
-const GROUP: usize = 64;
-/// Reports that may wait for their turn. Others are told to come back.
-const MAX_WAITING: usize = 1024;
+/// Rows of one transaction, unless a single report has more. More would hold up a revocation for longer.
+const GROUP: usize = 1_000;
+/// Rows that may wait for their turn, about 100 MB. Whoever brings more is told to come back.
+const MAX_WAITING: usize = 500_000;
 /// VMs kept of one ring; those not heard of for longest give way.
 const MAX_VMS: u64 = 50_000;
 /// Rows of one DELETE, so that nobody waits long for the writer.
@@ -53,16 +53,31 @@ pub struct NewUsage {
 /// Reports on their way to the disk.
 #[derive(Debug, Default)]
 pub(super) struct UsageQueue {
-    waiting: Mutex<VecDeque<Waiting>>,
+    line: Mutex<Line>,
     /// Held by whoever writes.
     turn: tokio::sync::Mutex<()>,
     tallies: Mutex<BTreeMap<i64, RingUsage>>,
+}
+
+#[derive(Debug, Default)]
+struct Line {
+    waiting: VecDeque<Waiting>,
+    /// Of all who wait.
+    rows: usize,
 }
 
 #[derive(Debug)]
 struct Waiting {
     report: NewUsage,
     answer: oneshot::Sender<Result<(), Arc<StoreError>>>,
+}
+
+impl NewUsage {
+    /// About how many rows it changes.
+    fn rows(&self) -> usize {
+        let rows = self.batches.iter().map(|batch| batch.counts.len().saturating_add(1)).sum::<usize>();
+        rows.saturating_add(1)
+    }
 }
 
 impl Store {
@@ -363,18 +378,30 @@ async fn save_hours(
 
 impl UsageQueue {
     fn wait(&self, waiting: Waiting) -> Result<(), StoreError> {
-        let mut queue = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if queue.len() >= MAX_WAITING {
+        let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+        let rows = line.rows.saturating_add(waiting.report.rows());
+        if rows > MAX_WAITING && !line.waiting.is_empty() {
             return Err(StoreError::Busy);
         }
-        queue.push_back(waiting);
+        line.rows = rows;
+        line.waiting.push_back(waiting);
         Ok(())
     }
 
+    /// Those who wait for longest, at least one if any does.
     fn take(&self) -> Vec<Waiting> {
-        let mut queue = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = queue.len().min(GROUP);
-        queue.drain(..count).collect()
+        let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut group, mut rows) = (Vec::new(), 0_usize);
+        while let Some(first) = line.waiting.front() {
+            let more = first.report.rows();
+            rows = rows.saturating_add(more);
+            if rows > GROUP && !group.is_empty() {
+                break;
+            }
+            line.rows = line.rows.saturating_sub(more);
+            group.extend(line.waiting.pop_front());
+        }
+        group
     }
 
     fn tally(&self, ring: i64, more: RingUsage) {
@@ -388,7 +415,39 @@ impl UsageQueue {
 
 #[cfg(test)]
 mod tests {
+    use keywheel_keyring::usage::Count;
+
     use super::*;
+
+    #[test]
+    fn who_waits_is_taken_in_groups_and_too_many_are_turned_away() {
+        let queue = UsageQueue::default();
+        let count = Count { version: "kv".into(), outcome: "valid".into(), minute: Millis(0), count: 1 };
+        let wait = |counts: usize| {
+            let batch = Batch {
+                node: "edge".into(),
+                instance: "1".into(),
+                vm: "1".into(),
+                batch: 1,
+                from: Millis(0),
+                to: Millis(0),
+                counts: vec![count.clone(); counts],
+            };
+            let report = NewUsage { ring: 1, batches: vec![batch], now: Millis(0) };
+            queue.wait(Waiting { report, answer: oneshot::channel().0 })
+        };
+        for counts in [GROUP * 2, GROUP - 10, 2, 2, GROUP] {
+            wait(counts).unwrap();
+        }
+        let groups: Vec<usize> =
+            std::iter::from_fn(|| Some(queue.take().len()).filter(|len| *len > 0)).collect();
+        assert_eq!(groups, [1, 3, 1]);
+
+        wait(MAX_WAITING * 2).unwrap();
+        assert!(matches!(wait(1), Err(StoreError::Busy)));
+        queue.take();
+        wait(1).unwrap();
+    }
 
     #[tokio::test]
     async fn no_report_reads_every_version_of_its_ring() {
