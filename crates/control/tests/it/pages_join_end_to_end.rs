@@ -1,3 +1,5 @@
+use std::time::{Duration, Instant};
+
 use keywheel_control::store::ImportedVersion;
 use keywheel_keyring::document::Kind;
 use keywheel_keyring::{Digest, Document};
@@ -73,11 +75,15 @@ async fn a_first_page_is_never_behind_and_a_later_one_may_be() {
     let key = plane.key().await;
     let first = page(&plane, None, None).await;
     let Kind::Snapshot { through, .. } = first.kind else { panic!("a page is a snapshot") };
+    let asked = Instant::now();
     let second = page(&plane, through, Some(&first)).await;
     assert_eq!(page(&plane, None, None).await, first, "kept while nothing changes");
 
     plane.post(&format!("/v1/keys/{}/revoke", key.id), json!({})).await;
-    assert_eq!(page(&plane, through, Some(&first)).await, second, "the changes after the first page mend it");
+    let again = page(&plane, through, Some(&first)).await;
+    // A page that is behind serves for five seconds only.
+    let slow = asked.elapsed() > Duration::from_secs(4);
+    assert!(slow || again == second, "the changes after the first page mend it");
     // A proxy without a ring enforces it as it is, until the changes after it come.
     assert_eq!(page(&plane, None, None).await.revision, plane.head());
 }
