@@ -60,6 +60,10 @@ pub struct Version {
     pub created_at: Timestamp,
     /// When it retired or was revoked.
     pub ended_at: Option<Timestamp>,
+    /// The newest minute in which a proxy accepted it. Absent: no report says so, which is no proof that
+    /// nobody used it.
+    #[serde(default)]
+    pub last_used_at: Option<Timestamp>,
 }
 
 /// The answer that made a key.

@@ -9,6 +9,8 @@
 //! | [`key`] | keys and their versions |
 //! | [`rotation`] | the move from one version to the next |
 //! | [`ring`] | what proxies enforce, and what they report |
+//! | [`push`] | what a proxy answers that takes pushed documents |
+//! | [`usage`] | what proxies counted |
 //! | [`token`] | credentials for the control plane itself |
 //! | [`problem`] | RFC 9457 problems, one page of `docs/errors` each |
 //! | [`time`] | between the API's RFC 3339 and the ring's milliseconds |
@@ -30,10 +32,12 @@
 pub mod client;
 pub mod key;
 pub mod problem;
+pub mod push;
 pub mod ring;
 pub mod rotation;
 pub mod time;
 pub mod token;
+pub mod usage;
 
 pub use client::{Client, CreateClient};
 pub use jiff::Timestamp;
@@ -43,6 +47,7 @@ pub use problem::{FieldError, Problem, ProblemKind};
 pub use ring::{Proxy, Ring};
 pub use rotation::{Rotation, RotationEnd, RotationState, RotationWithSecret, StartRotation};
 pub use token::{CreateToken, Role, Token};
+pub use usage::{KeyUsage, Reporting, RingUsage, UsageHour};
 
 use serde::{Deserialize, Serialize};
 

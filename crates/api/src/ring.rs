@@ -3,6 +3,8 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::RingUsage;
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Ring {
     pub name: String,
@@ -18,6 +20,9 @@ pub struct Ring {
     pub created_at: Timestamp,
     /// Proxies heard from since the control plane started, by node and instance.
     pub proxies: Vec<Proxy>,
+    /// What became of their usage reports.
+    #[serde(default)]
+    pub usage: RingUsage,
 }
 
 /// What one proxy last said about itself. Shown, and trusted for nothing else.

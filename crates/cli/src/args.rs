@@ -17,6 +17,9 @@ Exit codes:
   3  the control plane cannot be reached
   4  no token, or not one that may do this";
 
+const RING_URL: &str = "http://127.0.0.1:7071";
+const RING_URL_HELP: &str = "The ring listener's URL: a control plane's or a relay's";
+
 /// API keys for Envoy and Istio, rotated without downtime
 #[derive(Debug, Parser)]
 #[command(name = "keywheel", version, after_help = EXIT_CODES)]
@@ -140,6 +143,13 @@ pub(crate) enum Key {
     },
     /// Show a key and its versions
     Show { key: String },
+    /// Show how often a key's versions were used, and which proxies say so
+    Usage {
+        key: String,
+        /// How far back, such as 24h; at most 90d
+        #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "7d")]
+        last: Duration,
+    },
     /// Make a new version and print its text, once; the old one is accepted until the overlap ends
     Rotate {
         key: String,
@@ -166,6 +176,36 @@ pub(crate) enum Ring {
         #[arg(long)]
         trust: bool,
     },
+    /// Print a ring for use elsewhere
+    Export {
+        #[arg(default_value = "production")]
+        ring: String,
+        /// As one line of JSON for the filter's `seed`: a proxy that holds no ring begins with it. Can be
+        /// installed for 24 hours; at most 500 entries
+        #[arg(long, required = true)]
+        seed: bool,
+        #[arg(long, value_name = "URL", env = "KEYWHEEL_RING_URL", default_value = RING_URL, help = RING_URL_HELP)]
+        ring_url: String,
+    },
+    /// Bring a ring to proxies that cannot reach the control plane
+    Push(Push),
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Push {
+    #[arg(default_value = "production")]
+    pub(crate) ring: String,
+    /// A listener with the filter in `mode: receive`, such as http://proxy:9080; repeat for more
+    #[arg(long, value_name = "URL", required = true)]
+    pub(crate) to: Vec<String>,
+    /// Go on with every change, until a signal; otherwise end when all targets enforce the ring
+    #[arg(long)]
+    pub(crate) follow: bool,
+    /// How long a target may make no progress, such as 30s; with --follow it may for ever
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "30s")]
+    pub(crate) timeout: Duration,
+    #[arg(long, value_name = "URL", env = "KEYWHEEL_RING_URL", default_value = RING_URL, help = RING_URL_HELP)]
+    pub(crate) ring_url: String,
 }
 
 #[derive(Debug, Subcommand)]

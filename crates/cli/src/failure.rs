@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use keywheel_api::Problem;
+use keywheel_keyring::document::DocumentError;
+use keywheel_keyring::signature::SignatureError;
 
 /// Why a command did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +17,10 @@ pub(crate) enum Failure {
     )]
     Unreachable { url: String, cause: String },
     #[error(
+        "cannot reach the ring listener at {url}: {cause}. Is `keywheel serve` running there? Set --ring-url or KEYWHEEL_RING_URL if it is elsewhere"
+    )]
+    RingUnreachable { url: String, cause: String },
+    #[error(
         "no token: set KEYWHEEL_TOKEN, or KEYWHEEL_TOKEN_FILE to a file that holds one. The first start of `keywheel serve` printed it"
     )]
     NoToken,
@@ -22,12 +28,38 @@ pub(crate) enum Failure {
     BadToken,
     #[error("`{0}` cannot be the control plane's URL: write it like http://127.0.0.1:7070")]
     Url(String),
+    #[error("`{0}` cannot be the ring listener's URL: write it like http://127.0.0.1:7071")]
+    RingUrl(String),
+    #[error("`{0}` cannot be a target's URL: write it like http://proxy:9080")]
+    TargetUrl(String),
     #[error("cannot read the token file {}: {cause}", .path.display())]
     TokenFile { path: PathBuf, cause: std::io::Error },
     #[error(
         "the answer of {url} is not one of a keywheel control plane ({cause}); is --url the admin listener?"
     )]
     NotKeywheel { url: String, cause: String },
+    #[error("the answer of {url} is not one of a ring listener ({cause}); is --ring-url the ring listener?")]
+    NotRing { url: String, cause: String },
+    #[error("the ring listener refuses even a first page; is --ring-url a keywheel ring listener?")]
+    NoHistory,
+    #[error(
+        "{0}: the document is not one of this control plane; do --ring-url and --url belong to the same one?"
+    )]
+    Signature(SignatureError),
+    #[error(
+        "the ring listener's document cannot be read: {0}; use the keywheel of the control plane's version"
+    )]
+    Document(DocumentError),
+    #[error(
+        "ring `{ring}` has {entries} entries and a seed holds at most {most}: it is one document. Let its proxies start from the control plane or a relay, or bring the ring to them with `keywheel ring push`"
+    )]
+    SeedTooLarge { ring: String, entries: u64, most: usize },
+    #[error(
+        "the ring listener's document is not a first page of ring `{ring}`; is --ring-url the ring listener of this control plane?"
+    )]
+    NotASeed { ring: String },
+    #[error("{failed} of {of} targets do not enforce the ring: {why}")]
+    Push { failed: usize, of: usize, why: String },
     #[error(
         "cannot listen on {address}: {cause}; stop what uses it, or choose another address with {option}"
     )]
@@ -46,8 +78,8 @@ impl Failure {
     /// As `keywheel --help` lists them.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Url(_) => 2,
-            Self::Unreachable { .. } => 3,
+            Self::Url(_) | Self::RingUrl(_) | Self::TargetUrl(_) => 2,
+            Self::Unreachable { .. } | Self::RingUnreachable { .. } => 3,
             Self::NoToken | Self::BadToken | Self::TokenFile { .. } => 4,
             Self::Refused(problem) if matches!(problem.status, 401 | 403) => 4,
             _ => 1,

@@ -33,7 +33,7 @@ pub(crate) enum Repeat {
 }
 
 /// From the command line, or else from the environment; in each, the text before the file.
-fn token(connection: &Connection) -> Result<String, Failure> {
+pub(crate) fn token(connection: &Connection) -> Result<String, Failure> {
     let read = |path: PathBuf| fs::read_to_string(&path).map_err(|cause| Failure::TokenFile { path, cause });
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
     let text = if let Some(token) = &connection.token {
@@ -52,6 +52,14 @@ fn token(connection: &Connection) -> Result<String, Failure> {
         return Err(Failure::BadToken);
     }
     Ok(token.to_owned())
+}
+
+/// The token, where there is one.
+pub(crate) fn optional_token(connection: &Connection) -> Result<Option<String>, Failure> {
+    match token(connection) {
+        Err(Failure::NoToken) => Ok(None),
+        found => found.map(Some),
+    }
 }
 
 impl Api {
@@ -152,10 +160,14 @@ fn transient(failure: &Failure) -> bool {
 }
 
 fn unreachable(url: &str, error: &reqwest::Error) -> Failure {
-    // The innermost cause says it best: "Connection refused".
+    Failure::Unreachable { url: url.to_owned(), cause: innermost(error) }
+}
+
+/// The innermost cause says it best: "Connection refused".
+pub(crate) fn innermost(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(inner) = cause.source() {
         cause = inner;
     }
-    Failure::Unreachable { url: url.to_owned(), cause: cause.to_string() }
+    cause.to_string()
 }

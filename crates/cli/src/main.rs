@@ -7,6 +7,7 @@
 //! | [`args`] | every command and option, with their help |
 //! | [`commands`] | one file per resource, and `serve` |
 //! | [`http`] | the admin API over HTTP, with retries |
+//! | [`source`] | the ring listener: signed documents as they are |
 //! | [`failure`] | what went wrong, what to do, and the exit code |
 //! | [`output`] | human text or JSON |
 
@@ -15,6 +16,7 @@ mod commands;
 mod failure;
 mod http;
 mod output;
+mod source;
 
 use std::process::ExitCode;
 
@@ -41,7 +43,7 @@ async fn run(args: Args) -> Result<(), Failure> {
         Command::Serve(serve) => commands::serve::run(serve, output).await,
         Command::Client(command) => commands::client::run(command, &api()?, output).await,
         Command::Key(command) => commands::key::run(command, &api()?, output).await,
-        Command::Ring(command) => commands::ring::run(command, &api()?, output).await,
+        Command::Ring(command) => commands::ring::run(command, &connection, output).await,
         Command::Token(command) => commands::token::run(command, &api()?, output).await,
     }
 }

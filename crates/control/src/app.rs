@@ -6,11 +6,12 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{get, post};
+use keywheel_keyring::usage::MAX_REPORT;
 
 use crate::Control;
-use crate::api::{auth, clients, error, health, keys, request, rings, rotations, tokens};
+use crate::api::{auth, clients, error, health, keys, request, rings, rotations, tokens, usage};
 
-/// The most that a request body may hold, in bytes.
+/// The most that the body of an admin request may hold, in bytes.
 pub const MAX_BODY: usize = 64 * 1024;
 
 /// What operators and the command line talk to.
@@ -21,6 +22,7 @@ pub fn admin(control: Arc<Control>) -> Router {
         .route("/v1/keys/{key}", get(keys::show))
         .route("/v1/keys/{key}/revoke", post(keys::revoke))
         .route("/v1/keys/{key}/rotations", post(rotations::start))
+        .route("/v1/keys/{key}/usage", get(usage::show))
         .route("/v1/keys/{key}/versions/{version}/revoke", post(keys::revoke_version))
         .route("/v1/rotations/{rotation}", get(rotations::show))
         .route("/v1/rings/{ring}", get(rings::show))
@@ -39,8 +41,10 @@ pub fn ring(control: Arc<Control>) -> Router {
     Router::new()
         .route("/v1/rings/{ring}/snapshot", get(rings::snapshot))
         .route("/v1/rings/{ring}/changes", get(rings::changes))
+        .route("/v1/rings/{ring}/usage", post(usage::record))
         .route_layer(from_fn_with_state(control.clone(), auth::proxy))
         .merge(health())
+        .layer(DefaultBodyLimit::max(MAX_REPORT))
         .fallback(error::no_such_path)
         .method_not_allowed_fallback(error::no_such_method)
         .layer(from_fn(request::identify))

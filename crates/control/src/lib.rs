@@ -8,6 +8,7 @@
 //! | [`app`] | the routes of both listeners |
 //! | `api/` | one file per resource, which owns its handlers |
 //! | [`lifecycle`] | what may happen to a key version: pure |
+//! | [`usage`] | what reports of proxies add up to: pure |
 //! | [`store`] | all SQL |
 //! | [`ring`] | documents: cut once, signed once, kept for all who ask |
 //! | [`jobs`] | deadlines and the removal of what ended long ago |
@@ -50,5 +51,6 @@ pub mod ring;
 pub mod seal;
 pub mod secret;
 pub mod store;
+pub mod usage;
 
 pub use control::{Control, Options, RingAuth, StartError};

@@ -1,7 +1,9 @@
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use keywheel_api::{
-    CreateKey, Key, KeyWithSecret, NewVersion, Ring, RotationWithSecret, StartRotation, State, Timestamp,
+    CreateKey, Key, KeyUsage, KeyWithSecret, NewVersion, Reporting, Ring, RotationWithSecret, StartRotation,
+    State, Timestamp,
 };
 use keywheel_control::secret::random;
 use keywheel_keyring::{KeyPrefix, PlainKey, VersionId};
@@ -30,6 +32,14 @@ pub(crate) async fn run(command: args::Key, api: &Api, output: Output) -> Result
         args::Key::Show { key } => {
             let key: Key = api.get(&format!("/v1/keys/{}", segment(&key))).await?;
             output.result(&key, show)
+        }
+        args::Key::Usage { key, last } => {
+            let now = SystemTime::now();
+            let from = now.checked_sub(last).and_then(|at| Timestamp::try_from(at).ok()).unwrap_or_default();
+            let to = Timestamp::try_from(now).unwrap_or_default();
+            let path = format!("/v1/keys/{}/usage?from={from}&to={to}", segment(&key));
+            let usage: KeyUsage = api.get(&path).await?;
+            output.result(&usage, used)
         }
         args::Key::Rotate { key, overlap } => {
             let path = format!("/v1/keys/{}", segment(&key));
@@ -133,7 +143,8 @@ fn show(key: &Key) -> String {
             (None, Some(at)) => format!("until {}", when(at)),
             (None, None) => "-".into(),
         };
-        [version.id.clone(), state(version.state).into(), ends, version.revision.to_string()]
+        let used = version.last_used_at.map_or_else(|| "never".into(), when);
+        [version.id.clone(), state(version.state).into(), ends, used, version.revision.to_string()]
     };
     let versions: Vec<_> = key.versions.iter().map(row).collect();
     let mut lines = vec![
@@ -149,7 +160,42 @@ fn show(key: &Key) -> String {
     if let Some(rotation) = &key.open_rotation {
         lines.push(format!("Rotation {rotation} is open"));
     }
-    format!("{}\n\n{}", lines.join("\n"), table(["VERSION", "STATE", "ENDS", "REVISION"], &versions))
+    format!(
+        "{}\n\n{}",
+        lines.join("\n"),
+        table(["VERSION", "STATE", "ENDS", "LAST USED", "REVISION"], &versions)
+    )
+}
+
+fn used(usage: &KeyUsage) -> String {
+    let mut sums: BTreeMap<(&str, &str), (u64, Timestamp)> = BTreeMap::new();
+    for hour in &usage.hours {
+        let (count, last) = sums.entry((&hour.version, &hour.outcome)).or_default();
+        *count = count.saturating_add(hour.count);
+        *last = hour.last_minute.max(*last);
+    }
+    let row = |((version, outcome), (count, last)): (&(&str, &str), &(u64, Timestamp))| {
+        [(*version).into(), (*outcome).into(), count.to_string(), when(*last)]
+    };
+    let counts = if sums.is_empty() {
+        "No proxy has reported a use.".into()
+    } else {
+        table(["VERSION", "OUTCOME", "COUNT", "LAST"], &sums.iter().map(row).collect::<Vec<_>>())
+    };
+    let row = |vm: &Reporting| {
+        let (from, to) = (when(vm.covered_from), when(vm.covered_to));
+        [vm.node.clone(), vm.instance.clone(), vm.vm.clone(), from, to, vm.missing.to_string()]
+    };
+    let head = ["PROXY", "INSTANCE", "VM", "COVERED FROM", "COVERED TO", "MISSING"];
+    let proxies = if usage.reporting.is_empty() {
+        "No proxy has reported in the last 30 days: nothing is known of its use.".into()
+    } else {
+        table(head, &usage.reporting.iter().map(row).collect::<Vec<_>>())
+    };
+    let shown = usage.reporting.len() as u64;
+    let more = if usage.vms > shown { format!("\n{shown} of {} VMs", usage.vms) } else { String::new() };
+    let (from, to) = (when(usage.from), when(usage.to));
+    format!("Key   {}\nFrom  {from}\nTo    {to}\n\n{counts}\n\n{proxies}{more}", usage.key)
 }
 
 fn scopes(key: &Key) -> String {

@@ -1,14 +1,26 @@
-use keywheel_api::{Proxy, Ring};
+use keywheel_api::{Proxy, Ring, RingUsage};
 
 use super::key::segment;
-use crate::args;
+use super::{export, push};
+use crate::args::{self, Connection};
 use crate::failure::Failure;
-use crate::http::Api;
+use crate::http::{Api, token};
 use crate::output::{Output, print, table};
+use crate::source::Source;
 
-pub(crate) async fn run(command: args::Ring, api: &Api, output: Output) -> Result<(), Failure> {
-    let args::Ring::Show { ring, trust } = command;
-    let ring: Ring = api.get(&format!("/v1/rings/{}", segment(&ring))).await?;
+pub(crate) async fn run(command: args::Ring, connection: &Connection, output: Output) -> Result<(), Failure> {
+    match command {
+        args::Ring::Show { ring, trust } => print_ring(&ring, trust, &Api::new(connection)?, output).await,
+        args::Ring::Export { ring, seed: _, ring_url } => {
+            let source = Source::new(&ring_url, &ring, Some(token(connection)?))?;
+            export::seed(&ring, &source, &Api::new(connection)?).await
+        }
+        args::Ring::Push(args) => push::run(args, connection, output).await,
+    }
+}
+
+async fn print_ring(ring: &str, trust: bool, api: &Api, output: Output) -> Result<(), Failure> {
+    let ring: Ring = api.get(&format!("/v1/rings/{}", segment(ring))).await?;
     if trust && output == Output::Human {
         return print(&ring.trust.join("\n"));
     }
@@ -36,13 +48,25 @@ fn show(ring: &Ring) -> String {
         let rows: Vec<_> = ring.proxies.iter().map(row).collect();
         table(["PROXY", "INSTANCE", "ENFORCED", "STORED", "VMS", "FILTER", "LAST SEEN"], &rows)
     };
+    let usage = usage(&ring.usage);
     format!(
-        "Ring      {}\nRevision  {}\nEpoch     {}\nEntries   {}\nKeys      {}…\nTrust     {}\n\n{proxies}",
+        "Ring      {}\nRevision  {}\nEpoch     {}\nEntries   {}\nKeys      {}…\nTrust     {}{usage}\n\n{proxies}",
         ring.name,
         ring.revision,
         ring.epoch,
         ring.entries,
         ring.key_prefix,
         ring.trust.join("\n          "),
+    )
+}
+
+/// A line only where something is wrong.
+fn usage(usage: &RingUsage) -> String {
+    let RingUsage { refused_batches, unknown_counts, .. } = usage;
+    if *refused_batches == 0 && *unknown_counts == 0 {
+        return String::new();
+    }
+    format!(
+        "\nUsage     left out: {refused_batches} batches that break a rule, {unknown_counts} counts of unknown versions; see the log"
     )
 }

@@ -98,7 +98,8 @@ async fn listen(address: &str, option: &'static str) -> Result<(TcpListener, Soc
     Ok((listener, bound))
 }
 
-fn shutdown() -> Result<impl Future<Output = ()>, Failure> {
+/// A signal to end in order.
+pub(super) fn shutdown() -> Result<impl Future<Output = ()>, Failure> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     Ok(async move {

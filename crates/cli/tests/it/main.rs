@@ -1,10 +1,15 @@
 //! The binary as its users run it: a real process, a real socket, a directory of its own.
 
+mod fake_proxy;
 mod support;
 
 mod a_key_lives_its_life;
+mod a_ring_is_pushed;
+mod a_seed_is_a_whole_ring;
 mod both_kinds_of_http_are_spoken;
 mod exit_codes_tell_scripts_what_happened;
 mod killed_without_warning_nothing_is_lost;
 mod no_plaintext_is_logged;
 mod serve_says_why_it_cannot_start;
+mod the_command_line_wins_over_the_environment;
+mod usage_is_shown;

@@ -5,12 +5,22 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+use keywheel_control::store::{Context, ImportedVersion};
+use keywheel_control::{Control, Options, clock};
+use keywheel_keyring::Digest;
 use serde_json::Value;
 use tempfile::TempDir;
 
 pub(crate) fn keywheel() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_keywheel"));
-    for name in ["KEYWHEEL_URL", "KEYWHEEL_TOKEN", "KEYWHEEL_TOKEN_FILE", "KEYWHEEL_LOG", "RUST_LOG"] {
+    for name in [
+        "KEYWHEEL_URL",
+        "KEYWHEEL_RING_URL",
+        "KEYWHEEL_TOKEN",
+        "KEYWHEEL_TOKEN_FILE",
+        "KEYWHEEL_LOG",
+        "RUST_LOG",
+    ] {
         command.env_remove(name);
     }
     command
@@ -44,14 +54,39 @@ impl Server {
         (self.process, self.ready) = (process, ready);
     }
 
+    /// Stops the control plane, brings keys of client `acme` in, and starts it again. There is no command for
+    /// that yet.
+    pub(crate) async fn import(&mut self, count: u32) {
+        self.kill();
+        let options = Options::new(self.dir.path().join("data"), "kw_live_".parse().unwrap());
+        let (control, _) = Control::open(&options).await.unwrap();
+        let version = |n: u32| {
+            let digest = Digest::of(&n.to_be_bytes());
+            ImportedVersion { digest, scopes: Vec::new(), expires_at: None }
+        };
+        let context = Context { actor: "test".into(), now: clock::now(), request_id: None };
+        let versions = (0..count).map(version).collect();
+        control.store.import(&context, "production", "acme", versions).await.unwrap();
+        control.store.close().await;
+        drop(control);
+        self.start_again();
+    }
+
+    /// A command that a test runs beside others.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = keywheel();
+        command.env("KEYWHEEL_URL", self.ready["admin_url"].as_str().unwrap());
+        command.env("KEYWHEEL_RING_URL", self.ready["ring_url"].as_str().unwrap());
+        command.env("KEYWHEEL_TOKEN", &self.token).args(args);
+        command
+    }
+
     pub(crate) fn log(&self) -> PathBuf {
         self.dir.path().join("log")
     }
 
     pub(crate) fn run(&self, args: &[&str]) -> Output {
-        let mut command = keywheel();
-        command.env("KEYWHEEL_URL", self.ready["admin_url"].as_str().unwrap());
-        command.env("KEYWHEEL_TOKEN", &self.token).args(args).output().unwrap()
+        self.command(args).output().unwrap()
     }
 
     /// What a successful command printed.

@@ -72,10 +72,18 @@ impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Refused(refusal) => refused(refusal).into(),
-            StoreError::Unavailable(_) => Self::Unavailable(error.to_string()),
-            StoreError::Failed(_) | StoreError::Corrupt(_) | StoreError::Random(_) => {
-                Self::Internal(error.to_string())
+            StoreError::Busy => {
+                let detail = format!("{error}; send this one again later");
+                Problem::new(ProblemKind::Unavailable, detail).into()
             }
+            StoreError::Unavailable(_) => Self::Unavailable(error.to_string()),
+            StoreError::Shared(error) if matches!(*error, StoreError::Unavailable(_)) => {
+                Self::Unavailable(error.to_string())
+            }
+            StoreError::Failed(_)
+            | StoreError::Corrupt(_)
+            | StoreError::Random(_)
+            | StoreError::Shared(_) => Self::Internal(error.to_string()),
         }
     }
 }

@@ -10,6 +10,7 @@ pub(crate) mod request;
 pub(crate) mod rings;
 pub(crate) mod rotations;
 pub(crate) mod tokens;
+pub(crate) mod usage;
 
 use std::future::Future;
 

@@ -52,6 +52,7 @@ pub(crate) async fn show(
         trust: publisher.trust().iter().map(ToString::to_string).collect(),
         created_at: timestamp(record.created_at),
         proxies: publisher.proxies.list(),
+        usage: control.store.usage_tally(record.id),
     }))
 }
 
@@ -82,12 +83,12 @@ pub(crate) async fn snapshot(
     Ok(signed(publisher.answer(ask).await?))
 }
 
-fn find<'a>(control: &'a Control, ring: &str) -> Result<&'a Publisher, ApiError> {
+pub(super) fn find<'a>(control: &'a Control, ring: &str) -> Result<&'a Publisher, ApiError> {
     let not_found = || StoreError::from(Refusal::NotFound { what: "ring", name: ring.to_owned() });
     Ok(control.ring(ring).ok_or_else(not_found)?)
 }
 
-fn note(publisher: &Publisher, headers: &HeaderMap) {
+pub(super) fn note(publisher: &Publisher, headers: &HeaderMap) {
     let Some(header) = headers.get(proxies::HEADER) else { return };
     match proxies::parse(header.as_bytes(), clock::now()) {
         Ok(proxy) => publisher.proxies.report(proxy),

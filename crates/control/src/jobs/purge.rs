@@ -1,4 +1,4 @@
-//! Has proxies forget versions that ended long ago.
+//! Has proxies forget versions that ended long ago, and forgets old usage.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +12,10 @@ use crate::store::{Context, Store, StoreError};
 
 /// How long an ended version stays in the ring, so that its use is refused with the true reason.
 pub const KEEP_ENDED: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// How long counts by the hour are kept.
+pub const KEEP_USAGE: Duration = Duration::from_secs(90 * 24 * 60 * 60);
+/// How long a VM is kept that is not heard of.
+pub const KEEP_VMS: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 const INTERVAL: Duration = Duration::from_secs(60 * 60);
 
 /// Removes every version that ended more than `keep` ago. Returns how many.
@@ -21,8 +25,7 @@ const INTERVAL: Duration = Duration::from_secs(60 * 60);
 /// [`StoreError`]; what was removed before it stays so.
 pub async fn purge(store: &Store, now: Millis, keep: Duration) -> Result<usize, StoreError> {
     let context = Context { actor: "purge".into(), now, request_id: None };
-    let keep = u64::try_from(keep.as_millis()).unwrap_or(u64::MAX);
-    let before = Millis(now.0.saturating_sub(keep));
+    let before = before(now, keep);
     let mut removed: usize = 0;
     loop {
         match store.remove_ended(&context, before).await? {
@@ -32,6 +35,19 @@ pub async fn purge(store: &Store, now: Millis, keep: Duration) -> Result<usize, 
     }
 }
 
+/// Forgets counts and VMs whose time is over. Returns how many rows of each.
+///
+/// # Errors
+///
+/// [`StoreError`]; what was forgotten before it stays so.
+pub async fn forget_usage(store: &Store, now: Millis) -> Result<(u64, u64), StoreError> {
+    store.forget_usage(before(now, KEEP_USAGE), before(now, KEEP_VMS)).await
+}
+
+fn before(now: Millis, keep: Duration) -> Millis {
+    Millis(now.0.saturating_sub(u64::try_from(keep.as_millis()).unwrap_or(u64::MAX)))
+}
+
 /// Runs until `shutdown`.
 pub async fn run(store: Arc<Store>, keep: Duration, mut shutdown: watch::Receiver<bool>) {
     loop {
@@ -39,6 +55,11 @@ pub async fn run(store: Arc<Store>, keep: Duration, mut shutdown: watch::Receive
             Ok(0) => {}
             Ok(removed) => info!(removed, "Removed {removed} versions from the rings that ended long ago"),
             Err(error) => error!(%error, "Ended versions could not be removed; trying again in an hour"),
+        }
+        match forget_usage(&store, clock::now()).await {
+            Ok((0, 0)) => {}
+            Ok((hours, vms)) => info!(hours, vms, "Forgot {hours} hourly counts and {vms} VMs of long ago"),
+            Err(error) => error!(%error, "Old usage could not be forgotten; trying again in an hour"),
         }
         tokio::select! {
             () = tokio::time::sleep(INTERVAL) => {}

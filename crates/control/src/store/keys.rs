@@ -17,7 +17,7 @@ const KEY: &str = "SELECT k.id, r.name AS ring, c.name AS client, k.scopes, k.cr
     LEFT JOIN rotations o ON o.key_id = k.id AND o.state = 'overlapping' ";
 
 const VERSION: &str = "SELECT id, key_id, ring_id, digest, state, not_before, expires_at, retire_at,
-    revision, created_at, ended_at FROM versions ";
+    revision, created_at, ended_at, last_used_at FROM versions ";
 
 /// A key to make, with its first version.
 #[derive(Debug, Clone)]

@@ -9,8 +9,10 @@ use sqlx::{SqlSafeStr as _, SqlitePool};
 use super::primary_code;
 
 /// In order; one that was released never changes.
-const MIGRATIONS: &[(i64, &str, &str)] =
-    &[(1, "first light", include_str!("../../migrations/sqlite/0001_first_light.sql"))];
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (1, "first light", include_str!("../../migrations/sqlite/0001_first_light.sql")),
+    (2, "usage", include_str!("../../migrations/sqlite/0002_usage.sql")),
+];
 
 /// Why a database cannot be used. Each says what to do; none changes anything.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +53,7 @@ pub(super) async fn run(path: &Path, pool: &SqlitePool) -> Result<(), OpenError>
     if foreign {
         return Err(OpenError::Foreign { path });
     }
-    migrator().run(pool).await.map_err(|error| match error {
+    migrator(MIGRATIONS).run(pool).await.map_err(|error| match error {
         MigrateError::VersionMissing(version) => OpenError::Newer { path, version },
         MigrateError::VersionMismatch(version) | MigrateError::Dirty(version) => {
             OpenError::Altered { path, version }
@@ -60,10 +62,56 @@ pub(super) async fn run(path: &Path, pool: &SqlitePool) -> Result<(), OpenError>
     })
 }
 
-fn migrator() -> Migrator {
-    let migrations = MIGRATIONS.iter().map(|(version, description, sql)| {
+fn migrator(migrations: &[(i64, &'static str, &'static str)]) -> Migrator {
+    let migrations = migrations.iter().map(|(version, description, sql)| {
         let sql = sql.into_sql_str();
         Migration::new(*version, Cow::Borrowed(*description), MigrationType::Simple, sql, false)
     });
     Migrator::with_migrations(migrations.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use sha2::{Digest as _, Sha256};
+
+    use super::*;
+    use crate::store::Store;
+
+    #[test]
+    fn what_was_released_never_changes() {
+        let released = [
+            "cd8ec1fb493217c78015462c4a2d0da09cc99983bd85686d9b4c018631b58473",
+            "3a74deec6ce87e59701334f7fa0677801ac782fa5efd6a204f14b300ba60ecc6",
+        ];
+        let found: Vec<_> = MIGRATIONS.iter().map(|(_, _, sql)| hex::encode(Sha256::digest(sql))).collect();
+        assert_eq!(found, released, "add a migration instead");
+    }
+
+    #[tokio::test]
+    async fn a_database_of_the_first_schema_is_brought_forward() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("keywheel.db");
+        std::fs::File::create(&path).unwrap();
+        let old = SqlitePool::connect(&format!("sqlite://{}", path.display())).await.unwrap();
+        migrator(&MIGRATIONS[..1]).run(&old).await.unwrap();
+        for sql in [
+            "INSERT INTO rings VALUES (1, 'production', '0199a3b4-0000-7000-8000-000000000001', 1, 'kw_live_', 0)",
+            "INSERT INTO clients VALUES (1, 'acme', NULL, NULL, 0)",
+            "INSERT INTO keys VALUES ('key_1', 1, 1, '[]', NULL, 0, NULL)",
+            "INSERT INTO versions VALUES
+             ('kv_1', 'key_1', 1, zeroblob(32), 'active', NULL, NULL, NULL, 1, 0, NULL, NULL)",
+        ] {
+            sqlx::query(sql).execute(&old).await.unwrap();
+        }
+        old.close().await;
+
+        let store = Store::open(&path).await.unwrap();
+        let key = store.key("key_1").await.unwrap();
+        assert_eq!((key.versions.len(), key.versions[0].last_used_at), (1, None));
+        assert_eq!(store.reporting("production", 1).await.unwrap(), (0, vec![]));
+        store.close().await;
+        let again = Store::open(&path).await.unwrap();
+        assert_eq!(again.rings().await.unwrap()[0].revision, 1);
+        again.close().await;
+    }
 }

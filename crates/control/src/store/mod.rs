@@ -9,6 +9,7 @@
 //! | [`rings`] | rings, and the rows that documents are cut from |
 //! | [`setup`] | what the first start makes |
 //! | [`import`] | many digests at once |
+//! | [`usage`] | what proxies counted, written for all who wait |
 //! | [`rows`] | rows as types |
 //!
 //! No write waits for a lock that another of our connections holds: there is one writer, and with a
@@ -24,6 +25,7 @@ mod rotations;
 mod rows;
 mod setup;
 mod tokens;
+mod usage;
 
 pub use change::Context;
 pub use import::ImportedVersion;
@@ -32,8 +34,10 @@ pub use migrations::OpenError;
 pub use rings::{Cut, RingRecord, Signer};
 pub use rotations::NewRotation;
 pub use setup::Setup;
+pub use usage::NewUsage;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::SqlitePool;
@@ -41,6 +45,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use tokio::sync::Notify;
 
 use change::Heads;
+use usage::UsageQueue;
 
 /// How long a statement waits for a lock that another process holds, such as a backup's.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -55,6 +60,7 @@ pub struct Store {
     writer: SqlitePool,
     readers: SqlitePool,
     heads: Heads,
+    usage: UsageQueue,
     /// Woken when a deadline may have come closer.
     pub(crate) deadlines: Notify,
 }
@@ -70,6 +76,12 @@ pub enum StoreError {
     Unavailable(#[source] sqlx::Error),
     #[error("the database failed: {0}")]
     Failed(#[source] sqlx::Error),
+    /// Asking again later will help.
+    #[error("too many usage reports wait to be written")]
+    Busy,
+    /// One failure of a write that was made for many.
+    #[error(transparent)]
+    Shared(Arc<StoreError>),
     #[error("the database holds what no version of keywheel writes: {0}")]
     Corrupt(String),
     #[error(transparent)]
@@ -122,7 +134,13 @@ impl Store {
             .connect_with(options.pragma("query_only", "on"))
             .await
             .map_err(|error| OpenError::new(path, error))?;
-        Ok(Self { writer, readers, heads: Heads::default(), deadlines: Notify::new() })
+        Ok(Self {
+            writer,
+            readers,
+            heads: Heads::default(),
+            usage: UsageQueue::default(),
+            deadlines: Notify::new(),
+        })
     }
 
     /// Ends every connection, so that the write-ahead log is folded into the database.

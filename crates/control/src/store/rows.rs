@@ -29,6 +29,7 @@ pub(super) struct VersionRow {
     revision: u64,
     created_at: Millis,
     ended_at: Option<Millis>,
+    last_used_at: Option<Millis>,
 }
 
 /// SQLite's integers are signed. No revision and no time comes near the end of them.
@@ -53,6 +54,7 @@ pub(super) fn version(row: &SqliteRow) -> Result<VersionRow, StoreError> {
         revision: uint(row.try_get("revision")?),
         created_at: time(row, "created_at")?,
         ended_at: optional_time(row, "ended_at")?,
+        last_used_at: optional_time(row, "last_used_at")?,
     })
 }
 
@@ -112,12 +114,12 @@ pub(super) fn time(row: &SqliteRow, column: &str) -> Result<Millis, StoreError> 
     Ok(Millis(uint(row.try_get(column)?)))
 }
 
-fn optional_time(row: &SqliteRow, column: &str) -> Result<Option<Millis>, StoreError> {
+pub(super) fn optional_time(row: &SqliteRow, column: &str) -> Result<Option<Millis>, StoreError> {
     let value: Option<i64> = row.try_get(column)?;
     Ok(value.map(|value| Millis(uint(value))))
 }
 
-fn optional_timestamp(row: &SqliteRow, column: &str) -> Result<Option<Timestamp>, StoreError> {
+pub(super) fn optional_timestamp(row: &SqliteRow, column: &str) -> Result<Option<Timestamp>, StoreError> {
     Ok(optional_time(row, column)?.map(timestamp))
 }
 
@@ -165,6 +167,7 @@ impl From<VersionRow> for Version {
             revision: row.revision,
             created_at: timestamp(row.created_at),
             ended_at: row.ended_at.map(timestamp),
+            last_used_at: row.last_used_at.map(timestamp),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod support;
 
+mod a_commit_seen_early_is_no_other_history;
 mod a_deadline_that_passed_while_down_is_caught_up;
 mod a_repeated_request_returns_the_same_resource;
 mod a_rotation_publishes_the_new_version_first;
@@ -20,4 +21,5 @@ mod readers_accept_what_the_server_signs;
 mod revoking_ends_at_once;
 mod tokens_guard_both_listeners;
 mod unusable_data_is_left_alone;
+mod usage_counts_once;
 mod waiters_do_not_hold_up_a_stop;

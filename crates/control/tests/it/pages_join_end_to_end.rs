@@ -1,3 +1,5 @@
+use std::time::{Duration, Instant};
+
 use keywheel_control::store::ImportedVersion;
 use keywheel_keyring::document::Kind;
 use keywheel_keyring::{Digest, Document};
@@ -64,6 +66,26 @@ async fn exactly_one_document_full_is_one_page() {
     let page = page(&plane, None, None).await;
     assert_eq!(page.kind, Kind::Snapshot { after: None, through: None });
     assert_eq!(page.entries.len(), 500);
+}
+
+#[tokio::test]
+async fn a_first_page_is_never_behind_and_a_later_one_may_be() {
+    let plane = plane().await;
+    fill(&plane, 600).await;
+    let key = plane.key().await;
+    let first = page(&plane, None, None).await;
+    let Kind::Snapshot { through, .. } = first.kind else { panic!("a page is a snapshot") };
+    let asked = Instant::now();
+    let second = page(&plane, through, Some(&first)).await;
+    assert_eq!(page(&plane, None, None).await, first, "kept while nothing changes");
+
+    plane.post(&format!("/v1/keys/{}/revoke", key.id), json!({})).await;
+    let again = page(&plane, through, Some(&first)).await;
+    // A page that is behind serves for five seconds only.
+    let slow = asked.elapsed() > Duration::from_secs(4);
+    assert!(slow || again == second, "the changes after the first page mend it");
+    // A proxy without a ring enforces it as it is, until the changes after it come.
+    assert_eq!(page(&plane, None, None).await.revision, plane.head());
 }
 
 #[tokio::test]

@@ -95,6 +95,16 @@ impl Plane {
         call(app::ring(self.control.clone()), request.body(Body::empty()).unwrap()).await
     }
 
+    /// Sends a usage report as a proxy does.
+    pub(crate) async fn report(&self, batches: Value) -> Answer {
+        self.report_to("production", json!({ "batches": batches }).to_string()).await
+    }
+
+    pub(crate) async fn report_to(&self, ring: &str, body: String) -> Answer {
+        let request = Request::builder().method("POST").uri(format!("/v1/rings/{ring}/usage"));
+        call(app::ring(self.control.clone()), request.body(body.into()).unwrap()).await
+    }
+
     pub(crate) async fn changes(&self, since: u64) -> Document {
         self.ring(&format!("changes?epoch={}&since={since}", self.epoch())).await.document(&self.trust())
     }
