@@ -84,6 +84,9 @@ fn several_values_are_ambiguous_but_a_comma_in_one_is_not() {
     assert_eq!(in_headers(&[("x-api-key", b""), ("x-api-key", b"")]), "ambiguous");
     assert_eq!(in_headers(&[("x-api-key", b"a,b")]), "a,b");
     assert_eq!(in_headers(&[("authorization", b"Bearer a"), ("authorization", b"Basic b")]), "ambiguous");
+    assert_eq!(in_headers(&[("authorization", b"Bearer a,Bearer b")]), "ambiguous", "as Envoy joins them");
+    assert_eq!(in_headers(&[("authorization", b"Bearer a, bearer b")]), "ambiguous");
+    assert_eq!(in_headers(&[("authorization", b"Bearer a,b")]), "a,b");
 }
 
 #[test]
@@ -142,6 +145,8 @@ fn a_cookie_is_read_by_its_exact_name() {
         ("api_key", "empty"),
         ("api_key=\"\"", "empty"),
         ("api_key=a; api_key=a", "ambiguous"),
+        ("api_key=a,api_key=b", "ambiguous"),
+        ("a=1,api_key=k", "k"),
         ("api_key=a b", "malformed"),
         (";;;", "nothing"),
     ] {
@@ -177,6 +182,8 @@ fn a_cookie_is_taken_out_and_the_rest_stays_byte_for_byte() {
         ("a=1; api_key=k", "a=1"),
         ("z=\"%7E\";api_key=k;  a= 1 ;b", "z=\"%7E\";  a= 1 ;b"),
         ("api_key=k; a=1; api_key=l", "a=1"),
+        ("a=1,api_key=k, b=2;c", "a=1, b=2;c"),
+        ("; api_key=k; a=1", " ; a=1"),
     ] {
         let request = FakeRequest::get("/", &[("cookie", cookies)]);
         assert!(credential::hide(&[cookie("api_key")], &request));

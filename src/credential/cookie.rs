@@ -1,4 +1,5 @@
-//! A cookie, RFC 6265 §4.2. Envoy joins several `cookie` headers into one.
+//! A cookie, RFC 6265 §4.2. Several `cookie` headers, which the RFC forbids, arrive joined by commas, which
+//! no cookie may hold.
 
 use std::ops::Range;
 
@@ -28,9 +29,12 @@ pub(super) fn hide(headers: &impl Headers, name: &str) -> bool {
     if !pairs(&cookies).any(|pair| is_ours(&pair)) {
         return true;
     }
-    let kept: Vec<&[u8]> =
-        pairs(&cookies).filter(|pair| !is_ours(pair)).filter_map(|pair| cookies.get(pair)).collect();
-    let kept = kept.join(&b';');
+    let mut kept = Vec::with_capacity(cookies.len());
+    for pair in pairs(&cookies).filter(|pair| !is_ours(pair)) {
+        // Each is kept with the separator in front of it, but the first.
+        let from = if kept.is_empty() { pair.start } else { pair.start.saturating_sub(1) };
+        kept.extend_from_slice(cookies.get(from..pair.end).unwrap_or_default());
+    }
     let kept = kept.trim_ascii_start();
     if kept.is_empty() { headers.remove(COOKIE) } else { headers.set(COOKIE, kept) }
 }
@@ -38,7 +42,7 @@ pub(super) fn hide(headers: &impl Headers, name: &str) -> bool {
 /// Where each `name=value` stands, with the spaces around it.
 fn pairs(cookies: &[u8]) -> impl Iterator<Item = Range<usize>> {
     let mut from = 0_usize;
-    cookies.split(|byte| *byte == b';').map(move |pair| {
+    cookies.split(|byte| matches!(byte, b';' | b',')).map(move |pair| {
         let range = from..from.saturating_add(pair.len());
         from = range.end.saturating_add(1);
         range

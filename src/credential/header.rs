@@ -17,6 +17,15 @@ pub(super) fn read<H: Headers>(headers: &H, name: &str, scheme: Option<&str>) ->
         // Another scheme is another source's, or nobody's.
         Some(None) => return Found::Absent,
     };
+    // Envoy itself joins several `authorization` headers into one.
+    if let Some(scheme) = scheme
+        && value
+            .split(|byte| *byte == b',')
+            .skip(1)
+            .any(|part| after_scheme(part.trim_ascii_start(), scheme).is_some())
+    {
+        return Found::Ambiguous;
+    }
     let end = value.len();
     Found::Credential(Credential::Part(value, start..end))
 }
