@@ -3,8 +3,10 @@
 
 use std::net::SocketAddr;
 
+use keywheel_keyring::{Digest, Entry, SigningKey, State};
 use keywheel_testkit::envoy_admin::RING;
-use keywheel_testkit::{ControlPlane, Envoy, Upstream, http, port, until};
+use keywheel_testkit::fake_control::Canned;
+use keywheel_testkit::{ControlPlane, Envoy, EnvoyConfig, FakeControl, Upstream, http, port, until};
 
 use crate::scene::{Scene, config, on_every_worker, paths, settle, settle_under_some_name};
 
@@ -65,6 +67,68 @@ async fn a_listener_that_trusts_another_serves_nothing_that_was_stored() {
         .with_another_listener("stranger", stranger, |config| config.with_trust(&[STRANGER.to_owned()]));
     let envoy = Envoy::start_at(&paths(), &config, 2, trusting, admin_address).await.unwrap();
     assert_apart(&control, &upstream, &envoy, trusting, stranger).await;
+}
+
+/// The same the other way round, so that the one that will never get a ring is there first.
+#[tokio::test]
+async fn a_listener_that_trusts_another_keeps_nobody_from_the_ring() {
+    let (control, upstream) = parts().await;
+    let (trusting, stranger) = (port::free(), port::free());
+    let admin_address = port::free();
+    let config = config(&control, &upstream).with_listener(stranger).with_admin(admin_address);
+    let trust = control.trust().to_vec();
+    let config = config.with_another_listener("trusting", trusting, |config| config.with_trust(&trust));
+    let config = config.with_trust(&[STRANGER.to_owned()]);
+    let envoy = Envoy::start_at(&paths(), &config, 2, stranger, admin_address).await.unwrap();
+    assert_apart(&control, &upstream, &envoy, trusting, stranger).await;
+}
+
+/// The control plane's signing key moves. One listener trusts the new one already, the other does not.
+#[tokio::test]
+async fn a_listener_that_does_not_trust_the_next_signer_keeps_nobody_from_it() {
+    let (fake, upstream) = (FakeControl::start().await.unwrap(), Upstream::start().await.unwrap());
+    fake.serve_snapshot(fake.snapshot(1, vec![entry(1, State::Active)]));
+    let next = SigningKey::from_seed([8; 32]);
+    let (moved, behind, admin_address) = (port::free(), port::free(), port::free());
+    let mut trust = fake.trust();
+    let config = EnvoyConfig::shipped().unwrap().with_wasm(&paths().wasm).with_trust(&trust);
+    let config = config.with_cluster("keywheel", fake.address()).with_cluster("upstream", upstream.address());
+    let config = config.with_listener(behind).with_admin(admin_address);
+    trust.push(next.public().to_string());
+    let config = config.with_another_listener("moved", moved, |config| config.with_trust(&trust));
+    let envoy = Envoy::start_at(&paths(), &config, 2, behind, admin_address).await.unwrap();
+    for listener in [moved, behind] {
+        until_all(&envoy, listener, 200).await;
+    }
+
+    let signed = |canned: Canned| Canned {
+        signer: Some(next.public().id().to_string()),
+        signature: Some(next.sign(&canned.body)),
+        ..canned
+    };
+    fake.serve_snapshot(signed(fake.snapshot(2, vec![entry(2, State::Revoked)])));
+    // To every poll, whoever's it is.
+    for _ in 0..100 {
+        fake.answer_poll(signed(fake.changes(1, 2, vec![entry(2, State::Revoked)])));
+    }
+    until_all(&envoy, moved, 401).await;
+}
+
+async fn until_all(envoy: &Envoy, listener: SocketAddr, status: u16) {
+    let mut connections = on_every_worker(envoy, listener).await;
+    until(&format!("every worker answers with {status}"), async || {
+        let mut all = true;
+        for connection in &mut connections {
+            all &= connection.get("/", &[("x-api-key", "a-key")]).await.unwrap().status == status;
+        }
+        all.then_some(())
+    })
+    .await
+    .unwrap();
+}
+
+fn entry(revision: u64, state: State) -> Entry {
+    Entry::new(Digest::of(b"a-key"), "kv_1", "key_1", "acme", revision, state)
 }
 
 async fn parts() -> (ControlPlane, Upstream) {

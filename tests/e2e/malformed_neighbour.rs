@@ -71,6 +71,19 @@ async fn a_storm_of_damage_lets_nobody_in_and_passes() {
     assert_no_trap(&scene).await;
 }
 
+/// A bucket that was written always holds something, so nobody meant this either.
+#[tokio::test]
+async fn an_emptied_bucket_is_mended() {
+    let neighbour = Neighbour::new();
+    let scene = neighbour.scene(2).await;
+    let (key, revoked) = (scene.key().await, scene.key().await);
+    scene.admin.revoke(&revoked.key).await.unwrap();
+    scene.settle().await;
+    let bucket = format!("b{:04x}", Digest::of(key.secret.as_bytes()).bucket());
+    overwrite(scene.envoy.listener(), &bucket, b"").await;
+    assert_mended(&scene, &key, &revoked, &bucket).await;
+}
+
 /// Every kind of record that the filter keeps, the buckets of these keys among them.
 fn names(keys: &[&Issued]) -> Vec<String> {
     let buckets = keys.iter().map(|key| format!("b{:04x}", Digest::of(key.secret.as_bytes()).bucket()));
