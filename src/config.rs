@@ -186,6 +186,12 @@ impl Config {
         });
         let notices = fields.object("notices", Notices::read);
         let filter_state = fields.flag("filter_state", true);
+        let stable_routes = fields.flag("stable_routes", false);
+        let changes = hide_credential == Some(true)
+            || identity.as_ref().is_some_and(|identity| identity.names().next().is_some());
+        if policy.as_ref().is_some_and(Policy::depends_on_route) && changes && stable_routes == Some(false) {
+            fields.refuse("stable_routes".into(), STABLE_ROUTES);
+        }
         let seed = seed::read(&mut fields, ring.as_deref(), control.as_ref());
         fields.finish_with(|errors| refuse_clashes(sources.as_deref(), identity.as_ref(), errors));
         Some(Self {
@@ -340,6 +346,11 @@ fn refuse_clashes(sources: Option<&[Source]>, identity: Option<&Identity>, error
 const RING: &str = "1 to 64 letters, digits, `.`, `_` and `-`";
 const SOURCE: &str = "one of {header: x-api-key}, {header: authorization, scheme: Bearer}, {query: api_key}, {cookie: api_key}";
 const PATH: &str = "a path such as /keywheel/ready, without a query";
+/// Envoy forgets the route when a header changes, and shows the old one until it chooses anew.
+const STABLE_ROUTES: &str = "must be true where rules look at the route and headers are changed, if no route of \
+     Envoy's depends on a source's header, on its query parameter or on an identity header; else leave `identity` out, \
+     set `hide_credential: false`, and let the route configuration do both, since Envoy chooses the route anew after \
+     a change, and not the filter";
 const HOUR: u64 = 3_600_000;
 
 fn is_authority(text: &str) -> bool {

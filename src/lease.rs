@@ -9,6 +9,10 @@ use crate::shared::{CREATE, Namespace, SharedData};
 
 /// A candidate claims after so many milliseconds without a beat.
 pub const PATIENCE: u64 = 2_000;
+/// A candidate that is unfit waits so many milliseconds, so that any other comes first.
+const UNFIT_PATIENCE: u64 = 3 * PATIENCE;
+/// How long a VM counts as unfit, in milliseconds.
+const UNFIT: u64 = 60_000;
 /// The holder counts its beat up this often, in milliseconds.
 pub const BEAT: u64 = 250;
 
@@ -19,6 +23,8 @@ pub struct Lease {
     /// Whether this VM ever served a request.
     serves: bool,
     seen: Option<(Record, u64)>,
+    /// Until then this VM leads only where nobody else does: it does not trust who signs.
+    unfit_until: u64,
     challenger: Option<Record>,
     next_beat: u64,
 }
@@ -34,7 +40,7 @@ impl Lease {
     /// `me` is random, so that no two VMs share it.
     #[must_use]
     pub const fn new(me: u64) -> Self {
-        Self { me, serves: false, seen: None, challenger: None, next_beat: 0 }
+        Self { me, serves: false, seen: None, unfit_until: 0, challenger: None, next_beat: 0 }
     }
 
     #[must_use]
@@ -62,25 +68,39 @@ impl Lease {
         }
     }
 
+    /// Gives the lease up, and lets others come first for a while: this VM cannot use what is fetched.
+    pub fn resign(&mut self, names: &Namespace, shared: &impl SharedData, now: u64) {
+        self.unfit_until = now.saturating_add(UNFIT);
+        let (record, cas) = read(names, shared, HOLDER);
+        if let Some(record) = record.filter(|record| record.holder == self.me) {
+            let free = Record { holder: NOBODY, ..record };
+            // If somebody took it meanwhile, it is given up all the same.
+            let _ = put(names, shared, HOLDER, free, cas);
+        }
+    }
+
     /// Beats, yields, challenges or claims, whichever is due at `now` (monotonic milliseconds), and
     /// tells whether this VM leads. A lost race is no error: the next tick sees who won.
     pub fn tick(&mut self, names: &Namespace, shared: &impl SharedData, now: u64) -> bool {
         let (record, cas) = read(names, shared, HOLDER);
-        let Some(record) = record else {
-            return self.write(names, shared, HOLDER, 0, cas);
+        let fit = now >= self.unfit_until;
+        let record = match record {
+            Some(record) if record.holder != NOBODY || !fit => record,
+            None if !fit => Record { holder: NOBODY, beat: 0, serves: false },
+            free => return self.write(names, shared, HOLDER, free.map_or(0, |free| free.beat), cas),
         };
         if record.holder == self.me {
             return self.hold(names, shared, record, cas, now);
         }
         match self.seen {
             Some((seen, since)) if seen == record => {
-                if now.saturating_sub(since) >= PATIENCE {
+                if now.saturating_sub(since) >= if fit { PATIENCE } else { UNFIT_PATIENCE } {
                     return self.write(names, shared, HOLDER, record.beat, cas);
                 }
             }
             _ => self.seen = Some((record, now)),
         }
-        if record.serves && !self.serves && now >= self.next_beat {
+        if record.serves && !self.serves && fit && now >= self.next_beat {
             self.next_beat = now.saturating_add(BEAT);
             let (other, cas) = read(names, shared, CHALLENGER);
             self.write(names, shared, CHALLENGER, other.map_or(0, |other| other.beat), cas);
@@ -123,6 +143,8 @@ impl Lease {
     }
 }
 
+/// The holder of a lease that was given up. No VM has this name, but by a chance of 2⁻⁶⁴.
+const NOBODY: u64 = 0;
 const HOLDER: &str = "l";
 const CHALLENGER: &str = "c";
 

@@ -95,11 +95,6 @@ fn judge<'c, R: Request>(
     needs: &mut Cow<'c, Access>,
     now: Now,
 ) -> Result<(Outcome, Option<Notice>), Reason> {
-    // A header that the client forged must not choose the route that the rules look at.
-    let by_route = config.policy.depends_on_route();
-    if by_route && !remove_identity(config, request) {
-        return Err(Reason::RingUnavailable);
-    }
     *needs = access(config, request)?;
     if **needs == Access::Open {
         return forward(config, request, None).map(|()| (Outcome::Open, None));
@@ -116,12 +111,7 @@ fn judge<'c, R: Request>(
         Some((_, Found::Ambiguous)) => return Err(Reason::AmbiguousKey),
         Some((_, Found::Malformed)) => return Err(Reason::MalformedKey),
         None | Some((_, Found::Empty | Found::Absent)) if optional => {
-            forward(config, request, None)?;
-            return if by_route && *access(config, request)? != Access::Optional {
-                Err(Reason::MissingKey)
-            } else {
-                Ok((Outcome::Anonymous, None))
-            };
+            return forward(config, request, None).map(|()| (Outcome::Anonymous, None));
         }
         None | Some((_, Found::Empty | Found::Absent)) => return Err(Reason::MissingKey),
     };
@@ -140,10 +130,6 @@ fn judge<'c, R: Request>(
     drop(credential);
     tell(config, request, entry);
     forward(config, request, Some(entry))?;
-    if by_route {
-        // What was hidden or set may have changed the route: the one that is taken must permit it too.
-        access(config, request)?.permits(entry)?;
-    }
     Ok((Outcome::Valid, reply::notice(entry, &config.notices, now.wall)))
 }
 

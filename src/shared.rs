@@ -127,8 +127,9 @@ impl Namespace {
     /// [`Corrupt`] if the bucket's bytes are nobody's.
     pub fn find(&self, shared: &impl SharedData, digest: &Digest) -> Result<Option<Entry>, Corrupt> {
         match shared.get(&self.bucket(digest.bucket())) {
-            Some((bytes, _)) if !bytes.is_empty() => Bucket::parse(&bytes)?.find(digest),
-            _ => Ok(None),
+            // One that was written is never empty, so an empty one was damaged.
+            Some((bytes, _)) => Bucket::parse(&bytes)?.find(digest),
+            None => Ok(None),
         }
     }
 
@@ -181,11 +182,11 @@ impl Namespace {
     ) -> Result<i64, ApplyError> {
         let key = self.bucket(bucket);
         for _ in 0..ATTEMPTS {
-            let (bytes, cas) = shared.get(&key).unwrap_or((Vec::new(), CREATE));
+            let (bytes, cas) = shared.get(&key).map_or((None, CREATE), |(bytes, cas)| (Some(bytes), cas));
             if !leads() {
                 return Err(ApplyError::LeaseLost);
             }
-            let existing = (!bytes.is_empty()).then_some(bytes.as_slice());
+            let existing = bytes.as_deref();
             let merged = match bucket::merge(existing, epoch, ops) {
                 // A snapshot brings whatever the damaged bucket held.
                 Err(Corrupt) if is_page => bucket::merge(None, epoch, ops),

@@ -201,6 +201,11 @@ impl Vm {
                     reason.as_str()
                 );
                 self.count_rejected(reason.as_str());
+                if reason == Rejection::UntrustedSigner {
+                    // Another configuration of the same ring may trust who signs now.
+                    self.lease.resign(&self.names, host, now.mono);
+                    self.stop();
+                }
             }
             Reaction::Failed(why) => self.failed(&why, now),
             Reaction::Nothing => {}

@@ -1,6 +1,6 @@
 //! The plugin configuration: what is taken, and how what is wrong is named.
 
-use keywheel_filter::config::{Config, Identity, Source};
+use keywheel_filter::config::{Config, Identity, Mode, Source, Then};
 use keywheel_keyring::SigningKey;
 use serde_json::Value;
 #[cfg(target_arch = "wasm32")]
@@ -171,4 +171,94 @@ fn headers_that_would_cancel_each_other_out_are_refused() {
     check(&format!(r#"{sources},"identity":{{"client":"x-api-key"}}"#), "identity.client");
     check(&format!(r#"{sources},"identity":{{"client":"x-a","key":"X-A"}}"#), "identity.key");
     check(r#","sources":[{"header":"a"},{"header":"A"}]"#, "sources[1]");
+}
+
+#[test]
+fn rules_are_read_and_what_is_wrong_in_one_is_named() {
+    let sources = r#","sources":[{"header":"X-API-Key"}]"#;
+    let rules = |rules: &str| with(sources, &format!(r#"{sources},"rules":{rules},"default":"any_key""#));
+    let good = r#"[{"match":{"host":"*.example.com","path_template":"/a/{id}","methods":["GET"]},"access":{"scopes":["a"]}}]"#;
+    assert_eq!(Config::parse(rules(good).as_bytes()).unwrap().policy.rules.len(), 1);
+    let check = |text: &str, path: &str, says: &str| {
+        let errors = Config::parse(rules(text).as_bytes()).unwrap_err();
+        let error = errors.iter().find(|error| error.path == path);
+        let error = error.unwrap_or_else(|| panic!("{text}: {path} is not in {errors:?}"));
+        assert!(error.problem.contains(says), "{text}: {error}");
+    };
+    check("{}", "rules", "a list of objects");
+    check("[7]", "rules[0]", "an object");
+    check("[{}]", "rules[0].match", "is required");
+    check("[{}]", "rules[0].access", "is required: open, optional, any_key, deny");
+    let of = |matcher: &str, access: &str| format!(r#"[{{"match":{matcher},"access":{access}}}]"#);
+    check(&of("{}", "\"opne\""), "rules[0].access", "open, optional, any_key, deny, or an object");
+    for access in
+        ["{}", r#"{"scope":["a"]}"#, r#"{"scopes":[]}"#, r#"{"scopes":["a b"]}"#, r#"{"clients":"a"}"#]
+    {
+        check(&of("{}", access), "rules[0].access", "or an object with scopes, any_scope or clients");
+    }
+    check(&of(r#"{"paht":"/a"}"#, "\"open\""), "rules[0].match.paht", "allowed are host, path");
+    check(&of(r#"{"path":"/a","path_prefix":"/b"}"#, "\"open\""), "rules[0].match.path", "must be alone");
+    for path in ["a", "/a/../b", "/a//b", "/a?b", "/a;b"] {
+        check(
+            &of(&format!(r#"{{"path_prefix":"{path}"}}"#), "\"open\""),
+            "rules[0].match.path_prefix",
+            "canonical",
+        );
+    }
+    check(&of(r#"{"path_template":"/{a"}"#, "\"open\""), "rules[0].match.path_template", "{name}");
+    check(&of(r#"{"methods":["get"]}"#, "\"open\""), "rules[0].match.methods", "such as POST");
+    check(&of(r#"{"methods":[]}"#, "\"open\""), "rules[0].match.methods", "at least one");
+    for host in ["", "*", "*.", "a:80", "a b", "*.*.b", "a.*"] {
+        check(
+            &of(&format!(r#"{{"host":"{host}"}}"#), "\"open\""),
+            "rules[0].match.host",
+            "such as api.example.com",
+        );
+    }
+    let without_default = with(sources, &format!(r#"{sources},"rules":{good}"#));
+    let errors = Config::parse(without_default.as_bytes()).unwrap_err();
+    assert_eq!((errors[0].path.as_str(), errors.len()), ("default", 1));
+}
+
+#[test]
+fn rules_by_route_and_changed_headers_must_be_reconciled() {
+    let sources = r#","sources":[{"header":"X-API-Key"}]"#;
+    let parse = |fields: &str| Config::parse(with(sources, &format!("{sources},{fields}")).as_bytes());
+    let refused = |fields: &str| parse(fields).unwrap_err().iter().any(|error| error.path == "stable_routes");
+    let by_route = r#""rules":[{"match":{"route":"a"},"access":"open"}],"default":"deny""#;
+    assert!(refused(by_route));
+    assert!(refused(r#""route_overrides":true"#));
+    assert!(refused(&format!(r#"{by_route},"hide_credential":false,"identity":{{"client":"x-c"}}"#)));
+    assert!(parse(&format!(r#"{by_route},"hide_credential":false"#)).is_ok());
+    assert!(parse(&format!(r#"{by_route},"stable_routes":true"#)).is_ok());
+    assert!(parse(r#""route_overrides":true,"hide_credential":false"#).is_ok());
+}
+
+#[test]
+fn modes_ages_and_notices_are_read() {
+    let sources = r#","sources":[{"header":"X-API-Key"}]"#;
+    let parse = |fields: &str| Config::parse(with(sources, &format!("{sources},{fields}")).as_bytes());
+    for (text, millis) in [("90s", 90_000), ("2m", 120_000), ("24h", 86_400_000), ("7d", 604_800_000)] {
+        let config = parse(&format!(r#""stale":{{"after":"{text}","then":"refuse"}}"#)).unwrap();
+        assert_eq!((config.stale.after, config.stale.then), (millis, Then::Refuse));
+    }
+    let check = |fields: &str, path: &str, says: &str| {
+        let errors = parse(fields).unwrap_err();
+        let error = errors.iter().find(|error| error.path == path);
+        let error = error.unwrap_or_else(|| panic!("{fields}: {path} is not in {errors:?}"));
+        assert!(error.problem.contains(says), "{fields}: {error}");
+    };
+    for text in ["", "24", "h", "24 h", "-1h", "1w", "59s", "366d", "99999999999999999999d", "1.5h"] {
+        check(&format!(r#""stale":{{"after":"{text}"}}"#), "stale.after", "such as 90s, 30m, 24h or 7d");
+    }
+    check(r#""stale":{"after":"1h","then":"panic"}"#, "stale.then", "serve or refuse");
+    check(r#""mode":"off""#, "mode", "enforce, observe or receive");
+    check(r#""preflight":true"#, "preflight", "deny or allow");
+    check(r#""readiness":{}"#, "readiness.path", "is required");
+    check(r#""readiness":{"path":"/a?b"}"#, "readiness.path", "without a query");
+    check(r#""notices":{"link":"javascript:x"}"#, "notices.link", "an http or https URL");
+    check(r#""notices":{"link":"https://a\">b"}"#, "notices.link", "an http or https URL");
+    assert_eq!(parse(r#""mode":"observe""#).unwrap().mode, Mode::Observe);
+    let pushed = with(sources, r#","mode":"receive""#).replace(r#"["keywheel"]"#, "[]");
+    assert_eq!(Config::parse(pushed.as_bytes()).unwrap().mode, Mode::Receive);
 }

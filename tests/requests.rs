@@ -472,7 +472,7 @@ fn a_route_may_say_what_it_needs_where_that_is_allowed() {
     let outcome = |fields: &str, metadata: &[u8], key: &str| {
         Proxy::with(fields).outcome(&get("/closed", key).with_property(&path, metadata))
     };
-    let on = format!(r#""route_overrides":true,{RULES}"#);
+    let on = format!(r#""route_overrides":true,"stable_routes":true,{RULES}"#);
     assert_eq!(outcome(&on, b"open", ""), "open");
     assert_eq!(outcome(&on, b"any_key", "good"), "valid");
     assert_eq!(outcome(&on, b"deny", "good"), "no_rule");
@@ -488,7 +488,7 @@ fn a_route_may_say_what_it_needs_where_that_is_allowed() {
     // Who writes routes may not open the gate unless the configuration says so.
     assert_eq!(outcome(RULES, b"open", "good"), "no_rule");
     // Without rules besides.
-    let alone = r#""route_overrides":true"#;
+    let alone = r#""route_overrides":true,"hide_credential":false"#;
     assert_eq!(outcome(alone, b"open", ""), "open");
     assert_eq!(Proxy::with(alone).outcome(&get("/a//b", "good")), "valid");
 }
@@ -496,7 +496,7 @@ fn a_route_may_say_what_it_needs_where_that_is_allowed() {
 #[test]
 fn rules_may_look_at_the_route_and_its_metadata() {
     let rules = r#""rules":[{"match":{"route":"admin"},"access":{"clients":["ops"]}},
-        {"match":{"route_metadata":{"team":"desk"}},"access":{"clients":["desk"]}}],"default":"any_key""#;
+        {"match":{"route_metadata":{"team":"desk"}},"access":{"clients":["desk"]}}],"default":"any_key","stable_routes":true"#;
     let mut proxy = Proxy::with(rules);
     let admin = |key: &str| get("/", key).with_property(&["xds", "route_name"], b"admin");
     let desk = |key: &str| get("/", key).with_property(&[&METADATA[..], &["team"]].concat(), b"desk");

@@ -366,3 +366,38 @@ proptest::proptest! {
         storm(seed);
     }
 }
+
+/// Two configurations of one ring in one process, of which one does not trust who signs.
+#[test]
+fn a_vm_that_does_not_trust_who_signs_keeps_nobody_from_the_ring() {
+    for strangers in 1..=2 {
+        let mut world = World::new(0, control_with_many());
+        let trust = world.control.trust();
+        let stranger = vec![SigningKey::from_seed([9; 32]).public()];
+        for _ in 0..strangers {
+            world.spawn(stranger.clone());
+        }
+        let at = world.spawn(trust);
+        world.run_until("the ring", |world| {
+            world.vms[at]
+                .as_ref()
+                .is_some_and(|vm| vm.adopted().is_some_and(|position| position.revision == 50))
+        });
+        assert_eq!(world.request(0, "secret7"), Err(Reason::RingUnavailable));
+        for round in 0..20 {
+            world.put_and_see(at, &format!("later{round}"));
+        }
+    }
+}
+
+#[test]
+fn a_vm_that_trusts_nobody_here_alone_goes_on_trying() {
+    let mut world = World::new(0, control_with_many());
+    let at = world.spawn(vec![SigningKey::from_seed([9; 32]).public()]);
+    world.run(30_000);
+    assert_eq!(world.request(at, "secret7"), Err(Reason::RingUnavailable));
+    let before = world.control.past.len();
+    world.run(30_000);
+    let tries = world.control.past.len() - before;
+    assert!((2..=30).contains(&tries), "{tries} tries in half a minute");
+}

@@ -33,6 +33,7 @@ async fn a_rule_may_name_a_route_or_its_metadata() {
             {"match": {"route_metadata": {"team": "desk"}}, "access": {"clients": ["desk"]}},
         ],
         "default": "any_key",
+        "stable_routes": true,
     });
     let stage = Stage::of(|config| with_routes(config, routes, &rules)).await;
     assert_eq!(stage.outcome("/admin", &[("x-api-key", "good")]).await, "403 insufficient_scope");
@@ -59,7 +60,7 @@ async fn a_route_may_say_what_it_needs() {
         let routes = routes.clone();
         move |config| with_routes(config, routes, &fields)
     };
-    let on = Stage::of(config(json!({"route_overrides": true}))).await;
+    let on = Stage::of(config(json!({"route_overrides": true, "stable_routes": true}))).await;
     let key = |key: &'static str| [("x-api-key", key)];
     assert_eq!(on.outcome("/open", &[]).await, "200");
     assert_eq!(on.outcome("/any", &key("good")).await, "403 insufficient_scope");
@@ -80,59 +81,29 @@ async fn a_route_may_say_what_it_needs() {
     assert_eq!(off.outcome("/open", &[]).await, "401 missing_key", "who writes routes opens no gate");
 }
 
-/// What a client forges may choose a route, and with it the rule; what the filter then takes away or
-/// sets may choose another one.
+/// After a header was changed Envoy chooses the route anew, and shows the filter the old one until then. So
+/// a configuration in which that could matter is refused, and with one that is taken, the route that was
+/// checked is the route that is taken.
 #[tokio::test]
 async fn the_route_that_is_taken_is_the_one_that_was_checked() {
     let exactly = |header: &str, value: &str| json!({"prefix": "/", "headers": [{"name": header, "string_match": {"exact": value}}]});
     let routes = vec![
-        // Chosen by a header that only the filter may set.
-        route("public", exactly("x-client-id", "nobody"), json!({})),
         route("desk", exactly("x-client-id", "desk"), json!({})),
-        // Chosen by the credential, which is taken away.
         route("keyed", exactly("x-api-key", "good"), json!({})),
         route("rest", json!({"prefix": "/"}), json!({})),
     ];
     let rules = json!({
         "rules": [
-            {"match": {"route": "public"}, "access": "open"},
             {"match": {"route": "desk"}, "access": {"scopes": ["audit"]}},
             {"match": {"route": "keyed"}, "access": "open"},
-            {"match": {"route": "rest"}, "access": "any_key"},
         ],
-        "default": "deny",
+        "default": "any_key",
+        "identity": null,
+        "hide_credential": false,
     });
     let stage = Stage::of(|config| with_routes(config, routes, &rules)).await;
-    for (h, v) in [
-        ("x-client-id", "nobody"),
-        ("x-client-id", "desk"),
-        ("x-api-key", "trader"),
-        ("x-api-key", "good"),
-        ("x-api-key", "reader"),
-    ] {
-        let r = stage.get("/", &[(h, v)]).await;
-        println!(
-            "EXP {h}={v}: {} {:?} {:?}",
-            r.status,
-            r.json()["code"],
-            if r.status == 200 { seen(&r, "x-route") } else { String::new() }
-        );
-    }
-    // A forged identity chooses no route.
-    assert_eq!(stage.outcome("/", &[("x-client-id", "nobody")]).await, "401 missing_key");
-    assert_eq!(stage.outcome("/", &[("x-client-id", "desk")]).await, "401 missing_key");
-    // The identity that the filter sets leads to a route that needs more.
-    let trader = stage.get("/", &[("x-api-key", "trader")]).await;
-    if trader.status == 200 {
-        assert_eq!(seen(&trader, "x-route"), "rest", "it went where it was checked");
-    } else {
-        assert_eq!(trader.json()["code"], "insufficient_scope");
-    }
-    let reader = stage.get("/", &[("x-api-key", "reader")]).await;
-    assert_eq!((seen(&reader, "x-route").as_str(), seen(&reader, "x-client-id").as_str()), ("rest", "acme"));
-    // The route by credential was open, but is gone with the credential.
-    let good = stage.get("/", &[("x-api-key", "good")]).await;
-    if good.status == 200 {
-        assert_eq!(seen(&good, "x-route"), "keyed", "it went where it was checked");
-    }
+    let trader = [("x-api-key", "trader"), ("x-client-id", "desk")];
+    assert_eq!(stage.outcome("/", &trader).await, "403 insufficient_scope");
+    assert_eq!(seen(&stage.get("/", &trader[..1]).await, "x-route"), "rest");
+    assert_eq!(seen(&stage.get("/", &[("x-api-key", "good")]).await, "x-route"), "keyed");
 }

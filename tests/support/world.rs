@@ -214,6 +214,16 @@ impl World {
         live().all(|vm| vm.adopted().map(|position| (position.epoch, position.revision)) == newest)
     }
 
+    /// Issues a key, and waits until VM `at` accepts it: for at most 3 s.
+    pub fn put_and_see(&mut self, at: usize, secret: &str) {
+        self.control.put(super::entry(secret, keywheel_keyring::State::Active));
+        let deadline = self.mono + 3_000;
+        while self.request(at, secret).is_err() {
+            assert!(self.mono < deadline, "{secret} is not accepted: {}", self.describe());
+            self.run(TICK);
+        }
+    }
+
     pub fn rejected(&mut self, at: usize) -> Vec<&'static str> {
         let metrics = self.vms[at].as_mut().expect("the VM lives").take_metrics();
         metrics.map(|metrics| metrics.rejected.into_keys().collect()).unwrap_or_default()
