@@ -47,13 +47,15 @@ pub(crate) struct Section {
     pub(crate) command: &'static str,
     pub(crate) body: String,
     pub(crate) bars: Vec<Bar>,
+    /// Cores that other programs used meanwhile.
+    pub(crate) others: f64,
 }
 
 impl Section {
     /// Prints it and, unless `dry`, puts it into the file in the place of its last edition. Gives whether
     /// every bar is met.
     pub(crate) fn publish(&self, Machine(machine): &Machine, dry: bool) -> anyhow::Result<bool> {
-        let Self { id, title, command, body, bars } = self;
+        let Self { id, title, command, body, bars, others } = self;
         let mut section = format!("## {title}\n\n{body}\n| | found | bar | |\n|---|---|---|---|\n");
         for Bar { what, found, bar, met } in bars {
             section +=
@@ -61,7 +63,9 @@ impl Section {
         }
         let day = Timestamp::now().to_string();
         let day = day.split('T').next().unwrap_or_default();
-        section += &format!("\n{day}, {machine}. To repeat it: `{command}`.\n");
+        section += &format!(
+            "\n{day}, {machine}; other programs used {others:.1} cores meanwhile. To repeat it: `{command}`.\n"
+        );
         println!("{section}");
         if !dry {
             let path = Path::new(FILE);
