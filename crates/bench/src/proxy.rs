@@ -216,9 +216,9 @@ fn bars(arms: &[Arm]) -> Vec<Bar> {
         bars.push(Bar::at_most("median latency added, shipped against `ext_authz`", ratio, 0.1, "×"));
     }
     if let (Some(few), Some(most)) = (find(Name::Few), find(Name::Most)) {
-        for (kind, bar) in [(Kind::Uniform, 1.6), (Kind::Zipf, 1.1)] {
+        for (kind, drawn, bar) in [(Kind::Uniform, "uniformly", 1.6), (Kind::Zipf, "by Zipf's law", 1.1)] {
             let ratio = added(most, kind) / added(few, kind);
-            let what = format!("CPU added, {} drawn {kind} against {}", most.title, few.title);
+            let what = format!("CPU added, {} drawn {drawn} against {}", most.title, few.title);
             bars.push(Bar::at_most(&what, ratio, bar, "×"));
         }
     }
@@ -287,7 +287,7 @@ fn method(args: &Args, rate: f64) -> String {
     )
 }
 
-// === impl Arm, Cell, Name, Kind ===
+// === impl Arm, Cell, Name ===
 
 impl Arm {
     fn new(name: Name, ring: &RingServer, envoy: Envoy, unknown: &Arc<[String]>) -> Self {
@@ -375,16 +375,5 @@ impl Name {
             Self::Few | Self::Many | Self::Most => return format!("{} keys", count(self.keys(keys).into())),
         };
         name.into()
-    }
-}
-
-impl std::fmt::Display for Kind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Uniform => "uniformly",
-            Self::Zipf => "by Zipf's law",
-            Self::Unknown => "from unknown ones",
-            Self::Missing => "not at all",
-        })
     }
 }
