@@ -108,7 +108,10 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<bool> {
     for name in names {
         let ring = &rings[&name.keys(args.keys)];
         match name.filter().envoy(&parts, ring).await {
-            Ok(envoy) => arms.push(Arm::new(name, ring, envoy, &unknown)),
+            Ok(envoy) => {
+                arms.push(Arm::new(name, ring, envoy, &unknown));
+                eprintln!("{}: ready", name.title(args.keys));
+            }
             // Its configuration is ahead of what the filter knows.
             Err(error) if name == Name::Everything => {
                 eprintln!("{error:#}");
@@ -116,7 +119,6 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<bool> {
             }
             Err(error) => return Err(error),
         }
-        eprintln!("{}: ready", name.title(args.keys));
     }
 
     // Once unmeasured, for caches that a proxy fills in its first minute, and to learn how fast the

@@ -96,7 +96,12 @@ pub(crate) fn count(number: u64) -> String {
 }
 
 fn figure(value: f64, unit: &str) -> String {
-    if value < 10.0 { format!("{value:.2}{unit}") } else { format!("{value:.0}{unit}") }
+    let digits = match value {
+        ..1.0 => 3,
+        1.0..10.0 => 2,
+        _ => 0,
+    };
+    format!("{value:.digits$}{unit}")
 }
 
 fn replace(file: &str, id: &str, section: &str) -> String {
@@ -129,5 +134,6 @@ mod tests {
         let bar = Bar::at_most("a ratio", 1.255, 1.25, "×");
         assert!(!bar.met && bar.bar == "≤ 1.25×", "{}", bar.found);
         assert_eq!(figure(48.7, " ms"), "49 ms");
+        assert_eq!(figure(0.7594, "×"), "0.759×");
     }
 }
