@@ -138,7 +138,6 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<bool> {
     let section = Section {
         id: "proxy",
         title: "Cost of a request",
-        command: "cargo xtask bench proxy",
         body,
         bars: bars(&arms),
         others: others.cores(arms.iter().map(|arm| arm.envoy.pid()))?,

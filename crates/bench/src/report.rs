@@ -44,7 +44,6 @@ impl Machine {
 pub(crate) struct Section {
     pub(crate) id: &'static str,
     pub(crate) title: &'static str,
-    pub(crate) command: &'static str,
     pub(crate) body: String,
     pub(crate) bars: Vec<Bar>,
     /// Cores that other programs used meanwhile.
@@ -55,7 +54,9 @@ impl Section {
     /// Prints it and, unless `dry`, puts it into the file in the place of its last edition. Gives whether
     /// every bar is met.
     pub(crate) fn publish(&self, Machine(machine): &Machine, dry: bool) -> anyhow::Result<bool> {
-        let Self { id, title, command, body, bars, others } = self;
+        let Self { id, title, body, bars, others } = self;
+        let command =
+            std::env::args().skip(1).fold(String::from("cargo xtask bench"), |line, arg| line + " " + &arg);
         let mut section = format!("## {title}\n\n{body}\n| | found | bar | |\n|---|---|---|---|\n");
         for Bar { what, found, bar, met } in bars {
             section +=

@@ -86,14 +86,8 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<bool> {
     let rate = plan.rate.unwrap_or_default();
     let body = tables(args, &sizes, &took, [&quiet, &resync, &changing], rate, &revokes);
     let bars = bars(&sizes, &quiet, &resync, &revokes);
-    let section = Section {
-        id: "ring",
-        title: "A large ring",
-        command: "cargo xtask bench ring",
-        body,
-        bars,
-        others: others.cores(std::iter::empty())?,
-    };
+    let section =
+        Section { id: "ring", title: "A large ring", body, bars, others: others.cores(std::iter::empty())? };
     section.publish(&machine, args.dry)
 }
 
