@@ -199,13 +199,20 @@ fn floor(config: EnvoyConfig, module: &Path) -> EnvoyConfig {
         .with(&format!("{MANAGER}/http_filters/0/typed_config/config/configuration"), json!(null))
 }
 
+/// Whether the filter knows the field `filter_state`.
+const KNOWS_FILTER_STATE: bool = false;
+
 fn minimal(plugin: &mut Value) {
     plugin["sources"] = json!([{"header": "x-api-key"}]);
     plugin["hide_credential"] = json!(true);
     plugin["identity"] = json!({"client": "x-client-id"});
+    if KNOWS_FILTER_STATE {
+        plugin["filter_state"] = json!(false);
+    }
 }
 
-/// Requests of the bench match its last rule.
+/// All that a user can turn on at once. A request of the bench has its key in the last source, and only
+/// the last rule is for it.
 fn everything(plugin: &mut Value) {
     plugin["sources"] = json!([
         {"header": "authorization", "scheme": "Bearer"},
@@ -219,11 +226,14 @@ fn everything(plugin: &mut Value) {
         {"match": {"path_prefix": "/public"}, "access": "open"},
         {"match": {"path_prefix": "/quotes"}, "access": "optional"},
         {"match": {"path_prefix": "/orders", "methods": ["POST"]}, "access": {"scopes": ["trade"]}},
+        {"match": {"host": "*.internal.example.com"}, "access": {"clients": ["ops"]}},
         {"match": {"route": "admin"}, "access": {"clients": ["ops"]}},
         {"match": {"path_prefix": "/", "methods": ["GET"]}, "access": {"scopes": ["market:read"]}},
     ]);
     plugin["default"] = json!("any_key");
+    plugin["route_overrides"] = json!(true);
     plugin["preflight"] = json!("allow");
+    plugin["stale"] = json!({"after": "24h", "then": "refuse"});
     plugin["readiness"] = json!({"path": "/keywheel/ready"});
     plugin["notices"] = json!({"headers": true, "sunset": true, "link": "https://example.com/rotate"});
 }

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Response};
+use axum::serve::ListenerExt as _;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use tokio::net::TcpListener;
@@ -25,6 +26,10 @@ impl Authz {
     pub(crate) async fn start() -> anyhow::Result<Self> {
         let listener = TcpListener::bind(keywheel_testkit::port::free()).await?;
         let address = listener.local_addr()?;
+        let listener = listener.tap_io(|connection| {
+            // Small answers would wait for acknowledgements.
+            let _ = connection.set_nodelay(true);
+        });
         let app = Router::new().fallback(async || allow());
         let task = tokio::spawn(async move {
             // It ends with the measurement.

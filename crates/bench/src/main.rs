@@ -31,6 +31,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use tokio::signal::ctrl_c;
+use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Debug, Parser)]
 #[command(name = "keywheel-bench", version, about = "keywheel's own measurements, judged against its bars")]
@@ -59,7 +60,7 @@ async fn main() -> ExitCode {
     // What runs is dropped when somebody loses patience, and with it every process.
     let judged = tokio::select! {
         judged = run => judged,
-        _ = ctrl_c() => return ExitCode::from(130),
+        () = interrupted() => return ExitCode::from(130),
     };
     match judged {
         Ok(true) => ExitCode::SUCCESS,
@@ -68,5 +69,19 @@ async fn main() -> ExitCode {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// By Ctrl-C, or by a time limit.
+async fn interrupted() {
+    let terminated = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut terminated) => _ = terminated.recv().await,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = ctrl_c() => {}
+        () = terminated => {}
     }
 }

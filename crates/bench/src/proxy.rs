@@ -1,6 +1,6 @@
 //! What a request costs in the proxy, beside what else could check it there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::keys::{self, Traffic, Zipf};
 use crate::load::{self, CONNECTIONS, Plan};
 use crate::report::{Bar, Machine, Section, count};
 use crate::ring_server::RingServer;
-use crate::stats::{self, median, micros, percentile, range};
+use crate::stats::{self, Others, median, micros, percentile, range, sorted};
 
 /// The ring of all arms that are not about its size.
 const USUAL: u32 = 1_000;
@@ -21,6 +21,8 @@ const FEW: u32 = 10;
 const MANY: u32 = 100_000;
 /// Of unknown keys there are as many as no cache of refusals could hold.
 const UNKNOWN: u32 = 100_000;
+/// How long each arm gets requests at the fixed rate in a round.
+const STEADY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -28,11 +30,10 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 1_000_000)]
     keys: u32,
     /// Rounds; each measures every arm once
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 10)]
     rounds: u64,
-    /// Requests with valid keys per arm and round; a quarter of it with unknown and without keys, and a
-    /// tenth at a fixed rate
-    #[arg(long, default_value_t = 48_000)]
+    /// Requests with valid keys per arm and round; a quarter of it with unknown and without keys
+    #[arg(long, default_value_t = 16_000)]
     requests: u64,
     /// Only these, and no filter; docs/benchmarks.md stays as it is
     #[arg(long, value_delimiter = ',')]
@@ -67,8 +68,8 @@ struct Arm {
     title: String,
     envoy: Envoy,
     cells: Vec<Cell>,
-    /// At a fixed rate, with valid keys: p50, p99 and p99.9 of each round, in µs.
-    latency: [Vec<f64>; 3],
+    /// Of all requests at the fixed rate, with valid keys, in µs.
+    latencies: Vec<f64>,
 }
 
 /// One kind of request to one arm, and what each round found.
@@ -94,6 +95,7 @@ enum Kind {
 
 /// Whether every bar is met.
 pub(crate) async fn run(args: &Args) -> anyhow::Result<bool> {
+    let others = Others::watch()?;
     let (paths, dir, authz) = (Paths::from_env()?, tempfile::tempdir()?, Authz::start().await?);
     let floor = assemble_floor(dir.path())?;
     let parts = Parts { paths: &paths, floor: &floor, authz: authz.address() };
@@ -106,7 +108,10 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<bool> {
     for name in names {
         let ring = &rings[&name.keys(args.keys)];
         match name.filter().envoy(&parts, ring).await {
-            Ok(envoy) => arms.push(Arm::new(name, ring, envoy, &unknown)),
+            Ok(envoy) => {
+                arms.push(Arm::new(name, ring, envoy, &unknown));
+                eprintln!("{}: ready", name.title(args.keys));
+            }
             // Its configuration is ahead of what the filter knows.
             Err(error) if name == Name::Everything => {
                 eprintln!("{error:#}");
@@ -114,7 +119,6 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<bool> {
             }
             Err(error) => return Err(error),
         }
-        eprintln!("{}: ready", name.title(args.keys));
     }
 
     // Once unmeasured, for caches that a proxy fills in its first minute, and to learn how fast the
@@ -125,7 +129,7 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<bool> {
     arms.iter_mut().flat_map(|arm| &mut arm.cells).for_each(Cell::forget);
     for round in 1..=args.rounds {
         saturate(&mut arms, args.requests, round).await?;
-        steadily(&mut arms, args.requests / 10, rate, round).await?;
+        steadily(&mut arms, rate, round).await?;
         eprintln!("round {round}/{}", args.rounds);
     }
 
@@ -134,9 +138,9 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<bool> {
     let section = Section {
         id: "proxy",
         title: "Cost of a request",
-        command: "cargo xtask bench proxy",
         body,
         bars: bars(&arms),
+        others: others.cores(arms.iter().map(|arm| arm.envoy.pid()))?,
     };
     section.publish(&machine, args.dry || !args.arms.is_empty())
 }
@@ -150,10 +154,8 @@ fn chosen(args: &Args) -> Vec<Name> {
 /// The rings that these arms need, by their number of keys.
 async fn rings(names: &[Name], most: u32) -> anyhow::Result<BTreeMap<u32, RingServer>> {
     let mut rings = BTreeMap::new();
-    for count in names.iter().map(|name| name.keys(most)) {
-        if !rings.contains_key(&count) {
-            rings.insert(count, RingServer::start(keys::ring(count)?).await?);
-        }
+    for count in names.iter().map(|name| name.keys(most)).collect::<BTreeSet<u32>>() {
+        rings.insert(count, RingServer::start(keys::ring(count)?).await?);
     }
     Ok(rings)
 }
@@ -177,15 +179,12 @@ async fn saturate(arms: &mut [Arm], requests: u64, round: u64) -> anyhow::Result
 }
 
 /// Every arm once, at one rate for all.
-async fn steadily(arms: &mut [Arm], requests: u64, rate: f64, round: u64) -> anyhow::Result<()> {
+async fn steadily(arms: &mut [Arm], rate: f64, round: u64) -> anyhow::Result<()> {
+    let requests = (rate * STEADY.as_secs_f64()) as u64;
     for arm in arms {
         let plan = Plan { rate: Some(rate), ..arm.cells[0].plan(&arm.envoy, requests, round) };
         let samples = load::run(plan).await?.samples;
-        let latencies: Vec<f64> = samples.iter().map(|sample| micros(sample.latency)).collect();
-        let sorted = stats::sorted(&latencies);
-        for (found, share) in arm.latency.iter_mut().zip([0.5, 0.99, 0.999]) {
-            found.push(percentile(&sorted, share));
-        }
+        arm.latencies.extend(samples.iter().map(|sample| micros(sample.latency)));
         // What one arm leaves behind is not the next one's burden.
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -213,14 +212,14 @@ fn bars(arms: &[Arm]) -> Vec<Bar> {
     if let (Some(ours), Some(authz)) = (find(Name::Shipped), find(Name::ExtAuthz)) {
         let ratio = ours.throughput() / authz.throughput();
         bars.push(Bar::at_least("throughput, shipped against `ext_authz`", ratio, 3.0, "×"));
-        let waits = |arm: &Arm| median(&arm.latency[0]) - median(&bare.latency[0]);
+        let waits = |arm: &Arm| median(&arm.latencies) - median(&bare.latencies);
         let ratio = waits(ours) / waits(authz);
         bars.push(Bar::at_most("median latency added, shipped against `ext_authz`", ratio, 0.1, "×"));
     }
     if let (Some(few), Some(most)) = (find(Name::Few), find(Name::Most)) {
-        for (kind, bar) in [(Kind::Uniform, 1.6), (Kind::Zipf, 1.1)] {
-            let ratio = added(most, kind) / added(few, Kind::Uniform);
-            let what = format!("CPU added, {} drawn {kind} against {}", most.title, few.title);
+        for (kind, drawn, bar) in [(Kind::Uniform, "uniformly", 1.6), (Kind::Zipf, "by Zipf's law", 1.1)] {
+            let ratio = added(most, kind) / added(few, kind);
+            let what = format!("CPU added, {} drawn {drawn} against {}", most.title, few.title);
             bars.push(Bar::at_most(&what, ratio, bar, "×"));
         }
     }
@@ -235,6 +234,8 @@ fn tables(arms: &[Arm]) -> String {
          |---|---|---|---|---|---|---|---|---|\n",
     );
     for arm in arms {
+        let latencies = sorted(&arm.latencies);
+        let share = |share| percentile(&latencies, share);
         for cell in arm.cells.iter().filter(|cell| matches!(cell.kind, Kind::Uniform | Kind::Zipf)) {
             let title =
                 if cell.kind == Kind::Zipf { format!("{}, Zipf", arm.title) } else { arm.title.clone() };
@@ -246,11 +247,10 @@ fn tables(arms: &[Arm]) -> String {
                 median(&cell.throughput),
                 median(&cell.busy),
             );
-            for found in &arm.latency {
-                let micros = format!("{:.0} µs", median(found));
-                text += &format!(" {} |", if cell.kind == Kind::Zipf { "" } else { &micros });
-            }
-            text += "\n";
+            text += &match cell.kind {
+                Kind::Zipf => " | | |\n".into(),
+                _ => format!(" {:.0} µs | {:.0} µs | {:.0} µs |\n", share(0.5), share(0.99), share(0.999)),
+            };
         }
     }
     text += "\nUnknown keys and none, as fast as they are answered. An arm that refuses them writes an answer of its own:\n\n\
@@ -288,21 +288,21 @@ fn method(args: &Args, rate: f64) -> String {
     )
 }
 
-// === impl Arm, Cell, Name, Kind ===
+// === impl Arm, Cell, Name ===
 
 impl Arm {
     fn new(name: Name, ring: &RingServer, envoy: Envoy, unknown: &Arc<[String]>) -> Self {
         let keys = ring.keys();
         let refusal = name.filter().refusal();
         let mut cells = vec![Cell::new(Kind::Uniform, Traffic::Uniform(Arc::clone(keys)), 200)];
-        if name.is_about_size() {
+        if name.filter() == Filter::Shipped {
             let zipf = Arc::new(Zipf::new(keys.len()));
             cells.push(Cell::new(Kind::Zipf, Traffic::Zipf(Arc::clone(keys), zipf), 200));
         }
         cells.push(Cell::new(Kind::Unknown, Traffic::Uniform(Arc::clone(unknown)), refusal));
         cells.push(Cell::new(Kind::Missing, Traffic::Missing, refusal));
         let title = name.title(u32::try_from(keys.len()).unwrap_or(u32::MAX));
-        Self { name, title, envoy, cells, latency: Default::default() }
+        Self { name, title, envoy, cells, latencies: Vec::new() }
     }
 
     fn cell(&self, kind: Kind) -> Option<&Cell> {
@@ -353,10 +353,6 @@ impl Name {
         }
     }
 
-    const fn is_about_size(self) -> bool {
-        matches!(self, Self::Few | Self::Many | Self::Most)
-    }
-
     /// How many its ring has.
     const fn keys(self, most: u32) -> u32 {
         match self {
@@ -380,16 +376,5 @@ impl Name {
             Self::Few | Self::Many | Self::Most => return format!("{} keys", count(self.keys(keys).into())),
         };
         name.into()
-    }
-}
-
-impl std::fmt::Display for Kind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Uniform => "uniformly",
-            Self::Zipf => "by Zipf's law",
-            Self::Unknown => "from unknown ones",
-            Self::Missing => "not at all",
-        })
     }
 }

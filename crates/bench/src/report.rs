@@ -44,16 +44,19 @@ impl Machine {
 pub(crate) struct Section {
     pub(crate) id: &'static str,
     pub(crate) title: &'static str,
-    pub(crate) command: &'static str,
     pub(crate) body: String,
     pub(crate) bars: Vec<Bar>,
+    /// Cores that other programs used meanwhile.
+    pub(crate) others: f64,
 }
 
 impl Section {
     /// Prints it and, unless `dry`, puts it into the file in the place of its last edition. Gives whether
     /// every bar is met.
     pub(crate) fn publish(&self, Machine(machine): &Machine, dry: bool) -> anyhow::Result<bool> {
-        let Self { id, title, command, body, bars } = self;
+        let Self { id, title, body, bars, others } = self;
+        let command =
+            std::env::args().skip(1).fold(String::from("cargo xtask bench"), |line, arg| line + " " + &arg);
         let mut section = format!("## {title}\n\n{body}\n| | found | bar | |\n|---|---|---|---|\n");
         for Bar { what, found, bar, met } in bars {
             section +=
@@ -61,7 +64,9 @@ impl Section {
         }
         let day = Timestamp::now().to_string();
         let day = day.split('T').next().unwrap_or_default();
-        section += &format!("\n{day}, {machine}. To repeat it: `{command}`.\n");
+        section += &format!(
+            "\n{day}, {machine}; other programs used {others:.1} cores meanwhile. To repeat it: `{command}`.\n"
+        );
         println!("{section}");
         if !dry {
             let path = Path::new(FILE);
@@ -92,7 +97,12 @@ pub(crate) fn count(number: u64) -> String {
 }
 
 fn figure(value: f64, unit: &str) -> String {
-    if value < 10.0 { format!("{value:.2}{unit}") } else { format!("{value:.0}{unit}") }
+    let digits = match value {
+        ..1.0 => 3,
+        1.0..10.0 => 2,
+        _ => 0,
+    };
+    format!("{value:.digits$}{unit}")
 }
 
 fn replace(file: &str, id: &str, section: &str) -> String {
@@ -125,5 +135,6 @@ mod tests {
         let bar = Bar::at_most("a ratio", 1.255, 1.25, "×");
         assert!(!bar.met && bar.bar == "≤ 1.25×", "{}", bar.found);
         assert_eq!(figure(48.7, " ms"), "49 ms");
+        assert_eq!(figure(0.7594, "×"), "0.759×");
     }
 }

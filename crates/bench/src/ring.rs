@@ -12,7 +12,7 @@ use crate::load::{self, CONNECTIONS, Plan, Sample};
 use crate::report::{Bar, Machine, Section, count};
 use crate::revoke;
 use crate::ring_server::RingServer;
-use crate::stats::{self, median, micros, percentile, range, sorted};
+use crate::stats::{self, Others, median, micros, percentile, range, sorted};
 
 /// Memory is judged by the difference to a ring of so many.
 const FEW: u32 = 10;
@@ -56,6 +56,7 @@ struct Latency([Vec<f64>; 3]);
 
 /// Whether every bar is met.
 pub(crate) async fn run(args: &Args) -> anyhow::Result<bool> {
+    let others = Others::watch()?;
     let paths = Paths::from_env()?;
     eprintln!("cutting a ring of {} keys", args.keys);
     let few = RingServer::start(keys::ring(FEW)?).await?;
@@ -86,7 +87,7 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<bool> {
     let body = tables(args, &sizes, &took, [&quiet, &resync, &changing], rate, &revokes);
     let bars = bars(&sizes, &quiet, &resync, &revokes);
     let section =
-        Section { id: "ring", title: "A large ring", command: "cargo xtask bench ring", body, bars };
+        Section { id: "ring", title: "A large ring", body, bars, others: others.cores(std::iter::empty())? };
     section.publish(&machine, args.dry)
 }
 
@@ -107,7 +108,7 @@ impl Size {
             size.start.push(start);
             size.sync.push(sync);
             size.per_key.push((much - little) / many.keys().len() as f64);
-            eprintln!("cold sync with {workers} workers, round {round}/{rounds}: {sync:.2} s");
+            eprintln!("cold sync, workers: {workers}, round {round}/{rounds}: {sync:.2} s");
         }
         Ok(size)
     }

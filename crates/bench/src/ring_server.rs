@@ -14,6 +14,7 @@ use axum::body::Body;
 use axum::extract::{Query, State};
 use axum::http::{HeaderValue, Response, StatusCode};
 use axum::routing::get;
+use axum::serve::ListenerExt as _;
 use bytes::Bytes;
 use keywheel_keyring::document::MAX_ENTRIES;
 use keywheel_keyring::entry::State as KeyState;
@@ -82,6 +83,10 @@ impl RingServer {
     pub(crate) async fn start(keys: Arc<[String]>) -> anyhow::Result<Self> {
         let listener = TcpListener::bind(keywheel_testkit::port::free()).await?;
         let address = listener.local_addr()?;
+        let listener = listener.tap_io(|connection| {
+            // As a control plane does: small answers would wait for acknowledgements.
+            let _ = connection.set_nodelay(true);
+        });
         let key = SigningKey::from_seed([7; 32]);
         let cut = Position { epoch: epoch(1), revision: keys.len() as u64 };
         let pages = cut_pages(&key, &keys, cut)?;

@@ -1,6 +1,7 @@
 //! Medians, percentiles, and what a process used.
 
-use std::time::Duration;
+use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
@@ -43,12 +44,56 @@ pub(crate) fn resident(pid: u32) -> anyhow::Result<u64> {
     resident_in(&status).context("not the shape of /proc/<pid>/status")
 }
 
+/// How busy programs that are not ours keep the machine, which slows what is measured.
+pub(crate) struct Others {
+    since: Instant,
+    all: Duration,
+}
+
+impl Others {
+    /// From the start of our process on.
+    pub(crate) fn watch() -> anyhow::Result<Self> {
+        Ok(Self { since: Instant::now(), all: all_cpu()? })
+    }
+
+    /// The cores that they used on average. `running` are our processes that did not end yet.
+    pub(crate) fn cores(&self, running: impl Iterator<Item = u32>) -> anyhow::Result<f64> {
+        let stat = std::fs::read_to_string("/proc/self/stat")?;
+        // Ours, and those of processes that ended.
+        let mut ours = ticks(&stat, 11..15).context("not the shape of /proc/<pid>/stat")?;
+        for pid in running {
+            ours += cpu(pid)?;
+        }
+        let theirs = (all_cpu()? - self.all).saturating_sub(ours);
+        Ok(theirs.as_secs_f64() / self.since.elapsed().as_secs_f64())
+    }
+}
+
+/// CPU time of all programs so far.
+fn all_cpu() -> anyhow::Result<Duration> {
+    let stat = std::fs::read_to_string("/proc/stat")?;
+    all_cpu_in(&stat).context("not the shape of /proc/stat")
+}
+
+fn all_cpu_in(stat: &str) -> Option<Duration> {
+    // User, nice and system; what follows is idle, or interrupts that nobody is charged for.
+    let fields = stat.lines().next()?.strip_prefix("cpu ")?.split_whitespace().take(3);
+    let ticks: Option<Vec<u64>> = fields.map(|ticks| ticks.parse().ok()).collect();
+    Some(Duration::from_millis(10 * ticks?.iter().sum::<u64>()))
+}
+
 fn cpu_in(stat: &str) -> Option<Duration> {
-    // The second field is the program's name, in brackets, and may hold anything.
-    let (_, fields) = stat.rsplit_once(')')?;
-    let mut ticks = fields.split_whitespace().skip(11).map(|ticks| ticks.parse::<u64>().ok());
+    ticks(stat, 11..13)
+}
+
+/// The sum of some fields after the second of `/proc/<pid>/stat`.
+fn ticks(stat: &str, fields: Range<usize>) -> Option<Duration> {
+    // The second is the program's name, in brackets, and may hold anything.
+    let (_, rest) = stat.rsplit_once(')')?;
+    let rest: Vec<&str> = rest.split_whitespace().collect();
+    let ticks: Option<Vec<u64>> = rest.get(fields)?.iter().map(|ticks| ticks.parse().ok()).collect();
     // Linux reports hundredths of a second, whatever the kernel counts in.
-    Some(Duration::from_millis(10 * (ticks.next()?? + ticks.next()??)))
+    Some(Duration::from_millis(10 * ticks?.iter().sum::<u64>()))
 }
 
 fn resident_in(status: &str) -> Option<u64> {
@@ -80,6 +125,8 @@ mod tests {
         let stat = "7 (en) voy) S 1 7 7 0 -1 4194304 1 2 3 4 150 25 0 0 20 0 9 0 5 6 7";
         assert_eq!(cpu_in(stat), Some(Duration::from_millis(1750)));
         assert_eq!(cpu_in("7 (envoy) S 1"), None);
+        let all = "cpu  100 2 30 4000 5 6 7 8 9 10\ncpu0 1 2 3 4\n";
+        assert_eq!(all_cpu_in(all), Some(Duration::from_millis(1320)));
         assert_eq!(resident_in("Name:\tenvoy\nVmRSS:\t   12 kB\nThreads:\t3\n"), Some(12 * 1024));
     }
 }
