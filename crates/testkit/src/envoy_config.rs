@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 
 /// The shipped configuration.
 pub const SHIPPED: &str = include_str!("../../../envoy/envoy.yaml");
+/// The shipped listener that takes pushed documents.
+const RECEIVER: &str = include_str!("../../../envoy/receiver.yaml");
 
 const LISTENER: &str = "/static_resources/listeners/0";
 const MANAGER: &str = "/filter_chains/0/filters/0/typed_config";
@@ -69,6 +71,32 @@ impl EnvoyConfig {
         let mut other = change(self.clone()).with_listener(address);
         let mut listener = other.at(LISTENER).take();
         listener["name"] = json!(name);
+        let listeners = self.at("/static_resources/listeners").as_array_mut();
+        listeners.expect("listeners is a list").push(listener);
+        self
+    }
+
+    /// Adds the shipped listener that takes pushed documents, with the first one's module and trust.
+    ///
+    /// # Panics
+    ///
+    /// `envoy/receiver.yaml` is not YAML, or not like that.
+    #[must_use]
+    pub fn with_receiver(mut self, address: SocketAddr) -> Self {
+        const PLUGIN: &str = "/http_filters/0/typed_config/config";
+        let plugin = self.filter().clone();
+        let mut listener: Value = serde_saphyr::from_str(RECEIVER).expect("envoy/receiver.yaml");
+        for (place, value) in [
+            ("/address/socket_address".into(), socket_address(address)),
+            (format!("{MANAGER}{PLUGIN}/vm_config"), plugin["vm_config"].clone()),
+            (
+                format!("{MANAGER}{PLUGIN}/configuration/value/control/trust"),
+                plugin["configuration"]["value"]["control"]["trust"].clone(),
+            ),
+        ] {
+            let held = listener.pointer_mut(&place);
+            *held.unwrap_or_else(|| panic!("receiver.yaml has nothing at {place}")) = value;
+        }
         let listeners = self.at("/static_resources/listeners").as_array_mut();
         listeners.expect("listeners is a list").push(listener);
         self
