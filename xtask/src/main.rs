@@ -9,10 +9,12 @@
 //! | [`build`] | the filter's wasm and the binaries |
 //! | [`check`] | format and lints |
 //! | [`test`] | native, wasm and end-to-end tests |
+//! | [`fuzz`] | libFuzzer on everything that reads bytes |
 //! | [`run`] | running a program, and saying what failed |
 
 mod build;
 mod check;
+mod fuzz;
 mod run;
 mod setup;
 mod test;
@@ -31,6 +33,9 @@ cargo xtask <command>
   demo [--keep] ...  show a rotation under live traffic; --help for its options
   test [FILTER]      every test: native, wasm and end to end against a real Envoy
       --only PART      native, wasm or e2e
+  fuzz [TARGET]      made-up inputs for all that reads bytes; needs a nightly compiler
+      --seconds N      for each target, 60 by default
+      --keep           add what is new to fuzz/corpus/
   check              formatting, and clippy natively and for wasm, warnings as errors
   wasm               build the filter: target/wasm32-wasip1/wasm/keywheel_filter.wasm
   bench ring         100,000 keys against 10: time to sync, CPU per request
@@ -71,6 +76,7 @@ fn dispatch() -> anyhow::Result<ExitCode> {
             check::all()?;
         }
         "test" => return test::run(&test::Options::parse(args)?),
+        "fuzz" => return fuzz::run(&fuzz::Options::parse(args)?),
         "demo" => {
             let rest: Vec<_> = args.raw_args()?.collect();
             return hand_over(build::Profile::Dev, "keywheel-demo", &["run".into()], &rest);
