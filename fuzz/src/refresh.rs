@@ -30,7 +30,7 @@ use keywheel_filter::decide::{Decision, Reason, decide};
 use keywheel_filter::shared::Namespace;
 use keywheel_filter::vm::{TICK, Vm};
 use keywheel_keyring::generation::Position;
-use keywheel_keyring::{Digest, Entry, Millis, PublicKey, SigningKey, State};
+use keywheel_keyring::{Digest, Entry, Epoch, Millis, PublicKey, SigningKey, State};
 
 use super::bytes::Bytes;
 use super::support::{FakeControl, Fault, Random, World, entry};
@@ -102,8 +102,8 @@ struct Scene {
     /// denying them, whatever a restored backup says.
     denied_before: Vec<bool>,
     denied_now: Vec<bool>,
-    /// Keys that a VM refused since the control plane last spoke for them.
-    refused: Vec<bool>,
+    /// Keys that each VM refused since the control plane last spoke for them.
+    refused: Vec<[bool; SECRETS.len()]>,
 }
 
 impl Scene {
@@ -120,7 +120,7 @@ impl Scene {
             backup: None,
             denied_before: vec![false; SECRETS.len()],
             denied_now: vec![false; SECRETS.len()],
-            refused: vec![false; SECRETS.len()],
+            refused: vec![[false; SECRETS.len()]; MAX_VMS],
         };
         scene.world.on_report = nothing_is_claimed_that_is_not_so;
         scene.start(true);
@@ -161,13 +161,14 @@ impl Scene {
             b'n' => self.put(which(SECRETS.len()), State::Pending),
             b'i' => {
                 let key = which(SECRETS.len());
-                (self.denied_before[key], self.denied_now[key], self.refused[key]) = (false, false, false);
+                (self.denied_before[key], self.denied_now[key]) = (false, false);
+                self.forgive(key);
                 let epoch = Some(self.world.control.epoch());
                 self.world.control.put(Entry { reinstated_in: epoch, ..entry(SECRETS[key], State::Active) });
             }
             b'r' => {
                 let key = which(SECRETS.len());
-                self.refused[key] = false;
+                self.forgive(key);
                 self.world.control.remove(digest(key));
             }
             b'E' => self.new_epoch(),
@@ -239,8 +240,16 @@ impl Scene {
             _ => {}
         }
         self.denied_now[key] |= state.is_denied();
-        self.refused[key] &= state.is_denied();
+        if !state.is_denied() {
+            self.forgive(key);
+        }
         self.world.control.put(entry);
+    }
+
+    fn forgive(&mut self, key: usize) {
+        for refused in &mut self.refused {
+            refused[key] = false;
+        }
     }
 
     fn new_epoch(&mut self) {
@@ -289,7 +298,7 @@ impl Scene {
         if self.damaged || !self.vms[at].1 {
             return;
         }
-        if self.refused[key] {
+        if self.refused[at][key] {
             assert!(outcome.is_err(), "{} came back to life", SECRETS[key]);
         }
         if let Some(known) = self.world.control.entries.get(&digest(key))
@@ -299,7 +308,7 @@ impl Scene {
         {
             self.agrees(key, known, &outcome);
         }
-        self.refused[key] |= matches!(outcome, Err(Reason::KeyRevoked | Reason::KeyRetired));
+        self.refused[at][key] |= matches!(outcome, Err(Reason::KeyRevoked | Reason::KeyRetired));
     }
 
     /// What a VM with this entry says now.
@@ -371,10 +380,14 @@ impl Scene {
 /// An acknowledgement speaks for every VM that has a ring.
 fn nothing_is_claimed_that_is_not_so(world: &World, report: &str) {
     let field = |name: &str| report.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
-    let enforced: u64 = field("enforced").and_then(|number| number.parse().ok()).expect("a revision");
-    let Some(epoch) = field("epoch").and_then(|epoch| epoch.parse().ok()).filter(|_| enforced > 0) else {
+    // Calls that bring usage say nothing of the ring.
+    let Some(enforced) = field("enforced").and_then(|number| number.parse().ok()) else { return };
+    let Some(epoch) = field("epoch").and_then(|epoch| epoch.parse::<Epoch>().ok()).filter(|_| enforced > 0) else {
         return;
     };
+    if epoch.as_bytes()[15] > 1 {
+        return;
+    }
     let claimed = Position { epoch, revision: enforced };
     for adopted in world.vms.iter().flatten().filter_map(Vm::adopted) {
         assert!(adopted >= claimed, "{report}, but a VM is at {adopted:?}");
