@@ -70,7 +70,9 @@ fn steps(mut bytes: Bytes<'_>) -> Vec<Step> {
             _ => (bytes.below(KEYS), u64::from(bytes.below(40))),
         };
         steps.push(match what {
-            b'e' if steps.iter().filter(|step| matches!(step, Step::NextEpoch)).count() < 200 => Step::NextEpoch,
+            b'e' if steps.iter().filter(|step| matches!(step, Step::NextEpoch)).count() < 200 => {
+                Step::NextEpoch
+            }
             b'u' => {
                 let how = bytes.next().unwrap_or(b'a');
                 let state = match how.to_ascii_lowercase() {

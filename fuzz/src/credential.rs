@@ -220,9 +220,9 @@ fn rest_is_kept(sources: &[Source], name: &str, before: &FakeRequest, after: &Fa
         (_, Some(value)) => {
             let is_ours = |source: &&Source| match source {
                 Source::Header { scheme: None, .. } => true,
-                Source::Header { scheme: Some(scheme), .. } => value
-                    .split(|byte| *byte == b',')
-                    .any(|part| has_scheme(part.trim_ascii_start(), scheme)),
+                Source::Header { scheme: Some(scheme), .. } => {
+                    value.split(|byte| *byte == b',').any(|part| has_scheme(part.trim_ascii_start(), scheme))
+                }
                 _ => false,
             };
             if ours.iter().any(is_ours) { None } else { was.clone() }

@@ -97,7 +97,9 @@ fn is_stored_as_read(document: &Document) {
         Kind::Snapshot { .. } => Generation::default(),
     };
     let signer = SignerId::from_bytes([1; 8]);
-    assert!(before.judge("another", document.clone(), signer, Millis(0)).is_err() || document.ring == "another");
+    assert!(
+        before.judge("another", document.clone(), signer, Millis(0)).is_err() || document.ring == "another"
+    );
     let Ok(plan) = before.judge(&document.ring, document.clone(), signer, Millis(0)) else { return };
     let write = match plan {
         Plan::Write(write) => write,
@@ -116,9 +118,9 @@ fn is_stored_as_read(document: &Document) {
         }
     }
     let held = |digest: &Digest| {
-        buckets
-            .get(&digest.bucket())
-            .and_then(|bytes| Bucket::parse(bytes).expect("our own bytes").find(digest).expect("our own bytes"))
+        buckets.get(&digest.bucket()).and_then(|bytes| {
+            Bucket::parse(bytes).expect("our own bytes").find(digest).expect("our own bytes")
+        })
     };
     for entry in &document.entries {
         let mut expected = Entry { reinstated_in: None, ..entry.clone() };

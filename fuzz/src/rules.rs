@@ -21,7 +21,9 @@ use super::support::Random;
 pub fn rules(data: &[u8]) {
     if let Some(Access::Keyed(demand)) = route::access(data) {
         let names = demand.scopes.iter().chain(demand.any_scope.iter().flatten());
-        assert!(names.chain(demand.clients.iter().flatten()).all(|name| keywheel_keyring::entry::is_name(name)));
+        assert!(
+            names.chain(demand.clients.iter().flatten()).all(|name| keywheel_keyring::entry::is_name(name))
+        );
     }
     let mut lines = data.split(|byte| *byte == b'\n');
     let policy = lines.next().and_then(policy).unwrap_or_default();
@@ -31,9 +33,16 @@ pub fn rules(data: &[u8]) {
             continue;
         };
         let Some(decoded) = canonical(path) else { continue };
+        if decoded
+            .windows(3)
+            .any(|part| part[0] == b'%' && part[1].is_ascii_hexdigit() && part[2].is_ascii_hexdigit())
+        {
+            continue;
+        }
         has_one_reading(&decoded);
         let decide = |path: &[u8], host: &[u8]| {
-            let path = canonical(path).unwrap_or_else(|| panic!("{:?} is refused", String::from_utf8_lossy(path)));
+            let path =
+                canonical(path).unwrap_or_else(|| panic!("{:?} is refused", String::from_utf8_lossy(path)));
             policy.access(&Seen { method, host: plain_host(host), path: &path }).clone()
         };
         let access = decide(path, host);
@@ -104,7 +113,8 @@ fn spellings(path: &[u8], decoded: &[u8]) -> Vec<Vec<u8>> {
     if path.len() > 2_700 {
         return Vec::new();
     }
-    let seed = path.iter().fold(0x9e37_79b9, |hash: u64, byte| hash.wrapping_mul(31).wrapping_add((*byte).into()));
+    let seed =
+        path.iter().fold(0x9e37_79b9, |hash: u64, byte| hash.wrapping_mul(31).wrapping_add((*byte).into()));
     let mut random = Random(seed | 1);
     let mut all = vec![
         respell(path, |_| true, |hex| hex.to_ascii_lowercase()),

@@ -95,7 +95,8 @@ fn fuzz(fuzzer: &Path, name: &'static str, max_len: u32, options: &Options) -> a
         // No input may take seconds, or much memory.
         .args(["-timeout=10", "-rss_limit_mb=1024", "-print_final_stats=1"]);
     let start = Instant::now();
-    let mut child = run.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().context("cannot run cargo-fuzz")?;
+    let mut child =
+        run.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().context("cannot run cargo-fuzz")?;
     let mut executions = 0;
     if let Some(stderr) = child.stderr.take() {
         for line in BufReader::new(stderr).split(b'\n') {
@@ -161,7 +162,7 @@ fn cargo_fuzz_command(fuzzer: &Path, verb: &str, name: &str) -> Command {
         }
     }
     command.args([verb, "--fuzz-dir", "fuzz", "--sanitizer", "none", "--target-dir"]);
-    command.arg(target().join("fuzz/build")).arg(name);
+    command.arg(target()).arg(name);
     command
 }
 
@@ -174,11 +175,7 @@ impl std::fmt::Display for Outcome {
         let seconds = self.took.as_secs().max(1);
         let Self { name, executions, .. } = self;
         write!(f, "{name:<12}{executions:>12}{seconds:>9}{:>12}  ", executions / seconds)?;
-        if self.success {
-            f.write_str("ok")
-        } else {
-            write!(f, "FAILED, see {}", self.found.display())
-        }
+        if self.success { f.write_str("ok") } else { write!(f, "FAILED, see {}", self.found.display()) }
     }
 }
 

@@ -111,7 +111,11 @@ pub fn agree(steps: &[Step]) {
         let bucket = bytes.as_deref().map(|bytes| Bucket::parse(bytes).expect("our own bytes"));
         for key in 0..KEYS {
             let found = bucket.and_then(|bucket| bucket.find(&digest(key)).expect("our own bytes"));
-            assert_eq!(found.map(|entry| (entry.revision, entry.state)), model.get(key), "{key} after {step:?}");
+            assert_eq!(
+                found.map(|entry| (entry.revision, entry.state)),
+                model.get(key),
+                "{key} after {step:?}"
+            );
         }
     }
 }
