@@ -403,10 +403,10 @@ proptest! {
                     taken += cache.put(adoption, put).map_or(0, |(_, count)| u64::from(count));
                     model.insert(key, (adoption, at as u64));
                 }
-                1 => if cache.get(&digest(key), adoption).is_some() {
+                1 if cache.get(&digest(key), adoption).is_some() => {
                     cache.count(&digest(key));
                     counted += 1;
-                },
+                }
                 2 => cache.take_counts(|_, count| taken += u64::from(count)),
                 _ => {}
             }

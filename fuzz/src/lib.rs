@@ -25,8 +25,11 @@ pub mod rules;
 #[path = "../../tests/support/mod.rs"]
 pub mod support;
 
+/// Fails by a panic.
+pub type Target = fn(&[u8]);
+
 /// Every target, by the name of its corpus.
-pub const TARGETS: [(&str, fn(&[u8])); 6] = [
+pub const TARGETS: [(&str, Target); 6] = [
     ("config", config::config),
     ("credential", credential::credential),
     ("document", document::document),

@@ -97,22 +97,32 @@ fn fuzz(fuzzer: &Path, name: &'static str, max_len: u32, options: &Options) -> a
     let start = Instant::now();
     let mut child =
         run.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().context("cannot run cargo-fuzz")?;
-    let mut executions = 0;
+    let (mut executions, mut took) = (0, None);
     if let Some(stderr) = child.stderr.take() {
         for line in BufReader::new(stderr).split(b'\n') {
             let line = line?;
             let line = String::from_utf8_lossy(&line);
             eprintln!("{line}");
-            executions = done(&line).unwrap_or(executions);
+            executions = tried(&line).unwrap_or(executions);
+            if let Some((runs, seconds)) = done(&line) {
+                (executions, took) = (runs, Some(Duration::from_secs(seconds)));
+            }
         }
     }
     let success = child.wait()?.success();
-    Ok(Outcome { name, success, executions, took: start.elapsed(), found: artifacts })
+    let took = took.unwrap_or_else(|| start.elapsed());
+    Ok(Outcome { name, success, executions, took, found: artifacts })
 }
 
-/// How many inputs were tried, by a line such as `#4096 pulse cov: 1209 …`.
-fn done(line: &str) -> Option<u64> {
+/// How many inputs were tried so far, by a line such as `#4096 pulse cov: 1209 …`.
+fn tried(line: &str) -> Option<u64> {
     line.strip_prefix('#')?.split([' ', '\t', ':']).next()?.parse().ok()
+}
+
+/// How many were tried, and in how many seconds, by the line `Done 4096 runs in 60 second(s)`.
+fn done(line: &str) -> Option<(u64, u64)> {
+    let (runs, seconds) = line.strip_prefix("Done ")?.split_once(" runs in ")?;
+    Some((runs.parse().ok()?, seconds.split(' ').next()?.parse().ok()?))
 }
 
 fn nightly() -> anyhow::Result<()> {
@@ -185,9 +195,10 @@ mod tests {
 
     #[test]
     fn executions_are_read() {
-        assert_eq!(done("#4096\tpulse  cov: 1209 ft: 3322"), Some(4096));
-        assert_eq!(done("#128: cov: 1209"), Some(128));
-        assert_eq!(done("INFO: seed corpus"), None);
+        assert_eq!(tried("#4096\tpulse  cov: 1209 ft: 3322"), Some(4096));
+        assert_eq!(tried("#128: cov: 1209"), Some(128));
+        assert_eq!(tried("INFO: seed corpus"), None);
+        assert_eq!(done("Done 225411 runs in 46 second(s)"), Some((225_411, 46)));
     }
 
     #[test]
