@@ -100,8 +100,8 @@ struct Scene {
     /// Another plugin wrote over shared data, so that what was known may be forgotten.
     damaged: bool,
     backup: Option<BTreeMap<Digest, Entry>>,
-    /// Keys that were denied in an earlier epoch and not reinstated in this one: a proxy that saw it goes on
-    /// denying them, whatever a restored backup says.
+    /// Keys that were denied in an earlier epoch: a proxy that saw it goes on denying them, whatever a
+    /// restored backup says, unless they are reinstated in this one.
     denied_before: Vec<bool>,
     denied_now: Vec<bool>,
     /// Keys that each VM refused since the control plane last spoke for them.
@@ -164,7 +164,6 @@ impl Scene {
             b'n' => self.put(which(SECRETS.len()), State::Pending),
             b'i' => {
                 let key = which(SECRETS.len());
-                (self.denied_before[key], self.denied_now[key]) = (false, false);
                 self.forgive(key);
                 let epoch = Some(self.world.control.epoch());
                 self.world.control.put(Entry { reinstated_in: epoch, ..entry(SECRETS[key], State::Active) });
@@ -318,7 +317,9 @@ impl Scene {
 
     /// What a VM with this entry says now.
     fn agrees(&self, key: usize, known: &Entry, outcome: &Result<String, Reason>) {
-        let still_denied = (self.denied_before[key] || self.damaged && self.denied_now[key])
+        let reinstated = known.reinstated_in == Some(self.world.control.epoch());
+        let still_denied = !reinstated
+            && (self.denied_before[key] || self.damaged && self.denied_now[key])
             && matches!(outcome, Err(Reason::KeyRevoked | Reason::KeyRetired));
         if still_denied {
             return;
