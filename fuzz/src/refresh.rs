@@ -413,11 +413,8 @@ fn digest(key: usize) -> Digest {
     Digest::of(SECRETS[key].as_bytes())
 }
 
-/// Bytes that are nobody's: no version of a bucket or a generation begins so.
+/// Bytes that are nobody's: no version of a bucket or a generation begins so. Some at least, since a
+/// bucket without any is one that was never written.
 fn junk(bytes: &[u8]) -> Vec<u8> {
-    let mut junk = bytes.to_vec();
-    if let Some(first) = junk.first_mut() {
-        *first |= 0x80;
-    }
-    junk
+    [&[0x80 | bytes.first().unwrap_or(&0)], bytes.get(1..).unwrap_or_default()].concat()
 }
