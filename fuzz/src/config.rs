@@ -23,7 +23,7 @@ pub fn config(data: &[u8]) {
         Err(errors) => {
             assert!(!errors.is_empty());
             for error in errors {
-                assert!(!error.problem.is_empty(), "{error:?}");
+                assert!(!error.path.is_empty() && !error.problem.is_empty(), "{error:?}");
             }
         }
     }

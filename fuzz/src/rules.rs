@@ -33,12 +33,6 @@ pub fn rules(data: &[u8]) {
             continue;
         };
         let Some(decoded) = canonical(path) else { continue };
-        if decoded
-            .windows(3)
-            .any(|part| part[0] == b'%' && part[1].is_ascii_hexdigit() && part[2].is_ascii_hexdigit())
-        {
-            continue;
-        }
         has_one_reading(&decoded);
         let decide = |path: &[u8], host: &[u8]| {
             let path =
@@ -97,6 +91,7 @@ impl Facts for Seen<'_> {
 /// No later hop can read it otherwise.
 fn has_one_reading(decoded: &[u8]) {
     let text = std::str::from_utf8(decoded).expect("a canonical path is text");
+    assert!(!decoded.windows(3).any(is_escape), "{text:?} is another path to whoever decodes twice");
     let segments = text.strip_prefix('/').expect("it starts with a slash").split('/');
     let last = segments.clone().count() - 1;
     for (at, segment) in segments.enumerate() {
@@ -104,6 +99,11 @@ fn has_one_reading(decoded: &[u8]) {
         assert!(segment != "." && segment != "..", "{text:?} has dot segments");
     }
     assert!(!text.bytes().any(|byte| byte.is_ascii_control() || matches!(byte, b'\\' | b';')), "{text:?}");
+}
+
+/// What is left of an escape in an escape.
+fn is_escape(part: &[u8]) -> bool {
+    matches!(part, [b'%', a, b] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit())
 }
 
 /// The same path in other words.
