@@ -120,12 +120,14 @@ fn decode(path: &[u8]) -> Option<Vec<u8>> {
             continue;
         }
         let decoded = hex_pair(*rest.next()?, *rest.next()?)?;
-        // `%252f` is a slash to whoever decodes twice.
-        let escape = decoded == b'%' && matches!(rest.as_slice(), [a, b, ..] if hex_pair(*a, *b).is_some());
-        if escape || decoded.is_ascii_control() || matches!(decoded, b'/' | b'\\' | b';') {
+        if decoded.is_ascii_control() || matches!(decoded, b'/' | b'\\' | b';') {
             return None;
         }
         out.push(decoded);
+    }
+    // `%252f` is a slash to whoever decodes twice, and so is `%25%32%66`.
+    if out.windows(3).any(|part| matches!(part, [b'%', high, low] if hex_pair(*high, *low).is_some())) {
+        return None;
     }
     // Overlong forms of `/` and `.` are not UTF-8, but some decoders take them.
     std::str::from_utf8(&out).ok()?;

@@ -62,6 +62,14 @@ pub enum Reaction {
     Nothing,
 }
 
+/// What a proxy says of itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Standing<'a> {
+    /// What is in shared data now.
+    pub stored: &'a Generation,
+    pub enforced: Enforced,
+}
+
 /// The calls of one leader.
 #[derive(Debug)]
 pub struct Refresh {
@@ -126,15 +134,17 @@ impl Refresh {
         self.not_before = 0;
     }
 
-    /// Which calls are due. `who` is the part of the report that never changes.
+    /// Which calls are due, to go on from `generation`: the one that is stored, or is about to be. `who` is the
+    /// part of the report that never changes.
     pub fn due(
         &mut self,
         ring: &str,
         who: &str,
         generation: &Generation,
-        enforced: Enforced,
+        standing: Standing<'_>,
         now: Now,
     ) -> Vec<Call> {
+        let enforced = standing.enforced;
         let mut calls = Vec::new();
         if let Some(lost) = self.main.take_if(|flight| now.mono >= flight.lost_at) {
             log::warn!("keywheel: ring {ring}: call {} got no answer", lost.id);
@@ -154,7 +164,7 @@ impl Refresh {
             } else {
                 (changes(ring, generation.complete, WAIT), POLL_TIMEOUT)
             };
-            let call = self.call(path, who, generation, enforced, timeout_ms, now);
+            let call = self.call(path, who, standing, timeout_ms, now);
             self.main = Some(Flight::new(&call, generation, is_page, now));
             calls.push(call);
         }
@@ -165,8 +175,7 @@ impl Refresh {
             && self.report.is_none()
             && self.failures == 0
         {
-            let call =
-                self.call(changes(ring, acknowledged, 0), who, generation, enforced, CALL_TIMEOUT, now);
+            let call = self.call(changes(ring, acknowledged, 0), who, standing, CALL_TIMEOUT, now);
             self.report = Some(Flight::new(&call, generation, false, now));
             calls.push(call);
         }
@@ -192,21 +201,19 @@ impl Refresh {
         format!("/v1/rings/{ring}/snapshot?{query}")
     }
 
-    fn call(
-        &mut self,
-        path: String,
-        who: &str,
-        generation: &Generation,
-        enforced: Enforced,
-        timeout_ms: u64,
-        now: Now,
-    ) -> Call {
+    fn call(&mut self, path: String, who: &str, standing: Standing<'_>, timeout_ms: u64, now: Now) -> Call {
         let (id, cluster) = self.next_call();
+        let Standing { stored, enforced } = standing;
         self.reported = enforced.least;
+        let complete = stored.complete;
+        // What is enforced of another epoch counts on another scale.
+        let least =
+            enforced.least.filter(|least| complete.is_some_and(|complete| complete.epoch == least.epoch));
         let revision = |position: Option<Position>| position.map_or(0, |position| position.revision);
-        let epoch = generation.complete.map(|complete| complete.epoch.to_string()).unwrap_or_default();
-        let (vms, stored, enforced) = (enforced.vms, revision(generation.complete), revision(enforced.least));
-        let age = generation.complete.map_or(0, |_| now.wall.saturating_since(generation.issued_at) / 1000);
+        let epoch = complete.map(|complete| complete.epoch.to_string()).unwrap_or_default();
+        let (vms, enforced) = (enforced.vms, revision(least));
+        let age = complete.map_or(0, |_| now.wall.saturating_since(stored.issued_at) / 1000);
+        let stored = revision(complete);
         let proxy = format!("{who}&vms={vms}&epoch={epoch}&stored={stored}&enforced={enforced}&age={age}");
         Call { id, cluster, path, proxy, body: None, timeout_ms }
     }

@@ -155,9 +155,10 @@ impl Namespace {
                 next
             }
             Plan::Write(write) => {
-                let occupied = self.occupied(shared);
-                let runs = write.buckets(|bucket| bit(&occupied, bucket));
-                self.occupy(shared, runs.iter().map(|(bucket, _)| *bucket), &leads)?;
+                let begun = held.generation.complete.is_some() || held.generation.sync.is_some();
+                let occupied = Occupied::read(shared.get(&self.key("o")).map(|(bits, _)| bits), begun);
+                let runs = write.buckets(|bucket| occupied.has(bucket));
+                self.occupy(shared, runs.iter().map(|(bucket, _)| *bucket), begun, &leads)?;
                 let mut grown = 0_i64;
                 for (bucket, ops) in &runs {
                     let more = self.merge(shared, *bucket, write.epoch(), ops, write.is_page(), &leads)?;
@@ -203,33 +204,27 @@ impl Namespace {
         Err(ApplyError::Contended)
     }
 
-    fn occupied(&self, shared: &impl SharedData) -> Vec<u8> {
-        shared.get(&self.key("o")).map(|(bits, _)| bits).unwrap_or_default()
-    }
-
     /// Notes that the buckets hold something, before they do.
     fn occupy(
         &self,
         shared: &impl SharedData,
         buckets: impl Iterator<Item = u16> + Clone,
+        begun: bool,
         leads: &impl Fn() -> bool,
     ) -> Result<(), ApplyError> {
         let key = self.key("o");
         for _ in 0..ATTEMPTS {
-            let (mut bits, cas) = shared.get(&key).unwrap_or((Vec::new(), CREATE));
+            let (bits, cas) = shared.get(&key).map_or((None, CREATE), |(bits, cas)| (Some(bits), cas));
             if !leads() {
                 return Err(ApplyError::LeaseLost);
             }
-            if buckets.clone().all(|bucket| bit(&bits, bucket)) {
+            let is_whole = bits.as_ref().is_some_and(|bits| bits.len() == Occupied::BYTES);
+            let mut occupied = Occupied::read(bits, begun);
+            if is_whole && buckets.clone().all(|bucket| occupied.has(bucket)) {
                 return Ok(());
             }
-            bits.resize(BUCKETS / 8, 0);
-            for bucket in buckets.clone() {
-                if let Some(byte) = bits.get_mut(usize::from(bucket / 8)) {
-                    *byte |= 1 << (bucket % 8);
-                }
-            }
-            if shared.set(&key, &bits, cas).is_ok() {
+            buckets.clone().for_each(|bucket| occupied.add(bucket));
+            if shared.set(&key, &occupied.0, cas).is_ok() {
                 return Ok(());
             }
         }
@@ -237,10 +232,26 @@ impl Namespace {
     }
 }
 
-/// Bits of a length that nobody wrote say that anything may be there.
-fn bit(bits: &[u8], bucket: u16) -> bool {
-    match bits.get(usize::from(bucket / 8)) {
-        Some(byte) => byte & (1 << (bucket % 8)) != 0,
-        None => !bits.is_empty(),
+/// Which buckets were ever written, a bit each.
+struct Occupied(Vec<u8>);
+
+impl Occupied {
+    const BYTES: usize = BUCKETS / 8;
+
+    /// Where the bits are gone, or of a length that nobody wrote, any bucket may hold something once the
+    /// ring has begun: a bucket that is left out of a sweep could keep a key alive.
+    fn read(bits: Option<Vec<u8>>, begun: bool) -> Self {
+        let whole = bits.filter(|bits| bits.len() == Self::BYTES);
+        Self(whole.unwrap_or_else(|| vec![if begun { 0xff } else { 0 }; Self::BYTES]))
+    }
+
+    fn has(&self, bucket: u16) -> bool {
+        self.0.get(usize::from(bucket / 8)).is_none_or(|byte| byte & (1 << (bucket % 8)) != 0)
+    }
+
+    fn add(&mut self, bucket: u16) {
+        if let Some(byte) = self.0.get_mut(usize::from(bucket / 8)) {
+            *byte |= 1 << (bucket % 8);
+        }
     }
 }

@@ -13,7 +13,7 @@ use crate::config::{Config, Mode, Seed, Then};
 use crate::decide::{Decision, Outcome, Reason, decide};
 use crate::lease::Lease;
 use crate::policy::Access;
-use crate::refresh::{self, Answer, Call, Reaction, Refresh};
+use crate::refresh::{self, Answer, Call, Reaction, Refresh, Standing};
 use crate::roster::{self, Enforced};
 use crate::shared::{ApplyError, CREATE, Held, Namespace, SharedData};
 use crate::usage::{self, Courier, Origin, Usage};
@@ -215,7 +215,8 @@ impl Vm {
     fn send(&mut self, host: &impl Host, generation: &Generation, now: Now) {
         let enforced = roster::enforced(&self.names, host, now.mono);
         let who = self.who(host);
-        for call in self.refresh.due(&self.ring, &who, generation, enforced, now) {
+        let standing = Standing { stored: &self.held.generation, enforced };
+        for call in self.refresh.due(&self.ring, &who, generation, standing, now) {
             if !host.call(&call) {
                 self.refresh.not_sent(call.id, now);
                 self.failed("Envoy has no such cluster, or cannot reach it", now);

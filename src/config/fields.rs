@@ -200,7 +200,8 @@ impl<'a, 'e> Fields<'a, 'e> {
     /// Names the fields that nobody asked for.
     pub(super) fn finish(self) {
         for name in self.map.keys().filter(|name| !self.known.contains(&name.as_str())) {
-            let path = if self.path.is_empty() { name.clone() } else { format!("{}.{name}", self.path) };
+            let shown = if name.is_empty() { "\"\"" } else { name };
+            let path = if self.path.is_empty() { shown.into() } else { format!("{}.{shown}", self.path) };
             let problem = format!("is not a field; allowed are {}", self.known.join(", "));
             self.errors.push(ConfigError { path, problem });
         }

@@ -30,9 +30,9 @@ pub(super) fn hide(headers: &impl Headers, name: &str) -> bool {
         return true;
     }
     let mut kept = Vec::with_capacity(cookies.len());
-    for pair in pairs(&cookies).filter(|pair| !is_ours(pair)) {
+    for (at, pair) in pairs(&cookies).filter(|pair| !is_ours(pair)).enumerate() {
         // Each is kept with the separator in front of it, but the first.
-        let from = if kept.is_empty() { pair.start } else { pair.start.saturating_sub(1) };
+        let from = if at == 0 { pair.start } else { pair.start.saturating_sub(1) };
         kept.extend_from_slice(cookies.get(from..pair.end).unwrap_or_default());
     }
     let kept = kept.trim_ascii_start();

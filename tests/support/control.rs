@@ -41,7 +41,12 @@ pub enum Fault {
     Tampered,
     Truncated,
     Unsigned,
+    /// An older answer comes in its place.
     Replayed,
+    /// It comes twice.
+    Repeated,
+    /// It comes together with the next one.
+    Late,
 }
 
 impl FakeControl {

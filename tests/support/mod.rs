@@ -11,7 +11,7 @@ use keywheel_filter::config::Config;
 use keywheel_keyring::{Digest, Entry, PublicKey, State};
 
 pub use control::{FakeControl, Fault};
-pub use envoy::FakeSharedData;
+pub use envoy::{FakeHost, FakeSharedData};
 pub use request::FakeRequest;
 pub use world::World;
 

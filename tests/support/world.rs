@@ -22,11 +22,17 @@ pub struct World {
     pub control: FakeControl,
     pub reachable: bool,
     pub mono: u64,
+    /// What the proxy's clock says.
     pub wall: u64,
+    /// How far the control plane's clock is ahead of the proxy's, in milliseconds.
+    pub control_ahead: i64,
     pub random: Random,
     /// Picks what happens to each answer.
     pub fault: fn(&mut Random) -> Fault,
     pub reports: Vec<String>,
+    /// Looks at each report as it goes out.
+    pub on_report: fn(&Self, report: &str),
+    late: Vec<(usize, u32, Signed)>,
     flights: Vec<Flight>,
 }
 
@@ -45,9 +51,12 @@ impl World {
             reachable: true,
             mono: 0,
             wall: 1_790_000_000_000,
+            control_ahead: 0,
             random: Random(0x9e37_79b9_7f4a_7c15),
             fault: |_| Fault::None,
             reports: Vec::new(),
+            on_report: |_, _| {},
+            late: Vec::new(),
             flights: Vec::new(),
         };
         for _ in 0..vms {
@@ -73,6 +82,7 @@ impl World {
     pub fn kill(&mut self, vm: usize) {
         self.vms[vm] = None;
         self.flights.retain(|flight| flight.vm != vm);
+        self.late.retain(|(at, _, _)| *at != vm);
     }
 
     pub fn now(&self) -> Now {
@@ -114,6 +124,7 @@ impl World {
         with(&mut vm, &host);
         self.vms[at] = Some(vm);
         for call in host.calls.into_inner() {
+            (self.on_report)(self, &call.proxy);
             self.reports.push(call.proxy.clone());
             self.flights.push(Flight { vm: at, call, sent_at: self.mono });
         }
@@ -122,8 +133,9 @@ impl World {
     fn deliver(&mut self) {
         for flight in std::mem::take(&mut self.flights) {
             let waited = self.mono >= flight.sent_at + HELD;
+            let clock = self.wall.saturating_add_signed(self.control_ahead);
             let answer = if self.reachable {
-                self.control.answer(&flight.call, self.wall, waited)
+                self.control.answer(&flight.call, clock, waited)
             } else {
                 Some(bare(503))
             };
@@ -131,10 +143,22 @@ impl World {
                 self.flights.push(flight);
                 continue;
             };
-            let Some(answer) = self.spoil(answer) else {
+            let (vm, id) = (flight.vm, flight.call.id);
+            let fault = (self.fault)(&mut self.random);
+            if fault == Fault::Late {
+                self.late.push((vm, id, answer));
+                continue;
+            }
+            let Some(answer) = self.spoil(answer, fault) else {
                 continue;
             };
-            self.give(flight.vm, flight.call.id, &answer);
+            self.give(vm, id, &answer);
+            if fault == Fault::Repeated {
+                self.give(vm, id, &answer);
+            }
+            for (vm, id, answer) in std::mem::take(&mut self.late) {
+                self.give(vm, id, &answer);
+            }
         }
     }
 
@@ -152,9 +176,9 @@ impl World {
         });
     }
 
-    fn spoil(&mut self, mut answer: Signed) -> Option<Signed> {
-        match (self.fault)(&mut self.random) {
-            Fault::None => {}
+    fn spoil(&mut self, mut answer: Signed, fault: Fault) -> Option<Signed> {
+        match fault {
+            Fault::None | Fault::Repeated | Fault::Late => {}
             Fault::Lost => return None,
             Fault::Reset => answer = bare(0),
             Fault::Unavailable => answer = bare(503),

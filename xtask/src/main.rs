@@ -9,10 +9,12 @@
 //! | [`build`] | the filter's wasm and the binaries |
 //! | [`check`] | format and lints |
 //! | [`test`] | native, wasm and end-to-end tests |
+//! | [`fuzz`] | libFuzzer on everything that reads bytes |
 //! | [`run`] | running a program, and saying what failed |
 
 mod build;
 mod check;
+mod fuzz;
 mod run;
 mod setup;
 mod test;
@@ -33,6 +35,9 @@ cargo xtask <command>
       --only PART      native, wasm or e2e
       --envoy VERSION  end to end on this one, instead of the newest and the oldest supported;
                        ENVOY_BIN=/path/to/envoy names one of your own
+  fuzz [TARGET]      made-up inputs for all that reads bytes; needs a nightly compiler
+      --seconds N      for each target, 60 by default
+      --keep           add what is new to fuzz/corpus/
   check              formatting, and clippy natively and for wasm, warnings as errors
   wasm               build the filter: target/wasm32-wasip1/wasm/keywheel_filter.wasm
   bench proxy        what a request costs, beside Envoy's own filters; --help for options, so with ring
@@ -74,6 +79,7 @@ fn dispatch() -> anyhow::Result<ExitCode> {
             check::all()?;
         }
         "test" => return test::run(&test::Options::parse(args)?),
+        "fuzz" => return fuzz::run(&fuzz::Options::parse(args)?),
         "demo" => {
             let rest: Vec<_> = args.raw_args()?.collect();
             return hand_over(build::Profile::Dev, "keywheel-demo", &["run".into()], &rest);

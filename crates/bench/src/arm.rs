@@ -200,7 +200,7 @@ fn floor(config: EnvoyConfig, module: &Path) -> EnvoyConfig {
 }
 
 /// Whether the filter knows the field `filter_state`.
-const KNOWS_FILTER_STATE: bool = false;
+const KNOWS_FILTER_STATE: bool = true;
 
 fn minimal(plugin: &mut Value) {
     plugin["sources"] = json!([{"header": "x-api-key"}]);
