@@ -9,6 +9,9 @@
 //!           | version, key, client: length u8 + bytes | scopes: count u8, each length u8 + bytes
 //! ```
 //!
+//! A version that begins with `kv_`, and a key with `key_`, is stored without that, and 129 is added to its
+//! length: no name is longer than 128 bytes.
+//!
 //! Numbers of fixed width are little-endian. A bucket of 15 entries takes about 90 bytes an entry.
 //! An entry whose flag says *carried* was written under an earlier epoch than the bucket's.
 
@@ -272,7 +275,7 @@ impl Record {
                 until: Millis(reader.varint()?),
             }),
         };
-        let (version, key, client) = (reader.text()?, reader.text()?, reader.text()?);
+        let (version, key, client) = (name(&mut reader, VERSION)?, name(&mut reader, KEY)?, reader.text()?);
         let scopes = (0..reader.u8()?).map(|_| reader.text().map(str::to_owned)).collect::<Result<_, _>>()?;
         reader.end()?;
         Ok(Self {
@@ -283,8 +286,8 @@ impl Record {
             expires_at,
             successor: flags & SUCCESSOR != 0,
             brownout,
-            version: version.to_owned(),
-            key: key.to_owned(),
+            version,
+            key,
             client: client.to_owned(),
             scopes,
         })
@@ -319,14 +322,41 @@ impl Record {
             out.extend_from_slice(&share.to_le_bytes());
             put_varint(out, brownout.until.0);
         }
-        for text in [&self.version, &self.key, &self.client] {
-            put_text(out, text);
-        }
+        put_name(out, VERSION, &self.version);
+        put_name(out, KEY, &self.key);
+        put_text(out, &self.client);
         out.push(self.scopes.len().min(255) as u8);
         for scope in self.scopes.iter().take(255) {
             put_text(out, scope);
         }
     }
+}
+
+/// What nearly all versions and keys begin with.
+const VERSION: &str = "kv_";
+const KEY: &str = "key_";
+/// Added to the length of a name whose beginning is left out.
+const SHORTENED: u8 = 129;
+
+fn put_name(out: &mut Vec<u8>, beginning: &str, name: &str) {
+    let rest = name.strip_prefix(beginning).filter(|rest| rest.len() <= usize::from(u8::MAX - SHORTENED));
+    match rest {
+        Some(rest) => {
+            out.push(SHORTENED.saturating_add(rest.len() as u8));
+            out.extend_from_slice(rest.as_bytes());
+        }
+        None => put_text(out, name),
+    }
+}
+
+fn name(reader: &mut Reader<'_>, beginning: &str) -> Result<String, Corrupt> {
+    let len = reader.u8()?;
+    let (beginning, len) = match len.checked_sub(SHORTENED) {
+        Some(len) => (beginning, len),
+        None => ("", len),
+    };
+    let rest = std::str::from_utf8(reader.take(len.into())?).map_err(|_| Corrupt)?;
+    Ok([beginning, rest].concat())
 }
 
 #[cfg(test)]
@@ -363,6 +393,20 @@ mod tests {
         };
         let bytes = apply(None, 1, &[Op::Upsert(&full)]);
         assert_eq!(Bucket::parse(&bytes).unwrap().entries().unwrap(), [full]);
+    }
+
+    #[test]
+    fn names_of_every_length_come_back_whole() {
+        for len in [0, 1, 3, 4, 122, 123, 124, 125, 126, 127, 128] {
+            for (beginning, rest) in [("kv_", "x"), ("key_", "kv_"), ("", "kv_"), ("k", "y")] {
+                let name: String = beginning.chars().chain(rest.chars().cycle()).take(len).collect();
+                let entry =
+                    Entry { version: name.clone(), key: name.clone(), ..entry("k", 1, State::Active) };
+                let bytes = apply(None, 1, &[Op::Upsert(&entry)]);
+                let found = Bucket::parse(&bytes).unwrap().entries().unwrap();
+                assert_eq!((&found[0].version, &found[0].key), (&name, &name));
+            }
+        }
     }
 
     #[test]

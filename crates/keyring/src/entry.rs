@@ -59,7 +59,8 @@ pub struct Brownout {
     pub until: Millis,
 }
 
-/// One key version as proxies enforce it.
+/// One key version as proxies enforce it. In JSON what is absent has its default: most keys have no window,
+/// and a third of a page would say so.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
     pub digest: Digest,
@@ -68,16 +69,16 @@ pub struct Entry {
     pub client: String,
     pub revision: u64,
     pub state: State,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Millis>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Millis>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scopes: Vec<String>,
     /// Whether a newer version of the same key is accepted already.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub successor: bool,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub brownout: Option<Brownout>,
     /// The epoch in which an operator brought a denied version back to life.
     #[serde(default, skip_serializing_if = "Option::is_none")]
