@@ -485,14 +485,18 @@ impl Vm {
             Decision::Allow => needs.permits(entry),
             Decision::Deny(reason) => Err(reason),
         });
-        if decided == Some(Ok(())) {
+        // Where nobody forwards what was counted, it would only pile up.
+        let counts = self.role == Role::Fetch;
+        if counts && decided == Some(Ok(())) {
             self.cache.count(at);
         }
         match (self.cache.entry(at), decided) {
             (Some(entry), Some(Ok(()))) => Ok(entry),
             (Some(entry), Some(Err(reason))) => {
                 // A bad key that is known says whose it is.
-                self.usage.add(entry.version.clone(), reason.code(), 1);
+                if counts {
+                    self.usage.add(entry.version.clone(), reason.code(), 1);
+                }
                 Err(Refusal { reason, entry: Some(entry) })
             }
             _ => refuse(Reason::RingUnavailable),

@@ -149,3 +149,16 @@ fn damaged_slots_are_left_aside() {
     world.run(90_000);
     assert_eq!(world.control.used("kv_b", "valid"), 3);
 }
+
+#[test]
+fn where_nobody_forwards_it_nothing_is_counted() {
+    let mut world = world(1);
+    let trust = world.control.trust()[0].to_string();
+    let pushed = support::config_from(&format!(r#""control":{{"clusters":[],"trust":["{trust}"]}}"#));
+    let at = world.add(keywheel_filter::vm::Vm::new(&pushed, "node/1", 9));
+    requests(&mut world, at, "a", 5);
+    requests(&mut world, at, "gone", 5);
+    world.run(90_000);
+    assert!(!world.shared.keys().iter().any(|key| key.ends_with("u0000000000000009")));
+    assert_eq!(world.control.used("kv_a", "valid"), 0);
+}
