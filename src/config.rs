@@ -157,6 +157,17 @@ impl Config {
         }
     }
 
+    /// The headers that a client may not hand on: identities, and those that hold nothing but a credential.
+    pub fn guarded_headers(&self) -> impl Iterator<Item = &str> {
+        let credentials = self.sources.iter().filter_map(|source| match source {
+            Source::Header { name, .. } if self.hide_credential && self.mode == Mode::Enforce => {
+                Some(name.as_str())
+            }
+            _ => None,
+        });
+        self.identity.names().chain(credentials)
+    }
+
     fn read(mut fields: Fields<'_, '_>) -> Option<Self> {
         fields.require("ring", RING);
         let ring = fields.text("ring", RING, is_ring_name);
@@ -176,6 +187,18 @@ impl Config {
         let max_credential_bytes = fields.number("max_credential_bytes", 512, 16, 4096);
         let identity = fields.object("identity", Identity::read);
         let policy = rules::read(&mut fields);
+        if mode == Some(Mode::Receive) {
+            // It decides on no request.
+            for name in ["rules", "identity", "readiness", "route_overrides", "preflight", "notices", "stale"]
+            {
+                if fields.has(name) {
+                    fields.refuse(
+                        fields.path_of(name),
+                        "must be absent in mode receive, which decides on no request",
+                    );
+                }
+            }
+        }
         let preflight = fields.word("preflight", &[("deny", Preflight::Deny), ("allow", Preflight::Allow)]);
         let stale = fields.object("stale", Stale::read);
         let readiness = fields.object("readiness", |mut fields| {

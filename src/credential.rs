@@ -78,6 +78,34 @@ pub fn hide(sources: &[Source], headers: &impl Headers) -> bool {
     })
 }
 
+/// Where the parts of a text stand that `separates` divides.
+fn parts(text: &[u8], separates: fn(&u8) -> bool) -> impl Iterator<Item = Range<usize>> {
+    let mut from = 0_usize;
+    text.split(separates).map(move |part| {
+        let range = from..from.saturating_add(part.len());
+        from = range.end.saturating_add(1);
+        range
+    })
+}
+
+/// A text without some of its parts, or `None` if it has none of them. What stays keeps the separator in
+/// front of it, but the first.
+fn without(
+    text: &[u8],
+    separates: fn(&u8) -> bool,
+    is_ours: impl Fn(Range<usize>) -> bool,
+) -> Option<Vec<u8>> {
+    if !parts(text, separates).any(&is_ours) {
+        return None;
+    }
+    let mut kept = Vec::with_capacity(text.len());
+    for (at, part) in parts(text, separates).filter(|part| !is_ours(part.clone())).enumerate() {
+        let from = if at == 0 { part.start } else { part.start.saturating_sub(1) };
+        kept.extend_from_slice(text.get(from..part.end).unwrap_or_default());
+    }
+    Some(kept)
+}
+
 // === impl Credential ===
 
 impl<V: Deref<Target = [u8]>> Credential<V> {

@@ -10,7 +10,7 @@ use std::borrow::Cow;
 const MAX: usize = 8192;
 
 /// The path in front of a query, decoded; `None` if it has no single reading: dot segments, empty
-/// segments, encoded or backward slashes, path parameters (`;`), a fragment, an escape inside an
+/// segments, encoded or backward slashes, encoded `?` and `#`, path parameters (`;`), a fragment, an escape inside an
 /// escape, a broken escape, control characters, bytes that are not UTF-8, or no `/` at the beginning.
 #[must_use]
 pub fn canonical(path_and_query: &[u8]) -> Option<Cow<'_, [u8]>> {
@@ -120,7 +120,7 @@ fn decode(path: &[u8]) -> Option<Vec<u8>> {
             continue;
         }
         let decoded = hex_pair(*rest.next()?, *rest.next()?)?;
-        if decoded.is_ascii_control() || matches!(decoded, b'/' | b'\\' | b';') {
+        if decoded.is_ascii_control() || matches!(decoded, b'/' | b'\\' | b';' | b'?' | b'#') {
             return None;
         }
         out.push(decoded);

@@ -77,7 +77,13 @@ impl Policy {
     /// Whether every request needs any valid key and nothing else: nothing of it is looked at then.
     #[must_use]
     pub fn is_trivial(&self) -> bool {
-        self.rules.is_empty() && !self.route_overrides
+        self.rules.is_empty() && !self.route_overrides && self.default == *Access::ANY_KEY
+    }
+
+    /// Whether a rule looks at the host.
+    #[must_use]
+    pub fn looks_at_hosts(&self) -> bool {
+        self.rules.iter().any(|rule| rule.host.is_some())
     }
 
     /// Whether what a request needs may change with the route it takes.
@@ -98,7 +104,7 @@ impl Rule {
     fn matches(&self, facts: &impl Facts) -> bool {
         self.path.as_ref().is_none_or(|path| path.matches(facts.path()))
             && (self.methods.is_empty()
-                || self.methods.iter().any(|method| method.as_bytes() == facts.method()))
+                || self.methods.iter().any(|method| method.as_bytes().eq_ignore_ascii_case(facts.method())))
             && self.host.as_ref().is_none_or(|host| host.matches(facts.host()))
             && self.route.as_ref().is_none_or(|route| route.as_bytes() == facts.route())
             && self
@@ -152,14 +158,30 @@ impl Demand {
     }
 }
 
-/// A host as rules compare it: lower case, without port and without a dot at the end.
+/// A host as rules compare it: lower case, without port and without a dot at the end. `None` if two servers
+/// could read it differently: an authority is a name or an address in brackets, and a port at most.
 #[must_use]
-pub fn plain_host(authority: &[u8]) -> Vec<u8> {
-    let end = match authority {
+pub fn plain_host(authority: &[u8]) -> Option<Vec<u8>> {
+    let (host, port) = match authority {
         // An IPv6 address has colons of its own.
-        [b'[', ..] => authority.iter().position(|byte| *byte == b']').map(|at| at.saturating_add(1)),
-        _ => authority.iter().rposition(|byte| *byte == b':'),
+        [b'[', ..] => {
+            let end = authority.iter().position(|byte| *byte == b']')?.checked_add(1)?;
+            authority.split_at_checked(end)?
+        }
+        _ => authority.split_at(authority.iter().position(|byte| *byte == b':').unwrap_or(authority.len())),
     };
-    let host = authority.get(..end.unwrap_or(authority.len())).unwrap_or(authority);
-    host.strip_suffix(b".").unwrap_or(host).to_ascii_lowercase()
+    let port_is_plain = match port {
+        [] => true,
+        [b':', digits @ ..] => digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
+        _ => false,
+    };
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    let is_plain = match host {
+        [b'[', address @ .., b']'] => {
+            address.iter().all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.'))
+        }
+        name => !name.is_empty() && name.iter().all(plain),
+    };
+    let host = host.strip_suffix(b".").unwrap_or(host);
+    (port_is_plain && is_plain).then(|| host.to_ascii_lowercase())
 }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::Now;
 use crate::refresh::{Answer, Reaction};
-use crate::reply::Reply;
+use crate::reply::{DOCS, Reply};
 use crate::vm::{Host, Vm};
 
 /// What a request to the receiving listener wants.
@@ -107,10 +107,16 @@ fn wrong_method(allowed: &'static str) -> Reply {
 
 /// RFC 9457.
 fn problem(status: u16, code: &str, title: &str, detail: &str, mut fields: Map<String, Value>) -> Reply {
-    for (name, value) in
-        [("title", title.into()), ("status", status.into()), ("code", code.into()), ("detail", detail.into())]
-    {
-        let value: Value = value;
+    // The pages of errors that the control plane answers too have hyphens in their names.
+    let page = if matches!(status, 404 | 405) { code.replace('_', "-") } else { code.to_owned() };
+    let values: [(&str, Value); 5] = [
+        ("type", format!("{DOCS}{page}.md").into()),
+        ("title", title.into()),
+        ("status", status.into()),
+        ("code", code.into()),
+        ("detail", detail.into()),
+    ];
+    for (name, value) in values {
         fields.insert(name.into(), value);
     }
     reply(status, code, "application/problem+json", Value::Object(fields).to_string())

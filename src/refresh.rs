@@ -79,6 +79,8 @@ pub struct Refresh {
     return_at: u64,
     main: Option<Flight>,
     report: Option<Flight>,
+    /// Asks whether the first cluster answers again, while another is in use.
+    probe: Option<Flight>,
     last_id: u32,
     /// The control plane has no changes from where we are: begin a snapshot.
     snapshot: bool,
@@ -115,6 +117,7 @@ impl Refresh {
             return_at: 0,
             main: None,
             report: None,
+            probe: None,
             last_id: 0,
             snapshot: false,
             reported: None,
@@ -128,6 +131,7 @@ impl Refresh {
     pub const fn stop(&mut self) {
         self.main = None;
         self.report = None;
+        self.probe = None;
         self.snapshot = false;
         self.reported = None;
         self.failures = 0;
@@ -155,9 +159,6 @@ impl Refresh {
         let wants_page = self.wants_page(generation);
         self.main.take_if(|flight| wants_page && !flight.is_page);
         if self.main.is_none() && now.mono >= self.not_before {
-            if self.cluster != 0 && now.mono >= self.return_at {
-                self.cluster = 0;
-            }
             let is_page = self.wants_page(generation);
             let (path, timeout_ms) = if is_page {
                 (self.page(ring, generation), CALL_TIMEOUT)
@@ -177,6 +178,16 @@ impl Refresh {
         {
             let call = self.call(changes(ring, acknowledged, 0), who, standing, CALL_TIMEOUT, now);
             self.report = Some(Flight::new(&call, generation, false, now));
+            calls.push(call);
+        }
+        if self.probe.take_if(|flight| now.mono >= flight.lost_at).is_some() {
+            self.return_at = now.mono.saturating_add(RETURN);
+        }
+        // A first cluster that hangs must not keep the changes away that another one has.
+        if self.cluster != 0 && self.probe.is_none() && now.mono >= self.return_at {
+            let path = changes(ring, generation.complete, 0);
+            let call = Call { cluster: 0, ..self.call(path, who, standing, CALL_TIMEOUT, now) };
+            self.probe = Some(Flight::new(&call, generation, false, now));
             calls.push(call);
         }
         calls
@@ -237,6 +248,14 @@ impl Refresh {
         if self.report.take_if(|flight| flight.id == id).is_some() {
             return self.reported(answer, ring, trust, generation, now);
         }
+        if self.probe.take_if(|flight| flight.id == id).is_some() {
+            if !matches!(answer.status, 200 | 410) {
+                self.return_at = now.mono.saturating_add(RETURN);
+                return Reaction::Nothing;
+            }
+            self.cluster = 0;
+            return Reaction::Nothing;
+        }
         let Some(flight) = self.main.take_if(|flight| flight.id == id) else {
             return Reaction::Nothing;
         };
@@ -294,6 +313,10 @@ impl Refresh {
     /// A call could not be made at all.
     pub fn not_sent(&mut self, id: u32, now: Now) {
         let sent = |flight: &mut Flight| flight.id == id;
+        if self.probe.take_if(sent).is_some() {
+            self.return_at = now.mono.saturating_add(RETURN);
+            return;
+        }
         if self.main.take_if(sent).is_some() || self.report.take_if(sent).is_some() {
             self.fail(now);
         }

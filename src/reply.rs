@@ -28,8 +28,10 @@ pub type Notice = Vec<(&'static str, String)>;
 pub struct Refused<'a> {
     pub reason: Reason,
     pub ring: &'a str,
-    /// Where the credential was, or would have been looked for first.
-    pub source: &'a Source,
+    /// Where a credential may be.
+    pub sources: &'a [Source],
+    /// Which of them held the one that is refused.
+    pub used: Option<&'a Source>,
     /// What the request needed.
     pub access: &'a Access,
     /// Whether the caller speaks gRPC, and sees no body but a message.
@@ -37,7 +39,7 @@ pub struct Refused<'a> {
 }
 
 /// Where the problem types are explained.
-const DOCS: &str = "https://github.com/keywheel/keywheel/blob/main/docs/errors/";
+pub(crate) const DOCS: &str = "https://github.com/keywheel/keywheel/blob/main/docs/errors/";
 
 const INVALID_ARGUMENT: i32 = 3;
 const PERMISSION_DENIED: i32 = 7;
@@ -76,7 +78,7 @@ pub fn refuse(refused: Refused<'_>) -> Reply {
     };
     let mut headers = vec![("cache-control", "no-store".to_owned())];
     if status == 401 || reason == Reason::InsufficientScope {
-        headers.push(("www-authenticate", challenge(refused)));
+        headers.push(("www-authenticate", challenges(refused)));
     }
     if status == 503 || reason == Reason::KeyBrownout {
         headers.push(("retry-after", "1".to_owned()));
@@ -90,13 +92,27 @@ pub fn refuse(refused: Refused<'_>) -> Reply {
     Reply { status, details: format!("keywheel{{{code}}}"), headers, body, grpc_status }
 }
 
-/// RFC 9110 §11.6.1; for a Bearer source with the errors of RFC 6750 §3.1. Names of rings, sources and
-/// scopes need no escaping: none may hold a quote or a backslash.
-fn challenge(Refused { reason, ring, source, access, .. }: Refused<'_>) -> String {
+/// A challenge for each source, in their order: RFC 9110 §11.6.1. What is wrong is said of the source that
+/// held the credential.
+fn challenges(refused: Refused<'_>) -> String {
+    let used = refused.used.or(refused.sources.first());
+    let challenges: Vec<String> = refused
+        .sources
+        .iter()
+        .map(|source| {
+            challenge(refused, source, Some(source) == used && refused.reason != Reason::MissingKey)
+        })
+        .collect();
+    challenges.join(", ")
+}
+
+/// For a Bearer source with the errors of RFC 6750 §3.1. Names of rings, sources and scopes need no escaping:
+/// none may hold a quote or a backslash.
+fn challenge(Refused { reason, ring, access, .. }: Refused<'_>, source: &Source, failed: bool) -> String {
     match source {
         Source::Header { scheme: Some(scheme), .. } if scheme.eq_ignore_ascii_case("bearer") => {
             match reason {
-                Reason::MissingKey => format!(r#"Bearer realm="{ring}""#),
+                _ if !failed => format!(r#"Bearer realm="{ring}""#),
                 Reason::AmbiguousKey => format!(r#"Bearer realm="{ring}", error="invalid_request""#),
                 Reason::InsufficientScope => {
                     let scopes = match access {

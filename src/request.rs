@@ -22,10 +22,18 @@ use crate::vm::{Ring, Vm};
 /// A request as Envoy shows it.
 pub trait Request: Headers {
     /// One of Envoy's attributes, such as `xds`, `route_name`.
-    fn property(&self, path: &[&str]) -> Option<Self::Value>;
+    ///
+    /// # Errors
+    ///
+    /// [`Unreadable`] if it is there, but Envoy cannot show it.
+    fn property(&self, path: &[&str]) -> Result<Option<Self::Value>, Unreadable>;
     /// Sets filter state `wasm.<name>`, for access logs.
     fn tell(&self, name: &str, value: &[u8]);
 }
+
+/// Something is there that Envoy cannot show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unreadable;
 
 /// What becomes of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,9 +55,9 @@ pub fn handle<R: Request>(
     if let Some(path) = &config.readiness
         && request.first(":path").is_some_and(|full| path::split_query(&full).0 == path.as_bytes())
     {
-        return Verdict::Answer(reply::readiness(vm.ring(shared, now) != Ring::Absent));
+        return Verdict::Answer(reply::readiness(vm.ring(shared, now) == Ring::Fresh));
     }
-    let mut needs = Cow::Borrowed(Access::ANY_KEY);
+    let mut needs = Needs { access: Cow::Borrowed(Access::ANY_KEY), used: None };
     let (outcome, notice) = match judge(config, vm, shared, request, &mut needs, now) {
         Ok((outcome, notice)) => (outcome, notice),
         Err(reason) if config.mode == Mode::Observe && remove_identity(config, request) => {
@@ -70,21 +78,30 @@ pub fn handle<R: Request>(
 /// The refusal of a request that nothing can be said about.
 #[must_use]
 pub fn unexplained() -> Reply {
-    let source = Source::Query { name: String::new() };
     refuse(Refused {
         reason: Reason::RingUnavailable,
         ring: "",
-        source: &source,
+        sources: &[],
+        used: None,
         access: Access::DENY,
         grpc: false,
     })
 }
 
-fn refusal(config: &Config, request: &impl Request, reason: Reason, access: &Access) -> Reply {
-    let nowhere = Source::Query { name: String::new() };
-    let source = config.sources.first().unwrap_or(&nowhere);
-    let grpc = request.first("content-type").is_some_and(|kind| kind.starts_with(b"application/grpc"));
-    refuse(Refused { reason, ring: &config.ring, source, access, grpc })
+fn refusal(config: &Config, request: &impl Request, reason: Reason, needs: &Needs<'_>) -> Reply {
+    // `application/grpc-web` is not gRPC: its callers read a body.
+    let is_grpc =
+        |kind: &[u8]| matches!(kind.strip_prefix(b"application/grpc"), Some([] | [b'+' | b';', ..]));
+    let grpc = request.first("content-type").is_some_and(|kind| is_grpc(&kind));
+    let (sources, used, access) = (&config.sources, needs.used, &*needs.access);
+    refuse(Refused { reason, ring: &config.ring, sources, used, access, grpc })
+}
+
+/// What was found out of a request on the way, for its refusal.
+struct Needs<'c> {
+    access: Cow<'c, Access>,
+    /// Where its credential is.
+    used: Option<&'c Source>,
 }
 
 fn judge<'c, R: Request>(
@@ -92,21 +109,23 @@ fn judge<'c, R: Request>(
     vm: &mut Vm,
     shared: &impl SharedData,
     request: &R,
-    needs: &mut Cow<'c, Access>,
+    needs: &mut Needs<'c>,
     now: Now,
 ) -> Result<(Outcome, Option<Notice>), Reason> {
-    *needs = access(config, request)?;
-    if **needs == Access::Open {
+    needs.access = access(config, request)?;
+    if *needs.access == Access::Open {
         return forward(config, request, None).map(|()| (Outcome::Open, None));
     }
-    if config.preflight == Preflight::Allow && is_preflight(request) {
+    if config.preflight == Preflight::Allow && *needs.access != Access::Deny && is_preflight(request) {
         return forward(config, request, None).map(|()| (Outcome::Preflight, None));
     }
-    let optional = **needs == Access::Optional;
+    let optional = *needs.access == Access::Optional;
     if !optional {
         enforceable(vm, shared, now)?;
     }
-    let credential = match credential::find(&config.sources, request, config.max_credential_bytes) {
+    let found = credential::find(&config.sources, request, config.max_credential_bytes);
+    needs.used = found.as_ref().map(|(source, _)| *source);
+    let credential = match found {
         Some((_, Found::Credential(credential))) => credential,
         Some((_, Found::Ambiguous)) => return Err(Reason::AmbiguousKey),
         Some((_, Found::Malformed)) => return Err(Reason::MalformedKey),
@@ -118,7 +137,7 @@ fn judge<'c, R: Request>(
     if optional {
         enforceable(vm, shared, now)?;
     }
-    let entry = match vm.check(shared, &credential, needs, now) {
+    let entry = match vm.check(shared, &credential, &needs.access, now) {
         Ok(entry) => entry,
         Err(refusal) => {
             if let Some(entry) = refusal.entry {
@@ -148,20 +167,26 @@ fn access<'c>(config: &'c Config, request: &impl Request) -> Result<Cow<'c, Acce
     if policy.is_trivial() {
         return Ok(Cow::Borrowed(Access::ANY_KEY));
     }
-    if policy.route_overrides
-        && let Some(bytes) =
-            request.property(&["xds", "route_metadata", "filter_metadata", "keywheel", "access"])
-    {
+    if policy.route_overrides {
         // An override that cannot be explained lets nobody in.
-        return Ok(Cow::Owned(route::access(&bytes).unwrap_or(Access::Deny)));
+        match request.property(&["xds", "route_metadata", "filter_metadata", "keywheel", "access"]) {
+            Ok(None) => {}
+            Ok(Some(bytes)) => return Ok(Cow::Owned(route::access(&bytes).unwrap_or(Access::Deny))),
+            Err(Unreadable) => return Ok(Cow::Borrowed(Access::DENY)),
+        }
     }
     if policy.rules.is_empty() {
         return Ok(Cow::Borrowed(&policy.default));
     }
     let full = request.first(":path").ok_or(Reason::PathNotCanonical)?;
     let path = path::canonical(&full).ok_or(Reason::PathNotCanonical)?;
-    let seen =
-        Seen { request, path: &path, host: OnceCell::new(), method: OnceCell::new(), route: OnceCell::new() };
+    let host = if policy.looks_at_hosts() {
+        let authority = request.first(":authority").ok_or(Reason::PathNotCanonical)?;
+        plain_host(&authority).ok_or(Reason::PathNotCanonical)?
+    } else {
+        Vec::new()
+    };
+    let seen = Seen { request, path: &path, host, method: OnceCell::new(), route: OnceCell::new() };
     Ok(Cow::Borrowed(policy.access(&seen)))
 }
 
@@ -169,7 +194,7 @@ fn access<'c>(config: &'c Config, request: &impl Request) -> Result<Cow<'c, Acce
 struct Seen<'r, R> {
     request: &'r R,
     path: &'r [u8],
-    host: OnceCell<Vec<u8>>,
+    host: Vec<u8>,
     method: OnceCell<Vec<u8>>,
     route: OnceCell<Vec<u8>>,
 }
@@ -180,9 +205,7 @@ impl<R: Request> Facts for Seen<'_, R> {
     }
 
     fn host(&self) -> &[u8] {
-        self.host.get_or_init(|| {
-            self.request.first(":authority").map(|host| plain_host(&host)).unwrap_or_default()
-        })
+        &self.host
     }
 
     fn method(&self) -> &[u8] {
@@ -191,22 +214,28 @@ impl<R: Request> Facts for Seen<'_, R> {
     }
 
     fn route(&self) -> &[u8] {
-        let name =
-            || self.request.property(&["xds", "route_name"]).map(|name| name.to_vec()).unwrap_or_default();
+        let name = || {
+            self.request
+                .property(&["xds", "route_name"])
+                .ok()
+                .flatten()
+                .map(|name| name.to_vec())
+                .unwrap_or_default()
+        };
         self.route.get_or_init(name)
     }
 
     fn route_metadata(&self, name: &str) -> Option<Vec<u8>> {
-        let value = self.request.property(&["xds", "route_metadata", "filter_metadata", "keywheel", name])?;
-        Some(value.to_vec())
+        let value = self.request.property(&["xds", "route_metadata", "filter_metadata", "keywheel", name]);
+        Some(value.ok()??.to_vec())
     }
 }
 
 /// The CORS protocol's own request, which no browser sends a credential with: Fetch §4.8.
 fn is_preflight(request: &impl Request) -> bool {
     request.first(":method").is_some_and(|method| *method == *b"OPTIONS")
-        && request.first("origin").is_some()
-        && request.first("access-control-request-method").is_some()
+        && request.first("origin").is_some_and(|origin| !origin.is_empty())
+        && request.first("access-control-request-method").is_some_and(|method| !method.is_empty())
 }
 
 /// Says who calls in place of whatever the client said, and takes the credential out. In `observe` mode the

@@ -78,6 +78,8 @@ extern "C" fn proxy_on_http_call_response(root: u32, token: u32, _headers: u32, 
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_request_headers(id: u32, _count: u32, end: u32) -> u32 {
     let step = with(|contexts| {
+        // The host's numbers come round again.
+        contexts.take_notice(id);
         let root = contexts.root_of(id)?;
         Some(http::request(root, end != 0))
     });
@@ -115,6 +117,13 @@ extern "C" fn proxy_on_request_body(id: u32, size: usize, end: u32) -> u32 {
             STOP
         }
     }
+}
+
+/// Trailers become headers behind some servers. Only a request that has any pays for this.
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_request_trailers(_id: u32, _count: u32) -> u32 {
+    // While the VM is busy with itself nothing can be taken out, so nothing goes on.
+    if with(|contexts| contexts.clear_trailers()) == Some(true) { CONTINUE } else { STOP }
 }
 
 #[unsafe(no_mangle)]

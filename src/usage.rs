@@ -147,12 +147,26 @@ impl Usage {
     }
 }
 
+/// What became of a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// This was the answer to something else.
+    Other,
+    Arrived,
+    /// The control plane cannot read what these VMs sealed. It is forgotten.
+    Refused(u64),
+    /// It goes out again, after a pause.
+    Failed,
+}
+
 /// Forwards what all VMs sealed: the leader's part.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Courier {
     flight: Option<Flight>,
     next_look: u64,
     failures: u32,
+    /// Of this VM, to spread the pauses of many proxies.
+    spread: u64,
 }
 
 #[derive(Debug)]
@@ -182,7 +196,7 @@ impl Courier {
         Some(body)
     }
 
-    /// Takes the answer to report `id`: false if it is no answer to the one under way.
+    /// Takes the answer to report `id`.
     pub fn answer(
         &mut self,
         names: &Namespace,
@@ -190,28 +204,38 @@ impl Courier {
         id: u32,
         status: u16,
         now: u64,
-    ) -> bool {
+    ) -> Delivery {
         let Some(flight) = self.flight.take_if(|flight| flight.id == id) else {
-            return false;
+            return Delivery::Other;
         };
-        if (200..300).contains(&status) {
-            self.failures = 0;
-            for (vm, number) in flight.carries {
-                let _ = overwrite(names, shared, &arrivals(vm), &number.to_le_bytes());
-            }
-        } else {
+        // What cannot be read would come again for ever: it is forgotten, and its numbers are the gap.
+        let unreadable = matches!(status, 400 | 413);
+        if !unreadable && !(200..300).contains(&status) {
             self.fail(now);
+            return Delivery::Failed;
         }
-        true
+        self.failures = 0;
+        for (vm, number) in &flight.carries {
+            let _ = overwrite(names, shared, &arrivals(*vm), &number.to_le_bytes());
+        }
+        if unreadable { Delivery::Refused(flight.carries.len() as u64) } else { Delivery::Arrived }
     }
 
     /// Another VM leads.
     pub fn stop(&mut self) {
-        *self = Self::default();
+        *self = Self::new(self.spread);
+    }
+
+    #[must_use]
+    pub const fn new(spread: u64) -> Self {
+        Self { flight: None, next_look: 0, failures: 0, spread }
     }
 
     fn fail(&mut self, now: u64) {
-        self.next_look = now.saturating_add(PAUSE.saturating_mul(1 << self.failures.min(5)).min(60_000));
+        let pause = PAUSE.saturating_mul(1 << self.failures.min(5)).min(60_000);
+        // Up to a half more, by a number that differs between proxies.
+        let jitter = self.spread.checked_rem(pause / 2).unwrap_or_default();
+        self.next_look = now.saturating_add(pause).saturating_add(jitter);
         self.failures = self.failures.saturating_add(1);
     }
 }

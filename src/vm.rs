@@ -16,7 +16,7 @@ use crate::policy::Access;
 use crate::refresh::{self, Answer, Call, Reaction, Refresh, Standing};
 use crate::roster::{self, Enforced};
 use crate::shared::{ApplyError, CREATE, Held, Namespace, SharedData};
-use crate::usage::{self, Courier, Origin, Usage};
+use crate::usage::{self, Courier, Delivery, Origin, Usage};
 
 /// How often the shell ticks, in milliseconds: how late a VM may learn of a revocation.
 pub const TICK: u64 = 20;
@@ -130,7 +130,7 @@ impl Vm {
             names: Namespace::shared(&config.ring),
             lease: Lease::new(me),
             refresh: Refresh::new(config.control.clusters.len(), me),
-            courier: Courier::default(),
+            courier: Courier::new(me),
             held: Held { generation: Generation::default(), cas: CREATE },
             adoption: 0,
             cache: Cache::new(CACHE_SLOTS),
@@ -176,11 +176,26 @@ impl Vm {
         if !self.leads {
             return;
         }
-        if self.courier.answer(&self.names, host, id, answer.status, now.mono) {
-            if !(200..300).contains(&answer.status) {
-                log::debug!("keywheel: ring {}: usage was answered with {}", self.ring, answer.status);
+        match self.courier.answer(&self.names, host, id, answer.status, now.mono) {
+            Delivery::Other => {}
+            Delivery::Arrived => return,
+            Delivery::Refused(batches) => {
+                self.metrics.usage_dropped = self.metrics.usage_dropped.saturating_add(batches);
+                log::error!(
+                    "keywheel: ring {}: the control plane cannot read a usage report ({}); it is dropped",
+                    self.ring,
+                    answer.status
+                );
+                return;
             }
-            return;
+            Delivery::Failed => {
+                log::warn!(
+                    "keywheel: ring {}: usage was answered with {}; trying again",
+                    self.ring,
+                    answer.status
+                );
+                return;
+            }
         }
         self.look(host, now);
         match self.refresh.answer(id, answer, &self.ring, &self.trust, &self.held.generation, now) {
@@ -280,7 +295,12 @@ impl Vm {
                 self.lease.claim(&self.names, host);
                 match self.apply(host, plan, now) {
                     Ok(()) => Reaction::Nothing,
-                    Err(error) => Reaction::Failed(format!("it could not be stored: {error:?}")),
+                    Err(ApplyError::LeaseLost | ApplyError::Contended) => {
+                        Reaction::Failed("another VM of this proxy writes just now".into())
+                    }
+                    Err(ApplyError::Damaged) => Reaction::Failed(
+                        "a stored bucket is damaged; begin with a snapshot, which mends it".into(),
+                    ),
                 }
             }
             Reaction::Rejected { reason, detail } => {
@@ -354,13 +374,16 @@ impl Vm {
                 }
             }
             Err(ApplyError::LeaseLost) => self.stop(),
-            Err(error) => {
-                log::error!("keywheel: ring {}: a document could not be stored: {error:?}", self.ring);
+            // Another VM writes just now; what it did not bring is fetched again.
+            Err(ApplyError::Contended) => self.refresh.not_applied(now),
+            Err(ApplyError::Damaged) => {
+                log::error!(
+                    "keywheel: ring {}: a document could not be stored: a bucket is damaged",
+                    self.ring
+                );
                 self.count_rejected(Rejection::Bucket.as_str());
                 self.refresh.not_applied(now);
-                if *error == ApplyError::Damaged {
-                    self.ask_for_repair(host);
-                }
+                self.ask_for_repair(host);
             }
         }
         applied.map(drop)
@@ -537,11 +560,11 @@ impl Vm {
         (self.metrics != Metrics::default()).then(|| std::mem::take(&mut self.metrics))
     }
 
-    /// The ring's gauges, from the VM that leads.
+    /// The ring's gauges, from the VM that leads; where the ring is pushed, from all.
     #[must_use]
     pub fn gauges(&self, now: Millis) -> Option<Gauges> {
         let generation = &self.held.generation;
-        let complete = generation.complete.filter(|_| self.leads)?;
+        let complete = generation.complete.filter(|_| self.leads || self.role == Role::Decide)?;
         Some(Gauges {
             revision: complete.revision,
             age_seconds: now.saturating_since(generation.issued_at) / 1000,

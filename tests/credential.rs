@@ -66,7 +66,7 @@ fn the_first_source_that_is_present_decides() {
 
 #[test]
 fn a_scheme_is_compared_without_case_and_other_schemes_are_not_ours() {
-    for value in [&b"bearer k"[..], b"BEARER k", b"Bearer   k"] {
+    for value in [&b"bearer k"[..], b"BEARER k", b"Bearer   k", b"Bearer\tk"] {
         assert_eq!(in_headers(&[("authorization", value)]), "k", "{value:?}");
     }
     for value in [&b"Basic dTpw"[..], b"Bearerk", b"Bear", b"", b"\xff"] {
@@ -87,6 +87,7 @@ fn several_values_are_ambiguous_but_a_comma_in_one_is_not() {
     assert_eq!(in_headers(&[("authorization", b"Bearer a,Bearer b")]), "ambiguous", "as Envoy joins them");
     assert_eq!(in_headers(&[("authorization", b"Bearer a, bearer b")]), "ambiguous");
     assert_eq!(in_headers(&[("authorization", b"Bearer a,b")]), "a,b");
+    assert_eq!(in_headers(&[("authorization", b"Basic a,Bearer b")]), "ambiguous");
 }
 
 #[test]
@@ -124,6 +125,8 @@ fn a_query_parameter_is_read_as_servers_read_it() {
         ("/?api_key=%00", "malformed"),
         ("/?api_key=%ff", "malformed"),
         ("/?%zz=1&api_key=k", "k"),
+        ("/?x=1;api_key=k", "k"),
+        ("/?api_key=k;api_key=k", "ambiguous"),
     ] {
         assert_eq!(in_path(path), expected, "{path}");
     }
@@ -144,6 +147,8 @@ fn a_cookie_is_read_by_its_exact_name() {
         ("api_key=", "empty"),
         ("api_key", "empty"),
         ("api_key=\"\"", "empty"),
+        ("api_key =k", "k"),
+        ("api_key = k", "k"),
         ("api_key=a; api_key=a", "ambiguous"),
         ("api_key=a,api_key=b", "ambiguous"),
         ("a=1,api_key=k", "k"),
@@ -166,6 +171,11 @@ fn a_query_parameter_is_taken_out_and_the_rest_stays_byte_for_byte() {
         ("/a?z=%7E&api%5Fkey=k&a=+&&a=2", "/a?z=%7E&a=+&&a=2"),
         ("/a?api_key=k&b=1&api_key=l&c", "/a?b=1&c"),
         ("/a?%zz&api_key=%zz&=x", "/a?%zz&=x"),
+        ("/a?x=1;api_key=k", "/a?x=1"),
+        ("/a?x=1;api_key=k;y=2&z", "/a?x=1;y=2&z"),
+        ("/a?api_key=k;y=2", "/a?y=2"),
+        ("/a?api_key=k&", "/a?"),
+        ("/a?&api_key=k&", "/a?&"),
     ] {
         let request = FakeRequest::get(path, &[]);
         assert!(credential::hide(&[query("api_key")], &request));

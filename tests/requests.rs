@@ -137,6 +137,19 @@ fn the_first_rule_that_matches_decides() {
         check(at(host, "good"), "client_not_allowed");
     }
     check(at("xops.example.com", "good"), "valid");
+    for host in [
+        "ops.example.com:80:80",
+        "ops.example.com,b",
+        "u@ops.example.com",
+        "%6fps.example.com",
+        "",
+        "a:b",
+        "[::1",
+    ] {
+        check(at(host, "good"), "path_not_canonical");
+    }
+    check(at("[::1]:80", "good"), "valid");
+    check(post("/orders", "reader").replace(":method", "post"), "insufficient_scope");
     check(at("a.internal", "ops"), "client_not_allowed");
     check(at("internal", "ops"), "valid");
     check(get("/both", "trader"), "valid");
@@ -161,6 +174,15 @@ fn what_no_rule_matches_is_for_the_default_to_say() {
     assert_eq!(proxy.outcome(&get("/elsewhere", "trader")), "no_rule");
     assert_eq!(proxy.outcome(&get("/elsewhere", "")), "missing_key");
     assert_eq!(proxy.outcome(&get("/public", "")), "open");
+}
+
+#[test]
+fn a_default_without_rules_counts_too() {
+    for fields in [r#""default":"deny""#, r#""default":"deny","rules":[]"#] {
+        let mut proxy = Proxy::with(fields);
+        assert_eq!(proxy.outcome(&get("/", "good")), "no_rule", "{fields}");
+        assert_eq!(proxy.outcome(&get("/", "")), "missing_key", "{fields}");
+    }
 }
 
 #[test]
@@ -260,6 +282,8 @@ fn a_bearer_source_is_challenged_as_rfc_6750_says() {
 #[test]
 fn a_grpc_caller_gets_a_message_instead_of_a_document() {
     let mut proxy = Proxy::with("");
+    let web = FakeRequest::get("/pkg.Service/Method", &[("content-type", "application/grpc-web")]);
+    assert!(proxy.refusal(&web).body.starts_with('{'), "it reads a body");
     let request = FakeRequest::get("/pkg.Service/Method", &[("content-type", "application/grpc+proto")]);
     let reply = proxy.refusal(&request);
     assert_eq!((reply.body.as_str(), reply.grpc_status), ("An API key is required", 16));
@@ -366,6 +390,12 @@ fn only_a_real_preflight_needs_no_key() {
     assert_eq!(ask(allow, "OPTIONS", &full[..1]), "missing_key");
     assert_eq!(ask(allow, "OPTIONS", &full[1..]), "missing_key");
     assert_eq!(ask("", "OPTIONS", &full), "missing_key");
+    assert_eq!(ask(allow, "OPTIONS", &[("origin", ""), full[1]]), "missing_key");
+    assert_eq!(
+        ask(r#""preflight":"allow","default":"deny""#, "OPTIONS", &full),
+        "missing_key",
+        "deny is deny"
+    );
 }
 
 /// DESIGN §3.4
@@ -485,6 +515,7 @@ fn a_route_may_say_what_it_needs_where_that_is_allowed() {
         assert_eq!(outcome(&on, bad, "trader"), "no_rule", "{bad:?}");
         assert_eq!(outcome(&on, bad, ""), "missing_key", "{bad:?}");
     }
+    assert_eq!(outcome(&on, support::UNREADABLE, "trader"), "no_rule", "what Envoy cannot show");
     // Who writes routes may not open the gate unless the configuration says so.
     assert_eq!(outcome(RULES, b"open", "good"), "no_rule");
     // Without rules besides.

@@ -138,7 +138,7 @@ fn is_hidden(source: &Source, request: &FakeRequest) {
         }
         Source::Query { name } => {
             let query = held.splitn(2, |byte| *byte == b'?').nth(1).unwrap_or_default();
-            assert!(query.split(|byte| *byte == b'&').all(|pair| !is_parameter(pair, name)));
+            assert!(query.split(|byte| matches!(byte, b'&' | b';')).all(|pair| !is_parameter(pair, name)));
         }
         Source::Cookie { name } => {
             assert!(held.split(|byte| matches!(byte, b';' | b',')).all(|pair| !is_cookie(pair, name)));
@@ -148,7 +148,7 @@ fn is_hidden(source: &Source, request: &FakeRequest) {
 
 fn has_scheme(value: &[u8], scheme: &str) -> bool {
     let (head, rest) = value.split_at(scheme.len().min(value.len()));
-    head.eq_ignore_ascii_case(scheme.as_bytes()) && (rest.is_empty() || rest[0] == b' ')
+    head.eq_ignore_ascii_case(scheme.as_bytes()) && (rest.is_empty() || matches!(rest[0], b' ' | b'\t'))
 }
 
 fn is_parameter(pair: &[u8], name: &str) -> bool {
@@ -176,7 +176,7 @@ fn is_parameter(pair: &[u8], name: &str) -> bool {
 }
 
 fn is_cookie(pair: &[u8], name: &str) -> bool {
-    pair.trim_ascii().split(|byte| *byte == b'=').next() == Some(name.as_bytes())
+    pair.trim_ascii().split(|byte| *byte == b'=').next().map(<[u8]>::trim_ascii_end) == Some(name.as_bytes())
 }
 
 /// What is not ours stays as it came, byte for byte.
@@ -191,10 +191,16 @@ fn rest_is_kept(sources: &[Source], name: &str, before: &FakeRequest, after: &Fa
             let is_ours = |pair: &[u8]| {
                 ours.iter().any(|source| matches!(source, Source::Query { name } if is_parameter(pair, name)))
             };
-            let pairs = parts.next().into_iter().flat_map(|query| query.split(|byte| *byte == b'&'));
-            for (at, pair) in pairs.filter(|pair| !is_ours(pair)).enumerate() {
-                kept.push(if at == 0 { b'?' } else { b'&' });
-                kept.extend_from_slice(pair);
+            if let Some(query) = parts.next() {
+                let (mut from, mut first) = (0, true);
+                for pair in query.split(|byte| matches!(byte, b'&' | b';')) {
+                    if !is_ours(pair) {
+                        kept.push(if first { b'?' } else { query[from - 1] });
+                        kept.extend_from_slice(pair);
+                        first = false;
+                    }
+                    from += pair.len() + 1;
+                }
             }
             Some(kept)
         }

@@ -37,7 +37,7 @@ pub fn rules(data: &[u8]) {
         let decide = |path: &[u8], host: &[u8]| {
             let path =
                 canonical(path).unwrap_or_else(|| panic!("{:?} is refused", String::from_utf8_lossy(path)));
-            policy.access(&Seen { method, host: plain_host(host), path: &path }).clone()
+            policy.access(&Seen { method, host: plain_host(host).unwrap_or_default(), path: &path }).clone()
         };
         let access = decide(path, host);
         for spelling in spellings(path, &decoded) {

@@ -11,21 +11,21 @@ pub(super) fn read<H: Headers>(headers: &H, name: &str, scheme: Option<&str>) ->
     if value.contains(&b',') && headers.first(name).as_deref() != Some(&*value) {
         return Found::Ambiguous;
     }
-    let start = match scheme.map(|scheme| after_scheme(&value, scheme)) {
+    let start = match scheme {
         None => 0,
-        Some(Some(start)) => start,
-        // Another scheme is another source's, or nobody's.
-        Some(None) => return Found::Absent,
+        Some(scheme) => {
+            // Envoy itself joins several `authorization` headers into one.
+            let mut more = value.split(|byte| *byte == b',').skip(1);
+            if more.any(|part| after_scheme(part.trim_ascii_start(), scheme).is_some()) {
+                return Found::Ambiguous;
+            }
+            match after_scheme(&value, scheme) {
+                Some(start) => start,
+                // Another scheme is another source's, or nobody's.
+                None => return Found::Absent,
+            }
+        }
     };
-    // Envoy itself joins several `authorization` headers into one.
-    if let Some(scheme) = scheme
-        && value
-            .split(|byte| *byte == b',')
-            .skip(1)
-            .any(|part| after_scheme(part.trim_ascii_start(), scheme).is_some())
-    {
-        return Found::Ambiguous;
-    }
     let end = value.len();
     Found::Credential(Credential::Part(value, start..end))
 }
@@ -47,6 +47,7 @@ fn after_scheme(value: &[u8], scheme: &str) -> Option<usize> {
     if !found.eq_ignore_ascii_case(scheme.as_bytes()) {
         return None;
     }
-    let spaces = rest.iter().take_while(|byte| **byte == b' ').count();
+    // A tab is no space to RFC 9110, but is to many who read behind us.
+    let spaces = rest.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
     (spaces > 0 || rest.is_empty()).then(|| scheme.len().saturating_add(spaces))
 }

@@ -1,10 +1,11 @@
-//! A parameter of the query. Its name may be percent-encoded, as servers read it.
+//! A parameter of the query. Its name may be percent-encoded, and `;` may part it from others, as some
+//! servers read it.
 
 use std::borrow::Cow;
 
 use zeroize::Zeroizing;
 
-use super::{Credential, Found, Headers};
+use super::{Credential, Found, Headers, without};
 use crate::path::{hex_pair, split_query};
 
 const PATH: &str = ":path";
@@ -16,7 +17,7 @@ pub(super) fn read<H: Headers>(headers: &H, name: &str) -> Found<H::Value> {
     let Some(query) = split_query(&path).1 else {
         return Found::Absent;
     };
-    let mut ours = query.split(|byte| *byte == b'&').filter(|pair| is_named(pair, name));
+    let mut ours = query.split(separates).filter(|pair| is_named(pair, name));
     match (ours.next(), ours.next()) {
         (None, _) => Found::Absent,
         (Some(_), Some(_)) => Found::Ambiguous,
@@ -34,17 +35,18 @@ pub(super) fn hide(headers: &impl Headers, name: &str) -> bool {
     let (before, Some(query)) = split_query(&path) else {
         return true;
     };
-    if !query.split(|byte| *byte == b'&').any(|pair| is_named(pair, name)) {
+    let is_ours = |pair| query.get(pair).is_some_and(|pair| is_named(pair, name));
+    let Some(kept) = without(query, separates, is_ours) else {
         return true;
-    }
-    let mut kept = before.to_vec();
-    let mut separator = b'?';
-    for pair in query.split(|byte| *byte == b'&').filter(|pair| !is_named(pair, name)) {
-        kept.push(separator);
-        kept.extend_from_slice(pair);
-        separator = b'&';
-    }
-    headers.set(PATH, &kept)
+    };
+    // Where every parameter was ours, the `?` goes with them.
+    let all = query.split(separates).all(|pair| is_named(pair, name));
+    let question: &[u8] = if all { b"" } else { b"?" };
+    headers.set(PATH, &[before, question, kept.as_slice()].concat())
+}
+
+const fn separates(byte: &u8) -> bool {
+    matches!(byte, b'&' | b';')
 }
 
 fn is_named(pair: &[u8], name: &str) -> bool {

@@ -6,9 +6,10 @@
 
 use std::collections::BTreeMap;
 
-use super::hostcalls;
+use super::hostcalls::{self, Map};
 use super::http::Push;
 use super::root::Root;
+use crate::config::Config;
 use crate::reply::{Notice, Reply};
 
 /// Notes are checked against the host when there are so many more than at the last check.
@@ -91,6 +92,15 @@ impl Contexts {
             self.pushes.retain(|id, _| hostcalls::set_effective_context(*id));
         }
         hostcalls::set_effective_context(current);
+    }
+
+    /// Takes out of a request's trailers what stands for a credential or an identity to any plugin of this
+    /// VM. False if the host refused.
+    pub(super) fn clear_trailers(&self) -> bool {
+        let configs = self.roots.values().flatten().map(|root| &root.config);
+        configs
+            .flat_map(Config::guarded_headers)
+            .all(|name| hostcalls::remove_header(Map::RequestTrailers, name))
     }
 
     /// Keeps a notice until the request's answer comes. Of a request that ends without one it stays until

@@ -4,6 +4,7 @@
 use keywheel_keyring::Millis;
 
 use super::memory::Returned;
+use crate::request::Unreadable;
 use crate::shared::{Conflict, SharedData};
 
 const OK: u32 = 0;
@@ -12,6 +13,7 @@ const OK: u32 = 0;
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Map {
     Request = 0,
+    RequestTrailers = 1,
     Response = 2,
     CallResponse = 6,
 }
@@ -39,6 +41,13 @@ unsafe extern "C" {
         len: *mut usize,
     ) -> u32;
     fn proxy_replace_header_map_value(
+        map: u32,
+        key: *const u8,
+        key_len: usize,
+        value: *const u8,
+        value_len: usize,
+    ) -> u32;
+    fn proxy_add_header_map_value(
         map: u32,
         key: *const u8,
         key_len: usize,
@@ -134,10 +143,20 @@ pub(super) fn set_effective_context(id: u32) -> bool {
     unsafe { proxy_set_effective_context(id) == OK }
 }
 
-/// A property such as `request\0headers\0x-api-key`, its path joined by zero bytes.
-pub(super) fn property(path: &[u8]) -> Option<Returned> {
-    // SAFETY: the path is live for the call.
-    Returned::from_call(|data, len| unsafe { proxy_get_property(path.as_ptr(), path.len(), data, len) })
+/// A property such as `request\0headers\0x-api-key`, its path joined by zero bytes. Not there is one thing,
+/// and not to be shown another.
+pub(super) fn property(path: &[u8]) -> Result<Option<Returned>, Unreadable> {
+    const NOT_FOUND: u32 = 1;
+    let mut status = OK;
+    let returned = Returned::from_call(|data, len| {
+        // SAFETY: the path is live for the call.
+        status = unsafe { proxy_get_property(path.as_ptr(), path.len(), data, len) };
+        status
+    });
+    match status {
+        OK | NOT_FOUND => Ok(returned),
+        _ => Err(Unreadable),
+    }
 }
 
 /// Sets filter state `wasm.<path>`.
@@ -160,6 +179,16 @@ pub(super) fn set_header(map: Map, name: &str, value: &[u8]) -> bool {
     // SAFETY: both slices are live for the call.
     let status = unsafe {
         proxy_replace_header_map_value(map as u32, name.as_ptr(), name.len(), value.as_ptr(), value.len())
+    };
+    status == OK
+}
+
+/// Adds a value to those that a header has. False if the host refused.
+#[must_use]
+pub(super) fn add_header(map: Map, name: &str, value: &[u8]) -> bool {
+    // SAFETY: both slices are live for the call.
+    let status = unsafe {
+        proxy_add_header_map_value(map as u32, name.as_ptr(), name.len(), value.as_ptr(), value.len())
     };
     status == OK
 }

@@ -9,7 +9,7 @@ use crate::config::Mode;
 use crate::credential::Headers;
 use crate::receive::{self, Ask};
 use crate::reply::{Notice, Reply};
-use crate::request::{self, Request, Verdict};
+use crate::request::{self, Request, Unreadable, Verdict};
 
 /// What to do with a request.
 pub(super) enum Step {
@@ -64,8 +64,13 @@ pub(super) fn send(reply: &Reply) {
 
 pub(super) fn add_notice(notice: &Notice) {
     for (name, value) in notice {
-        // A header that the host does not take is a courtesy that the caller misses.
-        let _ = hostcalls::set_header(Map::Response, name, value.as_bytes());
+        // Links and what is said of the resource may be the upstream's too, and stay. A header that the host
+        // does not take is a courtesy that the caller misses.
+        let _ = match *name {
+            "link" => hostcalls::add_header(Map::Response, name, value.as_bytes()),
+            "sunset" | "deprecation" if hostcalls::header(Map::Response, name).is_some() => true,
+            _ => hostcalls::set_header(Map::Response, name, value.as_bytes()),
+        };
     }
 }
 
@@ -79,7 +84,8 @@ impl Headers for Current {
     type Value = Returned;
 
     fn joined(&self, name: &str) -> Option<Returned> {
-        self.property(&["request", "headers", name])
+        // What cannot be shown is no header.
+        self.property(&["request", "headers", name]).ok().flatten()
     }
 
     fn first(&self, name: &str) -> Option<Returned> {
@@ -96,16 +102,16 @@ impl Headers for Current {
 }
 
 impl Request for Current {
-    fn property(&self, path: &[&str]) -> Option<Returned> {
+    fn property(&self, path: &[&str]) -> Result<Option<Returned>, Unreadable> {
         let mut joined = [0; MAX_PATH];
         let mut len = 0_usize;
         for part in path {
             // A zero byte parts the names.
-            let start = if len == 0 { 0 } else { len.checked_add(1)? };
-            len = start.checked_add(part.len())?;
-            joined.get_mut(start..len)?.copy_from_slice(part.as_bytes());
+            let start = if len == 0 { 0 } else { len.saturating_add(1) };
+            len = start.saturating_add(part.len());
+            joined.get_mut(start..len).ok_or(Unreadable)?.copy_from_slice(part.as_bytes());
         }
-        hostcalls::property(joined.get(..len)?)
+        hostcalls::property(joined.get(..len).ok_or(Unreadable)?)
     }
 
     fn tell(&self, name: &str, value: &[u8]) {

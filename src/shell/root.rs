@@ -46,10 +46,9 @@ pub(super) fn configure(size: usize) -> Option<Root> {
         return None;
     }
     // Some versions of Envoy know it by the one name, some by the other.
-    let node = hostcalls::property(b"xds\0node\0id")
-        .filter(|node| !node.is_empty())
-        .or_else(|| hostcalls::property(b"node\0id"))
-        .filter(|node| !node.is_empty())
+    let named = |path| hostcalls::property(path).ok().flatten().filter(|node| !node.is_empty());
+    let node = named(b"xds\0node\0id".as_slice())
+        .or_else(|| named(b"node\0id".as_slice()))
         .map_or_else(|| "unnamed".to_owned(), |node| String::from_utf8_lossy(&node).into_owned());
     hostcalls::set_tick_period(TICK);
     Some(Root {

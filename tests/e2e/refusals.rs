@@ -77,7 +77,7 @@ async fn every_refusal_is_as_documented() {
 #[tokio::test]
 async fn a_bearer_source_is_challenged_with_its_errors() {
     let stage = Stage::with(json!({
-        "sources": [{"header": "authorization", "scheme": "Bearer"}, {"header": "x-api-key"}],
+        "sources": [{"header": "authorization", "scheme": "Bearer"}, {"cookie": "key"}],
         "rules": [{"match": {"path": "/trade"}, "access": {"scopes": ["trade"]}}],
         "default": "any_key",
     }))
@@ -85,18 +85,21 @@ async fn a_bearer_source_is_challenged_with_its_errors() {
     let challenge = async |path: &str, headers: &[(&str, &str)]| {
         stage.get(path, headers).await.header("www-authenticate").to_owned()
     };
-    assert_eq!(challenge("/", &[]).await, r#"Bearer realm="production""#);
+    let cookie = r#"ApiKey realm="production", cookie="key""#;
+    let said = |bearer: &str| format!("{bearer}, {cookie}");
+    assert_eq!(challenge("/", &[]).await, said(r#"Bearer realm="production""#));
+    assert_eq!(challenge("/", &[("cookie", "key=nobody")]).await, said(r#"Bearer realm="production""#));
     assert_eq!(
         challenge("/", &[("authorization", "Bearer nobody")]).await,
-        r#"Bearer realm="production", error="invalid_token""#
+        said(r#"Bearer realm="production", error="invalid_token""#)
     );
     assert_eq!(
         challenge("/", &[("authorization", "Bearer a"), ("authorization", "Bearer b")]).await,
-        r#"Bearer realm="production", error="invalid_request""#
+        said(r#"Bearer realm="production", error="invalid_request""#)
     );
     assert_eq!(
         challenge("/trade", &[("authorization", "Bearer good")]).await,
-        r#"Bearer realm="production", error="insufficient_scope", scope="trade""#
+        said(r#"Bearer realm="production", error="insufficient_scope", scope="trade""#)
     );
 }
 

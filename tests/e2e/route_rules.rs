@@ -54,6 +54,9 @@ async fn a_route_may_say_what_it_needs() {
         route("typo", json!({"prefix": "/typo"}), json!({"access": "opne"})),
         route("wrong", json!({"prefix": "/wrong"}), json!({"access": {"scope": ["trade"]}})),
         route("number", json!({"prefix": "/number"}), json!({"access": 7})),
+        route("null", json!({"prefix": "/null"}), json!({"access": null})),
+        route("empty", json!({"prefix": "/empty"}), json!({"access": {"scopes": null}})),
+        route("part", json!({"prefix": "/part"}), json!({"access": {"scopes": ["trade", null]}})),
         route("rest", json!({"prefix": "/"}), json!({})),
     ];
     let config = |fields: Value| {
@@ -70,7 +73,7 @@ async fn a_route_may_say_what_it_needs() {
     assert_eq!(on.outcome("/client", &key("good")).await, "403 client_not_allowed");
     assert_eq!(on.outcome("/client", &key("trader")).await, "200");
     assert_eq!(on.outcome("/nobody", &key("trader")).await, "403 client_not_allowed");
-    for path in ["/typo", "/wrong", "/number"] {
+    for path in ["/typo", "/wrong", "/number", "/null", "/empty", "/part"] {
         assert_eq!(on.outcome(path, &key("trader")).await, "403 no_rule", "{path}");
         assert_eq!(on.outcome(path, &[]).await, "401 missing_key", "{path}");
     }

@@ -74,6 +74,19 @@ async fn a_forged_identity_reaches_the_upstream_on_no_route() {
 async fn no_scope_is_skipped_by_spelling_a_path_differently() {
     let stage = Stage::of(|config| with_raw_paths(with_fields(config, &rules()))).await;
     let good = [("x-api-key", "good")];
+    // Envoy lets HTTP/1 methods in upper case only; with HTTP/2 any spelling comes through.
+    for (host, answer) in [
+        ("x.desk.example.com:80:80", "400"),
+        ("x.desk.example.com,b", "400"),
+        ("u@x.desk.example.com", "400"),
+        ("%78.desk.example.com", "400"),
+        ("x.DESK.example.com.", "403"),
+    ] {
+        let request =
+            format!("GET / HTTP/1.1\r\nhost: {host}\r\nx-api-key: good\r\nconnection: close\r\n\r\n");
+        let reply = keywheel_testkit::http::raw(stage.envoy.listener(), request.as_bytes()).await.unwrap();
+        assert!(reply.starts_with(&format!("HTTP/1.1 {answer}")), "{host}: {reply}");
+    }
     for path in ["/%6Frders", "/orders/", "/orders?x", "/%6frders/%37"] {
         let reply = stage.send("POST", path, &good).await;
         assert_eq!(outcome(&reply), "403 insufficient_scope", "{path}");
@@ -88,6 +101,8 @@ async fn no_scope_is_skipped_by_spelling_a_path_differently() {
         "/a%5corders",
         "/public/%252e%252e/orders",
         "/a%c0%afb",
+        "/orders%3fx",
+        "/orders%23x",
     ] {
         let reply = stage.send("POST", path, &good).await;
         assert_eq!(outcome(&reply), "400 path_not_canonical", "{path}");

@@ -12,7 +12,7 @@ use keywheel_keyring::{Digest, Entry, PublicKey, State};
 
 pub use control::{FakeControl, Fault};
 pub use envoy::{FakeHost, FakeSharedData};
-pub use request::FakeRequest;
+pub use request::{FakeRequest, UNREADABLE};
 pub use world::World;
 
 /// A small configuration of ring `production`, with one cluster to ask.

@@ -2,7 +2,10 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use keywheel_filter::credential::Headers;
-use keywheel_filter::request::Request;
+use keywheel_filter::request::{Request, Unreadable};
+
+/// A property that the host has and cannot show.
+pub const UNREADABLE: &[u8] = b"\0unreadable";
 
 /// A fake of one of Envoy's requests: its headers, its properties, and what was told of it.
 #[derive(Debug, Default)]
@@ -85,8 +88,11 @@ impl Headers for FakeRequest {
 }
 
 impl Request for FakeRequest {
-    fn property(&self, path: &[&str]) -> Option<Vec<u8>> {
-        self.properties.get(&path.join(".")).cloned()
+    fn property(&self, path: &[&str]) -> Result<Option<Vec<u8>>, Unreadable> {
+        match self.properties.get(&path.join(".")) {
+            Some(bytes) if bytes == UNREADABLE => Err(Unreadable),
+            property => Ok(property.cloned()),
+        }
     }
 
     fn tell(&self, name: &str, value: &[u8]) {

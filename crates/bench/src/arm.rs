@@ -199,16 +199,11 @@ fn floor(config: EnvoyConfig, module: &Path) -> EnvoyConfig {
         .with(&format!("{MANAGER}/http_filters/0/typed_config/config/configuration"), json!(null))
 }
 
-/// Whether the filter knows the field `filter_state`.
-const KNOWS_FILTER_STATE: bool = true;
-
 fn minimal(plugin: &mut Value) {
     plugin["sources"] = json!([{"header": "x-api-key"}]);
     plugin["hide_credential"] = json!(true);
     plugin["identity"] = json!({"client": "x-client-id"});
-    if KNOWS_FILTER_STATE {
-        plugin["filter_state"] = json!(false);
-    }
+    plugin["filter_state"] = json!(false);
 }
 
 /// All that a user can turn on at once. A request of the bench has its key in the last source, and only
@@ -232,6 +227,7 @@ fn everything(plugin: &mut Value) {
     ]);
     plugin["default"] = json!("any_key");
     plugin["route_overrides"] = json!(true);
+    plugin["stable_routes"] = json!(true);
     plugin["preflight"] = json!("allow");
     plugin["stale"] = json!({"after": "24h", "then": "refuse"});
     plugin["readiness"] = json!({"path": "/keywheel/ready"});

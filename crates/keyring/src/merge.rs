@@ -51,7 +51,7 @@ pub enum Rejection {
     /// What the ring has already. It is no attack and no fault, and is not counted.
     Known,
     Gap,
-    /// A run of changes during a snapshot, or a page that no snapshot asked for.
+    /// A run of changes during a snapshot, or without a ring.
     OutOfTurn,
     /// The ring would rest on more signers than can be told apart. A snapshot rests on fewer.
     TooManySigners,

@@ -83,6 +83,8 @@ impl EnvoyConfig {
     /// `envoy/receiver.yaml` is not YAML, or not like that.
     #[must_use]
     pub fn with_receiver(mut self, address: SocketAddr) -> Self {
+        // Behind the limit of connections.
+        const MANAGER: &str = "/filter_chains/0/filters/1/typed_config";
         const PLUGIN: &str = "/http_filters/0/typed_config/config";
         let plugin = self.filter().clone();
         let mut listener: Value = serde_saphyr::from_str(RECEIVER).expect("envoy/receiver.yaml");

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Query, State};
-use axum::http::{Response, StatusCode};
+use axum::http::{HeaderMap, Response, StatusCode};
 use axum::routing::get;
 use keywheel_keyring::signature::{SIGNATURE_HEADER, SIGNER_HEADER};
 use keywheel_keyring::{Document, Entry, Epoch, Kind, Millis, SigningKey};
@@ -49,6 +49,8 @@ struct Script {
     snapshot: Option<Canned>,
     polls: VecDeque<Canned>,
     answered: usize,
+    /// What a proxy last said of itself.
+    report: String,
 }
 
 /// The epoch of the documents that [`FakeControl::changes`] and [`FakeControl::snapshot`] make.
@@ -102,6 +104,14 @@ impl FakeControl {
     #[must_use]
     pub fn answered(&self) -> usize {
         self.shared.script().answered
+    }
+
+    /// Whether a proxy says that so many VMs enforce this revision.
+    #[must_use]
+    pub fn is_enforced(&self, revision: u64, vms: usize) -> bool {
+        let script = self.shared.script();
+        let says = |field: String| script.report.split('&').any(|part| part == field);
+        says(format!("enforced={revision}")) && says(format!("vms={vms}"))
     }
 
     /// A whole ring in one signed page.
@@ -174,7 +184,14 @@ async fn snapshot(State(shared): State<Arc<Shared>>) -> Response<Body> {
     canned.map_or_else(|| answer(Canned { status: 503, ..shared.sign(Vec::new()) }), answer)
 }
 
-async fn changes(State(shared): State<Arc<Shared>>, Query(poll): Query<Poll>) -> Response<Body> {
+async fn changes(
+    State(shared): State<Arc<Shared>>,
+    Query(poll): Query<Poll>,
+    headers: HeaderMap,
+) -> Response<Body> {
+    if let Some(report) = headers.get("keywheel-proxy").and_then(|report| report.to_str().ok()) {
+        report.clone_into(&mut shared.script().report);
+    }
     let end = tokio::time::Instant::now() + Duration::from_secs(poll.wait);
     // A poll that does not wait is a report of what is enforced, and nothing is queued for it.
     let mut waiting = poll.wait > 0;
