@@ -4,6 +4,7 @@
 mod support;
 
 use keywheel_filter::decide::Reason;
+use keywheel_filter::vm::Vm;
 use keywheel_keyring::{Digest, Entry, Millis, SigningKey, State};
 use support::{FakeControl, Fault, World, entry};
 #[cfg(target_arch = "wasm32")]
@@ -400,4 +401,28 @@ fn a_vm_that_trusts_nobody_here_alone_goes_on_trying() {
     world.run(30_000);
     let tries = world.control.past.len() - before;
     assert!((2..=30).contains(&tries), "{tries} tries in half a minute");
+}
+
+#[test]
+fn a_first_cluster_that_hangs_keeps_no_change_away_and_is_used_again_when_it_answers() {
+    let mut world = World::new(0, control_with_many());
+    world.hung = Some(0);
+    let trust = world.control.trust()[0].to_string();
+    let config =
+        support::config_from(&format!(r#""control":{{"clusters":["first","second"],"trust":["{trust}"]}}"#));
+    let at = world.add(Vm::new(&config, "node", 1));
+    world.run_until("the ring from the second", World::converged);
+    // Longer than it takes to try the first again, and again.
+    for round in 0..40 {
+        world.put_and_see(at, &format!("later{round}"));
+        world.run(3_000);
+    }
+    assert!(world.asked.iter().filter(|cluster| **cluster == 0).count() > 2, "the first is tried");
+
+    world.hung = None;
+    world.run(60_000);
+    world.asked.clear();
+    world.put_and_see(at, "last");
+    world.run(5_000);
+    assert!(!world.asked.is_empty() && world.asked.iter().all(|cluster| *cluster == 0), "{:?}", world.asked);
 }

@@ -162,3 +162,19 @@ fn where_nobody_forwards_it_nothing_is_counted() {
     assert!(!world.shared.keys().iter().any(|key| key.ends_with("u0000000000000009")));
     assert_eq!(world.control.used("kv_a", "valid"), 0);
 }
+
+#[test]
+fn a_report_that_the_control_plane_cannot_read_is_not_sent_for_ever() {
+    let mut world = world(2);
+    world.control.usage_status = 400;
+    requests(&mut world, 1, "a", 3);
+    world.run(60_000);
+    assert!(world.control.refused_reports <= 4, "{} reports", world.control.refused_reports);
+    world.control.usage_status = 204;
+    requests(&mut world, 1, "b", 2);
+    world.run(60_000);
+    assert_eq!((world.control.used("kv_a", "valid"), world.control.used("kv_b", "valid")), (0, 2));
+    let id = format!("{:016x}", 2);
+    let first = world.control.batches.keys().find(|(vm, _)| *vm == id).map(|(_, number)| *number);
+    assert!(first > Some(1), "the gap shows");
+}

@@ -18,6 +18,9 @@ pub struct FakeControl {
     /// Every usage batch that arrived, by VM and number; and how often one came again.
     pub batches: BTreeMap<(String, u64), Batch>,
     pub repeats: u64,
+    /// How usage is answered: 204, or not taken.
+    pub usage_status: u16,
+    pub refused_reports: u64,
     /// Every document it ever cut, for replays.
     pub past: Vec<Signed>,
 }
@@ -62,6 +65,8 @@ impl FakeControl {
             issued: 0,
             batches: BTreeMap::new(),
             repeats: 0,
+            usage_status: 204,
+            refused_reports: 0,
             past: Vec::new(),
         }
     }
@@ -113,8 +118,12 @@ impl FakeControl {
     pub fn answer(&mut self, call: &Call, wall: u64, waited: bool) -> Option<Signed> {
         if let Some(body) = &call.body {
             assert_eq!(call.path, "/v1/rings/production/usage");
-            self.count(serde_json::from_slice(body).expect("a usage report"));
-            return Some(Signed { status: 204, signer: None, signature: None, body: vec![] });
+            if self.usage_status == 204 {
+                self.count(serde_json::from_slice(body).expect("a usage report"));
+            } else {
+                self.refused_reports += 1;
+            }
+            return Some(Signed { status: self.usage_status, signer: None, signature: None, body: vec![] });
         }
         let (path, query) = call.path.split_once('?').expect("calls have a query");
         let field = |name: &str| {

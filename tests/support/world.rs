@@ -21,6 +21,10 @@ pub struct World {
     pub vms: Vec<Option<Vm>>,
     pub control: FakeControl,
     pub reachable: bool,
+    /// A cluster that takes calls and never answers.
+    pub hung: Option<usize>,
+    /// Which cluster each call went to.
+    pub asked: Vec<usize>,
     pub mono: u64,
     /// What the proxy's clock says.
     pub wall: u64,
@@ -49,6 +53,8 @@ impl World {
             vms: Vec::new(),
             control,
             reachable: true,
+            hung: None,
+            asked: Vec::new(),
             mono: 0,
             wall: 1_790_000_000_000,
             control_ahead: 0,
@@ -126,6 +132,10 @@ impl World {
         for call in host.calls.into_inner() {
             (self.on_report)(self, &call.proxy);
             self.reports.push(call.proxy.clone());
+            self.asked.push(call.cluster);
+            if self.hung == Some(call.cluster) {
+                continue;
+            }
             self.flights.push(Flight { vm: at, call, sent_at: self.mono });
         }
     }

@@ -180,8 +180,8 @@ pub(crate) enum Ring {
     Export {
         #[arg(default_value = "production")]
         ring: String,
-        /// As one line of JSON for the filter's `seed`: a proxy that holds no ring begins with it. Can be
-        /// installed for 24 hours; at most 500 entries
+        /// As one line of JSON for the filter's `seed`: a proxy that holds no ring begins with it. At
+        /// most 500 entries
         #[arg(long, required = true)]
         seed: bool,
         #[arg(long, value_name = "URL", env = "KEYWHEEL_RING_URL", default_value = RING_URL, help = RING_URL_HELP)]

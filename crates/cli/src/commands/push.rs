@@ -457,7 +457,7 @@ fn next(position: &Position, from_start: bool, at_head: bool) -> Ask {
 
 /// Whether a target could take the ring if it came from the beginning.
 fn mended_by_snapshot(reason: &str) -> bool {
-    matches!(reason, "gap" | "out_of_turn" | "other_epoch")
+    matches!(reason, "gap" | "out_of_turn" | "other_epoch" | "too_many_signers")
 }
 
 fn is_at(position: &Position, revision: u64) -> bool {
