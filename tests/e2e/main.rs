@@ -47,6 +47,7 @@ mod shipped_configuration;
 mod sources;
 mod stage;
 mod traffic;
+mod trailers;
 mod two_rings;
 mod unknown_key;
 mod usage;

@@ -174,6 +174,13 @@ impl EnvoyConfig {
         self
     }
 
+    /// Adds a field to what is at a JSON pointer.
+    #[must_use]
+    pub fn with_field(mut self, pointer: &str, name: &str, value: Value) -> Self {
+        self.at(pointer)[name] = value;
+        self
+    }
+
     /// Takes the listener out, to be read from a file that may be replaced while Envoy runs.
     ///
     /// # Panics
