@@ -104,21 +104,10 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<bool> {
     let unknown = keys::unknown(UNKNOWN)?;
 
     let mut arms = Vec::new();
-    let mut notes = String::new();
     for name in names {
         let ring = &rings[&name.keys(args.keys)];
-        match name.filter().envoy(&parts, ring).await {
-            Ok(envoy) => {
-                arms.push(Arm::new(name, ring, envoy, &unknown));
-                eprintln!("{}: ready", name.title(args.keys));
-            }
-            // Its configuration is ahead of what the filter knows.
-            Err(error) if name == Name::Everything => {
-                eprintln!("{error:#}");
-                notes += "\nNot measured: everything on, which Envoy refuses.\n";
-            }
-            Err(error) => return Err(error),
-        }
+        arms.push(Arm::new(name, ring, name.filter().envoy(&parts, ring).await?, &unknown));
+        eprintln!("{}: ready", name.title(args.keys));
     }
 
     // Once unmeasured, for caches that a proxy fills in its first minute, and to learn how fast the
@@ -134,7 +123,7 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<bool> {
     }
 
     let machine = Machine::here(&arms[0].envoy).await?;
-    let body = tables(&arms) + &notes + &method(args, rate);
+    let body = tables(&arms) + &method(args, rate);
     let section = Section {
         id: "proxy",
         title: "Cost of a request",
