@@ -157,7 +157,7 @@ impl Config {
         }
     }
 
-    /// The headers that a client may not hand on: identities, and those that hold nothing but a credential.
+    /// The headers that a client may not hand on in its trailers: those of identities and of credentials.
     pub fn guarded_headers(&self) -> impl Iterator<Item = &str> {
         let credentials = self.sources.iter().filter_map(|source| match source {
             Source::Header { name, .. } if self.hide_credential && self.mode == Mode::Enforce => {

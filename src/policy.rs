@@ -66,8 +66,8 @@ pub enum Host {
 pub trait Facts {
     /// Decoded, see [`crate::path::canonical`].
     fn path(&self) -> &[u8];
-    /// In lower case, without port and without a dot at the end.
-    fn host(&self) -> &[u8];
+    /// See [`plain_host`]; `None` if it has no single reading.
+    fn host(&self) -> Option<&[u8]>;
     fn method(&self) -> &[u8];
     fn route(&self) -> &[u8];
     fn route_metadata(&self, name: &str) -> Option<Vec<u8>>;
@@ -78,12 +78,6 @@ impl Policy {
     #[must_use]
     pub fn is_trivial(&self) -> bool {
         self.rules.is_empty() && !self.route_overrides && self.default == *Access::ANY_KEY
-    }
-
-    /// Whether a rule looks at the host.
-    #[must_use]
-    pub fn looks_at_hosts(&self) -> bool {
-        self.rules.iter().any(|rule| rule.host.is_some())
     }
 
     /// Whether what a request needs may change with the route it takes.
@@ -105,7 +99,7 @@ impl Rule {
         self.path.as_ref().is_none_or(|path| path.matches(facts.path()))
             && (self.methods.is_empty()
                 || self.methods.iter().any(|method| method.as_bytes().eq_ignore_ascii_case(facts.method())))
-            && self.host.as_ref().is_none_or(|host| host.matches(facts.host()))
+            && self.host.as_ref().is_none_or(|host| facts.host().is_some_and(|seen| host.matches(seen)))
             && self.route.as_ref().is_none_or(|route| route.as_bytes() == facts.route())
             && self
                 .route_metadata

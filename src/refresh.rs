@@ -1,8 +1,9 @@
 //! What the leading VM asks the control plane for, and what the answers do. No I/O: calls go out
 //! through the caller, answers come in as arguments.
 //!
-//! A ring comes as pages of a snapshot, then as changes by long-poll. Two calls may be under way:
-//! the next page or poll, and a report that all VMs enforce what the last one brought.
+//! A ring comes as pages of a snapshot, then as changes by long-poll. Three calls may be under way:
+//! the next page or poll, a report that all VMs enforce what the last one brought, and, while another
+//! cluster serves, a question whether the first answers again.
 
 use keywheel_keyring::generation::Position;
 use keywheel_keyring::merge::{Plan, Rejection};
@@ -167,6 +168,7 @@ impl Refresh {
             };
             let call = self.call(path, who, standing, timeout_ms, now);
             self.main = Some(Flight::new(&call, generation, is_page, now));
+            self.reported = enforced.least;
             calls.push(call);
         }
         // A poll under way does not know yet what its own answer brought; a short call tells.
@@ -178,14 +180,19 @@ impl Refresh {
         {
             let call = self.call(changes(ring, acknowledged, 0), who, standing, CALL_TIMEOUT, now);
             self.report = Some(Flight::new(&call, generation, false, now));
+            self.reported = enforced.least;
             calls.push(call);
         }
         if self.probe.take_if(|flight| now.mono >= flight.lost_at).is_some() {
             self.return_at = now.mono.saturating_add(RETURN);
         }
         // A first cluster that hangs must not keep the changes away that another one has.
-        if self.cluster != 0 && self.probe.is_none() && now.mono >= self.return_at {
-            let path = changes(ring, generation.complete, 0);
+        if self.cluster != 0
+            && self.probe.is_none()
+            && now.mono >= self.return_at
+            && let Some(complete) = generation.complete
+        {
+            let path = changes(ring, Some(complete), 0);
             let call = Call { cluster: 0, ..self.call(path, who, standing, CALL_TIMEOUT, now) };
             self.probe = Some(Flight::new(&call, generation, false, now));
             calls.push(call);
@@ -215,7 +222,6 @@ impl Refresh {
     fn call(&mut self, path: String, who: &str, standing: Standing<'_>, timeout_ms: u64, now: Now) -> Call {
         let (id, cluster) = self.next_call();
         let Standing { stored, enforced } = standing;
-        self.reported = enforced.least;
         let complete = stored.complete;
         // What is enforced of another epoch counts on another scale.
         let least =
@@ -249,12 +255,18 @@ impl Refresh {
             return self.reported(answer, ring, trust, generation, now);
         }
         if self.probe.take_if(|flight| flight.id == id).is_some() {
-            if !matches!(answer.status, 200 | 410) {
+            let reaction = match answer.status {
+                200 => read(answer, ring, trust, generation, now),
+                410 => Reaction::Nothing,
+                status => Reaction::Failed(failure(status, answer.body)),
+            };
+            // Only what speaks of this ring is worth the return.
+            if let Reaction::Failed(_) | Reaction::Rejected { .. } = reaction {
                 self.return_at = now.mono.saturating_add(RETURN);
                 return Reaction::Nothing;
             }
             self.cluster = 0;
-            return Reaction::Nothing;
+            return reaction;
         }
         let Some(flight) = self.main.take_if(|flight| flight.id == id) else {
             return Reaction::Nothing;

@@ -1,7 +1,7 @@
 //! One request: what it needs, what it brings, and what becomes of it.
 //!
 //! Nothing here waits, and nothing is asked of anyone but the ring in memory. In `enforce` mode a request
-//! passes only where the last line of [`judge`] says so; whatever cannot be explained is refused.
+//! passes only where [`judge`] says so; whatever cannot be explained is refused.
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
@@ -180,21 +180,18 @@ fn access<'c>(config: &'c Config, request: &impl Request) -> Result<Cow<'c, Acce
     }
     let full = request.first(":path").ok_or(Reason::PathNotCanonical)?;
     let path = path::canonical(&full).ok_or(Reason::PathNotCanonical)?;
-    let host = if policy.looks_at_hosts() {
-        let authority = request.first(":authority").ok_or(Reason::PathNotCanonical)?;
-        plain_host(&authority).ok_or(Reason::PathNotCanonical)?
-    } else {
-        Vec::new()
-    };
-    let seen = Seen { request, path: &path, host, method: OnceCell::new(), route: OnceCell::new() };
-    Ok(Cow::Borrowed(policy.access(&seen)))
+    let seen =
+        Seen { request, path: &path, host: OnceCell::new(), method: OnceCell::new(), route: OnceCell::new() };
+    let access = policy.access(&seen);
+    // A rule was passed over because of a host that somebody else may read as the rule's.
+    if seen.host.get() == Some(&None) { Err(Reason::PathNotCanonical) } else { Ok(Cow::Borrowed(access)) }
 }
 
 /// What rules look at, each read when the first of them asks.
 struct Seen<'r, R> {
     request: &'r R,
     path: &'r [u8],
-    host: Vec<u8>,
+    host: OnceCell<Option<Vec<u8>>>,
     method: OnceCell<Vec<u8>>,
     route: OnceCell<Vec<u8>>,
 }
@@ -204,8 +201,9 @@ impl<R: Request> Facts for Seen<'_, R> {
         self.path
     }
 
-    fn host(&self) -> &[u8] {
-        &self.host
+    fn host(&self) -> Option<&[u8]> {
+        let host = || plain_host(&self.request.first(":authority")?);
+        self.host.get_or_init(host).as_deref()
     }
 
     fn method(&self) -> &[u8] {

@@ -10,6 +10,7 @@
 //! | `l`, `c` | the lease and who would rather hold it ([`crate::lease`]) |
 //! | `i` | the name of this Envoy process |
 //! | `v`, `v<16 hex digits>` | the VMs of the process and what each adopted ([`crate::roster`]) |
+//! | `w`, `u…`, `a…` | how often each version was used ([`crate::usage`]) |
 //!
 //! Other plugins may share the namespace, so that bytes found here are never trusted to be
 //! well-formed: a damaged generation counts as none, a damaged bucket is fetched anew.

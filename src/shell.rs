@@ -13,7 +13,9 @@ mod root;
 
 use std::cell::RefCell;
 
-use contexts::Contexts;
+use contexts::{Contexts, Step};
+
+use crate::request::unexplained;
 
 /// What a callback lets the host do with the request.
 const CONTINUE: u32 = 0;
@@ -27,6 +29,18 @@ thread_local! {
 /// an answer which the filter itself is just sending.
 fn with<R>(run: impl FnOnce(&mut Contexts) -> R) -> Option<R> {
     CONTEXTS.with(|contexts| contexts.try_borrow_mut().ok().map(|mut contexts| run(&mut contexts)))
+}
+
+/// What the host is told. The VM is free here: an answer comes back into this module.
+fn carry_out(step: Step) -> u32 {
+    match step {
+        Step::Continue => CONTINUE,
+        Step::Stop => STOP,
+        Step::Answer(reply) => {
+            http::send(&reply);
+            STOP
+        }
+    }
 }
 
 unsafe extern "C" {
@@ -77,46 +91,14 @@ extern "C" fn proxy_on_http_call_response(root: u32, token: u32, _headers: u32, 
 
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_request_headers(id: u32, _count: u32, end: u32) -> u32 {
-    let step = with(|contexts| {
-        // The host's numbers come round again.
-        contexts.take_notice(id);
-        let root = contexts.root_of(id)?;
-        Some(http::request(root, end != 0))
-    });
-    match step.flatten().unwrap_or_else(http::unexplained) {
-        http::Step::Continue => CONTINUE,
-        http::Step::ContinueWith(notice) => {
-            with(|contexts| contexts.notify(id, notice));
-            CONTINUE
-        }
-        http::Step::AwaitBody(push) => {
-            with(|contexts| contexts.await_body(id, push));
-            STOP
-        }
-        // The VM is free again here: the answer comes back into this module.
-        http::Step::Answer(reply) => {
-            http::send(&reply);
-            STOP
-        }
-    }
+    // Without a configuration, or with a VM that is busy with itself, nothing can be explained.
+    let step = with(|contexts| contexts.request(id, end != 0)).unwrap_or_else(|| Step::Answer(unexplained()));
+    carry_out(step)
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_request_body(id: u32, size: usize, end: u32) -> u32 {
-    let reply = with(|contexts| {
-        if !contexts.awaits_body(id) {
-            return None;
-        }
-        Some(contexts.body(id, size, end != 0))
-    });
-    match reply.flatten() {
-        None => CONTINUE,
-        Some(None) => STOP,
-        Some(Some(reply)) => {
-            http::send(&reply);
-            STOP
-        }
-    }
+    carry_out(with(|contexts| contexts.body(id, size, end != 0)).unwrap_or(Step::Continue))
 }
 
 /// Trailers become headers behind some servers. Only a request that has any pays for this.

@@ -80,8 +80,7 @@ impl Usage {
     }
 
     /// Whether nothing more fits into the batch.
-    #[must_use]
-    pub fn is_full(&self) -> bool {
+    fn is_full(&self) -> bool {
         self.counts.len() >= MAX_COUNTS
     }
 
@@ -153,7 +152,7 @@ pub enum Delivery {
     /// This was the answer to something else.
     Other,
     Arrived,
-    /// The control plane cannot read what these VMs sealed. It is forgotten.
+    /// The control plane cannot read these batches, so many. They are forgotten.
     Refused(u64),
     /// It goes out again, after a pause.
     Failed,
@@ -175,6 +174,7 @@ struct Flight {
     lost_at: u64,
     /// The last batch of each VM that is on its way.
     carries: BTreeMap<u64, u64>,
+    batches: usize,
 }
 
 impl Courier {
@@ -187,12 +187,12 @@ impl Courier {
             return None;
         }
         self.next_look = now.saturating_add(LOOK);
-        let (body, carries) = collect(names, shared);
-        if carries.is_empty() {
+        let (body, carries, batches) = collect(names, shared);
+        if batches == 0 {
             return None;
         }
         let lost_at = now.saturating_add(TIMEOUT).saturating_add(LOOK);
-        self.flight = Some(Flight { id, lost_at, carries });
+        self.flight = Some(Flight { id, lost_at, carries, batches });
         Some(body)
     }
 
@@ -218,7 +218,7 @@ impl Courier {
         for (vm, number) in &flight.carries {
             let _ = overwrite(names, shared, &arrivals(*vm), &number.to_le_bytes());
         }
-        if unreadable { Delivery::Refused(flight.carries.len() as u64) } else { Delivery::Arrived }
+        if unreadable { Delivery::Refused(flight.batches as u64) } else { Delivery::Arrived }
     }
 
     /// Another VM leads.
@@ -242,7 +242,7 @@ impl Courier {
 
 /// The batches that have not arrived yet, of all VMs, as far as they fit into one report. Strikes off who
 /// is gone and has nothing left to say.
-fn collect(names: &Namespace, shared: &impl SharedData) -> (Vec<u8>, BTreeMap<u64, u64>) {
+fn collect(names: &Namespace, shared: &impl SharedData) -> (Vec<u8>, BTreeMap<u64, u64>, usize) {
     let (listed, cas) = roster::read_ids(names, shared, LIST);
     let living = roster::members(names, shared);
     let mut body = br#"{"batches":["#.to_vec();
@@ -252,9 +252,9 @@ fn collect(names: &Namespace, shared: &impl SharedData) -> (Vec<u8>, BTreeMap<u6
     for vm in &listed {
         let bytes = shared.get(&names.key(&slot(*vm))).map(|(bytes, _)| bytes).unwrap_or_default();
         let after = arrived(names, shared, *vm);
-        let mut waiting = 0_usize;
-        for Sealed { number, json } in decode(&bytes).into_iter().filter(|sealed| sealed.number > after) {
-            waiting = waiting.saturating_add(1);
+        let waiting = decode(&bytes, after);
+        let is_done = waiting.is_empty();
+        for Sealed { number, json } in waiting {
             if batches >= MAX_BATCHES || body.len().saturating_add(json.len()) > MAX_REPORT.saturating_sub(16)
             {
                 break;
@@ -266,7 +266,7 @@ fn collect(names: &Namespace, shared: &impl SharedData) -> (Vec<u8>, BTreeMap<u6
             batches = batches.saturating_add(1);
             carries.insert(*vm, number);
         }
-        if waiting > 0 || living.contains(vm) {
+        if !is_done || living.contains(vm) {
             staying.push(*vm);
         } else {
             let _ = overwrite(names, shared, &slot(*vm), &[]);
@@ -276,7 +276,7 @@ fn collect(names: &Namespace, shared: &impl SharedData) -> (Vec<u8>, BTreeMap<u6
         let _ = roster::write_ids(names, shared, LIST, &staying, cas);
     }
     body.extend_from_slice(b"]}");
-    (body, carries)
+    (body, carries, batches)
 }
 
 const LIST: &str = "w";
@@ -329,15 +329,17 @@ fn encode(queue: &VecDeque<Sealed>) -> Vec<u8> {
     out
 }
 
-/// What another plugin may have written over the slot counts as no batch.
-fn decode(mut bytes: &[u8]) -> Vec<Sealed> {
+/// The batches with a later number than `after`. What another plugin may have written over the slot counts
+/// as none.
+fn decode(mut bytes: &[u8], after: u64) -> Vec<Sealed> {
     let mut sealed = Vec::new();
     while let Some((number, rest)) = bytes.split_first_chunk::<8>()
         && let Some((len, rest)) = rest.split_first_chunk::<4>()
         && let Some((json, rest)) = rest.split_at_checked(u32::from_le_bytes(*len) as usize)
     {
-        if serde_json::from_slice::<Batch>(json).is_ok() {
-            sealed.push(Sealed { number: u64::from_le_bytes(*number), json: json.to_vec() });
+        let number = u64::from_le_bytes(*number);
+        if number > after && serde_json::from_slice::<Batch>(json).is_ok() {
+            sealed.push(Sealed { number, json: json.to_vec() });
         }
         bytes = rest;
     }

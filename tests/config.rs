@@ -1,8 +1,11 @@
 //! The plugin configuration: what is taken, and how what is wrong is named.
 
+mod support;
+
 use keywheel_filter::config::{Config, Identity, Mode, Source, Then};
 use keywheel_keyring::SigningKey;
 use serde_json::Value;
+use support::yaml_struct;
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
@@ -109,39 +112,6 @@ fn what_is_no_json_object_is_refused() {
     }
 }
 
-/// A fake of Envoy's encoding of a YAML struct.
-fn protobuf(value: &Value) -> Vec<u8> {
-    let field = |tag: u8, bytes: &[u8]| {
-        let mut out = vec![tag << 3 | 2];
-        let mut len = bytes.len();
-        while len >= 0x80 {
-            out.push((len & 0x7f) as u8 | 0x80);
-            len >>= 7;
-        }
-        out.push(len as u8);
-        out.extend_from_slice(bytes);
-        out
-    };
-    let message = |value: &Value| match value {
-        Value::Null => vec![1 << 3, 0],
-        Value::Number(number) => [&[2 << 3 | 1][..], &number.as_f64().unwrap().to_le_bytes()].concat(),
-        Value::String(text) => field(3, text.as_bytes()),
-        Value::Bool(flag) => vec![4 << 3, u8::from(*flag)],
-        Value::Object(_) => field(5, &protobuf(value)),
-        Value::Array(_) => field(6, &protobuf(value)),
-    };
-    match value {
-        Value::Object(map) => map
-            .iter()
-            .flat_map(|(name, value)| {
-                field(1, &[field(1, name.as_bytes()), field(2, &message(value))].concat())
-            })
-            .collect(),
-        Value::Array(items) => items.iter().flat_map(|item| field(1, &message(item))).collect(),
-        scalar => message(scalar),
-    }
-}
-
 #[test]
 fn a_yaml_struct_means_the_same_as_json() {
     let json = with(
@@ -150,7 +120,7 @@ fn a_yaml_struct_means_the_same_as_json() {
     )
     .replace(r#"x-k","control""#, r#"x-k"},"control""#);
     let value: Value = serde_json::from_str(&json).unwrap();
-    let encoded = protobuf(&value);
+    let encoded = yaml_struct(&value);
     assert_eq!(Config::parse(&encoded), Config::parse(json.as_bytes()));
     assert!(Config::parse(&encoded).is_ok());
     for len in 1..encoded.len() {
@@ -158,7 +128,7 @@ fn a_yaml_struct_means_the_same_as_json() {
     }
     let deep = (0..40).fold(Value::Null, |inner, _| Value::Array(vec![inner]));
     let deep = Value::Object([("ring".to_owned(), deep)].into_iter().collect());
-    assert_eq!(Config::parse(&protobuf(&deep)).unwrap_err()[0].path, "configuration");
+    assert_eq!(Config::parse(&yaml_struct(&deep)).unwrap_err()[0].path, "configuration");
 }
 
 #[test]

@@ -414,8 +414,15 @@ fn a_first_cluster_that_hangs_keeps_no_change_away_and_is_used_again_when_it_ans
     world.run_until("the ring from the second", World::converged);
     // Longer than it takes to try the first again, and again.
     for round in 0..40 {
+        world.reports.clear();
         world.put_and_see(at, &format!("later{round}"));
         world.run(3_000);
+        let acknowledged = format!("&enforced={}&", world.control.revision);
+        assert!(
+            world.reports.iter().any(|report| report.contains(&acknowledged)),
+            "{round}: {:?}",
+            world.reports
+        );
     }
     assert!(world.asked.iter().filter(|cluster| **cluster == 0).count() > 2, "the first is tried");
 

@@ -8,7 +8,7 @@ use keywheel_keyring::Millis;
 use keywheel_keyring::entry::is_ring_name;
 use serde_json::Value;
 
-use super::support::{FakeHost, FakeRequest, FakeSharedData};
+use super::support::{FakeHost, FakeRequest, FakeSharedData, yaml_struct};
 
 /// Deeper nesting than this need not survive the way through a YAML struct.
 const DEPTH: usize = 7;
@@ -31,7 +31,7 @@ pub fn config(data: &[u8]) {
     let respelt = serde_json::to_vec(&value).expect("it was JSON");
     assert_eq!(Config::parse(&respelt), parsed, "spaces and the order of fields mean nothing");
     if depth(&value) <= DEPTH {
-        assert_eq!(Config::parse(&encode(&value)), parsed, "a YAML struct means the same");
+        assert_eq!(Config::parse(&yaml_struct(&value)), parsed, "a YAML struct means the same");
     }
     if parsed.is_ok() {
         value["no_such_field"] = Value::Null;
@@ -72,44 +72,4 @@ fn depth(value: &Value) -> usize {
         Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
         _ => 0,
     }
-}
-
-/// A fake of Envoy's encoding of a YAML struct: `google.protobuf.Struct` for an object, `ListValue` for a
-/// list.
-fn encode(value: &Value) -> Vec<u8> {
-    match value {
-        Value::Object(map) => map
-            .iter()
-            .flat_map(|(name, value)| {
-                field(1, &[field(1, name.as_bytes()), field(2, &message(value))].concat())
-            })
-            .collect(),
-        Value::Array(items) => items.iter().flat_map(|item| field(1, &message(item))).collect(),
-        scalar => message(scalar),
-    }
-}
-
-fn message(value: &Value) -> Vec<u8> {
-    match value {
-        Value::Null => vec![1 << 3, 0],
-        Value::Number(number) => {
-            [&[2 << 3 | 1][..], &number.as_f64().expect("a number").to_le_bytes()].concat()
-        }
-        Value::String(text) => field(3, text.as_bytes()),
-        Value::Bool(flag) => vec![4 << 3, u8::from(*flag)],
-        Value::Object(_) => field(5, &encode(value)),
-        Value::Array(_) => field(6, &encode(value)),
-    }
-}
-
-fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
-    let mut out = vec![number << 3 | 2];
-    let mut len = bytes.len();
-    while len >= 0x80 {
-        out.push((len & 0x7f) as u8 | 0x80);
-        len >>= 7;
-    }
-    out.push(len as u8);
-    out.extend_from_slice(bytes);
-    out
 }

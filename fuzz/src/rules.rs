@@ -37,7 +37,7 @@ pub fn rules(data: &[u8]) {
         let decide = |path: &[u8], host: &[u8]| {
             let path =
                 canonical(path).unwrap_or_else(|| panic!("{:?} is refused", String::from_utf8_lossy(path)));
-            policy.access(&Seen { method, host: plain_host(host).unwrap_or_default(), path: &path }).clone()
+            policy.access(&Seen { method, host: plain_host(host), path: &path }).clone()
         };
         let access = decide(path, host);
         for spelling in spellings(path, &decoded) {
@@ -62,7 +62,7 @@ fn policy(line: &[u8]) -> Option<Policy> {
 
 struct Seen<'a> {
     method: &'a [u8],
-    host: Vec<u8>,
+    host: Option<Vec<u8>>,
     path: &'a [u8],
 }
 
@@ -71,8 +71,8 @@ impl Facts for Seen<'_> {
         self.path
     }
 
-    fn host(&self) -> &[u8] {
-        &self.host
+    fn host(&self) -> Option<&[u8]> {
+        self.host.as_deref()
     }
 
     fn method(&self) -> &[u8] {

@@ -7,10 +7,12 @@
 use std::collections::BTreeMap;
 
 use super::hostcalls::{self, Map};
-use super::http::Push;
+use super::http::{self, Push};
 use super::root::Root;
-use crate::config::Config;
+use crate::config::{Config, Mode};
+use crate::receive;
 use crate::reply::{Notice, Reply};
+use crate::request::{Verdict, unexplained};
 
 /// Notes are checked against the host when there are so many more than at the last check.
 const CHECK: usize = 1024;
@@ -26,9 +28,16 @@ pub(super) struct Contexts {
     /// How many notes are too many.
     check_at: usize,
     notices: BTreeMap<u32, Notice>,
-    /// Requests to the receiving listener, until their body is there.
+    /// Requests to the receiving listener, and their root, until their body is there.
     pushes: BTreeMap<u32, (u32, Push)>,
-    push_root: u32,
+}
+
+/// What becomes of a request for now.
+pub(super) enum Step {
+    Continue,
+    /// More of it is to come.
+    Stop,
+    Answer(Reply),
 }
 
 impl Contexts {
@@ -40,16 +49,13 @@ impl Contexts {
             check_at: CHECK,
             notices: BTreeMap::new(),
             pushes: BTreeMap::new(),
-            push_root: 0,
         }
     }
 
     pub(super) fn create(&mut self, id: u32, parent: u32) {
         if parent == 0 {
-            if self.roots.is_empty() {
-                self.alone = id;
-            } else if self.roots.len() == 1 {
-                self.alone = self.roots.keys().copied().next().unwrap_or(id);
+            if self.roots.len() < 2 {
+                self.alone = self.roots.first_key_value().map_or(id, |(alone, _)| *alone);
             }
             self.roots.insert(id, None);
         } else if self.roots.len() > 1 {
@@ -65,15 +71,57 @@ impl Contexts {
         self.roots.get_mut(&id)?.as_mut()
     }
 
-    /// The root of a request, asked once for each.
-    pub(super) fn root_of(&mut self, id: u32) -> Option<&mut Root> {
-        let root = if self.roots.len() == 1 {
-            self.roots.keys().copied().next()?
-        } else {
-            self.noted.remove(&id).unwrap_or(self.alone)
+    /// A request's headers are there.
+    pub(super) fn request(&mut self, id: u32, end: bool) -> Step {
+        // The host's numbers come round again.
+        self.take_notice(id);
+        let root_id = self.root_of(id);
+        let Some(root) = self.root(root_id) else {
+            return Step::Answer(unexplained());
         };
-        self.push_root = root;
-        self.root(root)
+        if root.config.mode == Mode::Receive {
+            return match http::receive(root, end) {
+                Ok(push) => {
+                    self.pushes.insert(id, (root_id, push));
+                    Step::Stop
+                }
+                Err(reply) => Step::Answer(reply),
+            };
+        }
+        match http::decide(root) {
+            Verdict::Pass(notice) => {
+                if let Some(notice) = notice {
+                    self.notify(id, notice);
+                }
+                Step::Continue
+            }
+            Verdict::Answer(reply) => Step::Answer(reply),
+        }
+    }
+
+    /// More of a request's body is there: taken once all of it is, or it is too long.
+    pub(super) fn body(&mut self, id: u32, size: usize, end: bool) -> Step {
+        if !self.pushes.contains_key(&id) {
+            return Step::Continue;
+        }
+        let too_long = receive::is_too_long(size);
+        if !end && !too_long {
+            return Step::Stop;
+        }
+        let pushed = self.pushes.remove(&id).filter(|_| !too_long);
+        let reply = match pushed {
+            None => receive::too_long(),
+            Some((root, push)) => self.root(root).map_or_else(unexplained, |root| root.receive(&push, size)),
+        };
+        Step::Answer(reply)
+    }
+
+    /// The root of a request, asked once for each.
+    fn root_of(&mut self, id: u32) -> u32 {
+        match self.roots.first_key_value() {
+            Some((root, _)) if self.roots.len() == 1 => *root,
+            _ => self.noted.remove(&id).unwrap_or(self.alone),
+        }
     }
 
     /// Drops what belongs to contexts that the host has ended. `current` is the root whose callback this is.
@@ -105,7 +153,7 @@ impl Contexts {
 
     /// Keeps a notice until the request's answer comes. Of a request that ends without one it stays until
     /// it is the oldest.
-    pub(super) fn notify(&mut self, id: u32, notice: Notice) {
+    fn notify(&mut self, id: u32, notice: Notice) {
         self.notices.insert(id, notice);
         if self.notices.len() > MAX_NOTICES {
             self.notices.pop_first();
@@ -114,27 +162,5 @@ impl Contexts {
 
     pub(super) fn take_notice(&mut self, id: u32) -> Option<Notice> {
         if self.notices.is_empty() { None } else { self.notices.remove(&id) }
-    }
-
-    pub(super) fn await_body(&mut self, id: u32, push: Push) {
-        self.pushes.insert(id, (self.push_root, push));
-    }
-
-    pub(super) fn awaits_body(&self, id: u32) -> bool {
-        !self.pushes.is_empty() && self.pushes.contains_key(&id)
-    }
-
-    /// Takes a body, once all of it is there or it is too long.
-    pub(super) fn body(&mut self, id: u32, size: usize, end: bool) -> Option<Reply> {
-        if crate::receive::is_too_long(size) {
-            self.pushes.remove(&id);
-            return Some(crate::receive::too_long());
-        }
-        if !end {
-            return None;
-        }
-        let (root, push) = self.pushes.remove(&id)?;
-        let root = self.root(root)?;
-        Some(root.receive(&push, size))
     }
 }

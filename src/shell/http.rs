@@ -5,20 +5,10 @@ use keywheel_keyring::signature::{SIGNATURE_HEADER, SIGNER_HEADER};
 use super::hostcalls::{self, Map};
 use super::memory::Returned;
 use super::root::Root;
-use crate::config::Mode;
 use crate::credential::Headers;
 use crate::receive::{self, Ask};
 use crate::reply::{Notice, Reply};
 use crate::request::{self, Request, Unreadable, Verdict};
-
-/// What to do with a request.
-pub(super) enum Step {
-    Continue,
-    /// And add these headers to its answer.
-    ContinueWith(Notice),
-    AwaitBody(Push),
-    Answer(Reply),
-}
 
 /// The headers of a document that is pushed.
 pub(super) struct Push {
@@ -26,34 +16,25 @@ pub(super) struct Push {
     pub(super) signature: Option<Vec<u8>>,
 }
 
-pub(super) fn request(root: &mut Root, end: bool) -> Step {
-    if root.config.mode == Mode::Receive {
-        return receive(root, end);
-    }
+/// Decides on the request of the callback that runs now.
+pub(super) fn decide(root: &mut Root) -> Verdict {
     let now = root.now();
-    match request::handle(&root.config, &mut root.vm, &hostcalls::Shared, &Current, now) {
-        Verdict::Pass(None) => Step::Continue,
-        Verdict::Pass(Some(notice)) => Step::ContinueWith(notice),
-        Verdict::Answer(reply) => Step::Answer(reply),
-    }
+    request::handle(&root.config, &mut root.vm, &hostcalls::Shared, &Current, now)
 }
 
-fn receive(root: &mut Root, end: bool) -> Step {
+/// Reads what a request to the receiving listener wants: a document, once its body is there, or else the
+/// answer.
+pub(super) fn receive(root: &mut Root, end: bool) -> Result<Push, Reply> {
     let text = |name| Current.first(name).map(|value| value.to_vec());
     let (method, path) = (text(":method").unwrap_or_default(), text(":path").unwrap_or_default());
     match receive::ask(&root.config.ring, &method, &path) {
-        Ask::Wrong(reply) => Step::Answer(reply),
-        Ask::Position => Step::Answer(root.position()),
+        Ask::Wrong(reply) => Err(reply),
+        Ask::Position => Err(root.position()),
         Ask::Document => {
             let push = Push { signer: text(SIGNER_HEADER), signature: text(SIGNATURE_HEADER) };
-            if end { Step::Answer(root.receive(&push, 0)) } else { Step::AwaitBody(push) }
+            if end { Err(root.receive(&push, 0)) } else { Ok(push) }
         }
     }
-}
-
-/// Without a configuration, or with a VM that is busy with itself, nothing can be explained.
-pub(super) fn unexplained() -> Step {
-    Step::Answer(request::unexplained())
 }
 
 pub(super) fn send(reply: &Reply) {

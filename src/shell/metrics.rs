@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use super::hostcalls::Metric;
 use crate::decide::Outcome;
@@ -42,9 +43,13 @@ impl Published {
     }
 
     fn count(&mut self, name: &'static str, label: Cow<'static, str>, count: u64) {
-        let ring = &self.ring;
-        let full = format!("{}{label}", name.replace("{}", ring));
-        let metric = self.counters.entry((name, label)).or_insert_with(|| Metric::counter(&full));
+        let metric = match self.counters.entry((name, label)) {
+            Entry::Occupied(held) => *held.get(),
+            Entry::Vacant(place) => {
+                let full = format!("{}{}", name.replace("{}", &self.ring), place.key().1);
+                *place.insert(Metric::counter(&full))
+            }
+        };
         if let Some(metric) = metric {
             metric.add(count);
         }

@@ -11,9 +11,7 @@ use crate::traffic::Traffic;
 async fn two_that_claim_the_lease_disturb_no_request_and_leave_one() {
     let neighbour = Neighbour::new();
     let scene = neighbour.scene(2).await;
-    let (key, revoked) = (scene.key().await, scene.key().await);
-    scene.admin.revoke(&revoked.key).await.unwrap();
-    scene.settle().await;
+    let (key, revoked) = scene.valid_and_revoked().await;
     let traffic = Traffic::start(scene.envoy.listener(), &key).refusing("revoked", &revoked.secret);
     // The real leader is a third: it loses the lease to each of them, and claims it in between.
     let mut connection = Connection::open(scene.envoy.listener()).await.unwrap();

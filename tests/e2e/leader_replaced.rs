@@ -5,6 +5,7 @@ use keywheel_testkit::{EnvoyConfig, until};
 use serde_json::json;
 
 use crate::replaceable::Replaceable;
+use crate::scene::valid_and_revoked;
 use crate::traffic::Traffic;
 
 /// The filter's contexts are made anew, in the same VM.
@@ -30,9 +31,7 @@ async fn the_ring_goes_on_when_the_leaders_vm_ends() {
 
 async fn check(change: fn(EnvoyConfig, usize) -> EnvoyConfig) {
     let scene = Replaceable::start().await;
-    let (key, revoked) = (scene.key().await, scene.key().await);
-    scene.admin.revoke(&revoked.key).await.unwrap();
-    scene.settle().await;
+    let (key, revoked) = valid_and_revoked(&scene.admin).await;
     let traffic = Traffic::start(scene.listener(), &key).refusing("revoked", &revoked.secret);
     for at in 0..2 {
         let led = leaders(&scene);

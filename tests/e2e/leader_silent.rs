@@ -26,9 +26,7 @@ async fn one_of_many_takes_over() {
 async fn check(workers: usize, serves: bool) {
     let neighbour = Neighbour::new();
     let scene = neighbour.scene(workers).await;
-    let (key, revoked) = (scene.key().await, scene.key().await);
-    scene.admin.revoke(&revoked.key).await.unwrap();
-    scene.settle().await;
+    let (key, revoked) = scene.valid_and_revoked().await;
     let traffic = Traffic::start(scene.envoy.listener(), &key).refusing("revoked", &revoked.secret);
     for beat in 0..3 {
         let led = leaders(&scene);

@@ -9,14 +9,13 @@ use keywheel_testkit::{EnvoyConfig, http, until};
 use serde_json::json;
 
 use crate::replaceable::Replaceable;
+use crate::scene::valid_and_revoked;
 use crate::traffic::Traffic;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_change_while_the_configuration_does_and_no_request_is_decided_wrongly() {
     let scene = Replaceable::start().await;
-    let (key, revoked) = (scene.key().await, scene.key().await);
-    scene.admin.revoke(&revoked.key).await.unwrap();
-    scene.settle().await;
+    let (key, revoked) = valid_and_revoked(&scene.admin).await;
     let traffic = Traffic::start(scene.listener(), &key).refusing("revoked", &revoked.secret);
 
     for identity in ["x-caller", "x-consumer", "x-client-id"] {

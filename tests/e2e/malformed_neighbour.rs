@@ -21,9 +21,7 @@ fn malformed() -> [Vec<u8>; 3] {
 async fn each_damaged_record_is_mended() {
     let neighbour = Neighbour::new();
     let scene = neighbour.scene(2).await;
-    let (key, revoked) = (scene.key().await, scene.key().await);
-    scene.admin.revoke(&revoked.key).await.unwrap();
-    scene.settle().await;
+    let (key, revoked) = scene.valid_and_revoked().await;
     let traffic = Traffic::start(scene.envoy.listener(), &key).refusing("revoked", &revoked.secret);
     for name in names(&[&key, &revoked]) {
         for bytes in malformed() {
@@ -42,9 +40,7 @@ async fn a_storm_of_damage_lets_nobody_in_and_passes() {
     let neighbour = Neighbour::new();
     let scene = neighbour.scene(2).await;
     let listener = scene.envoy.listener();
-    let (key, revoked) = (scene.key().await, scene.key().await);
-    scene.admin.revoke(&revoked.key).await.unwrap();
-    scene.settle().await;
+    let (key, revoked) = scene.valid_and_revoked().await;
     let traffic = Traffic::start(listener, &key).refusing("revoked", &revoked.secret);
     let mut storm = tokio::task::JoinSet::new();
     for _ in 0..4 {
@@ -76,9 +72,7 @@ async fn a_storm_of_damage_lets_nobody_in_and_passes() {
 async fn an_emptied_bucket_is_mended() {
     let neighbour = Neighbour::new();
     let scene = neighbour.scene(2).await;
-    let (key, revoked) = (scene.key().await, scene.key().await);
-    scene.admin.revoke(&revoked.key).await.unwrap();
-    scene.settle().await;
+    let (key, revoked) = scene.valid_and_revoked().await;
     let bucket = format!("b{:04x}", Digest::of(key.secret.as_bytes()).bucket());
     overwrite(scene.envoy.listener(), &bucket, b"").await;
     assert_mended(&scene, &key, &revoked, &bucket).await;

@@ -55,6 +55,11 @@ impl Scene {
         issued
     }
 
+    /// A key that is valid and one that is revoked, both by the proxy's word.
+    pub(crate) async fn valid_and_revoked(&self) -> (Issued, Issued) {
+        valid_and_revoked(&self.admin).await
+    }
+
     /// Waits until every VM of the proxy enforces what the control plane has published, by its own word.
     pub(crate) async fn settle(&self) {
         settle(&self.admin, RING).await;
@@ -133,6 +138,15 @@ pub(crate) async fn settle(admin: &Admin, ring: &str) {
     })
     .await
     .unwrap();
+}
+
+/// A key that is valid and one that is revoked, both by the word of every proxy.
+pub(crate) async fn valid_and_revoked(admin: &Admin) -> (Issued, Issued) {
+    let key = admin.create_key("acme", &["market:read"]).await.unwrap();
+    let revoked = admin.create_key("acme", &["market:read"]).await.unwrap();
+    admin.revoke(&revoked.key).await.unwrap();
+    settle(admin, RING).await;
+    (key, revoked)
 }
 
 /// As [`settle`], where one process may go by several names: it does not count which of them says so.

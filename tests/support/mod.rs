@@ -4,6 +4,7 @@
 
 mod control;
 mod envoy;
+mod protobuf;
 mod request;
 mod world;
 
@@ -12,6 +13,7 @@ use keywheel_keyring::{Digest, Entry, PublicKey, State};
 
 pub use control::{FakeControl, Fault};
 pub use envoy::{FakeHost, FakeSharedData};
+pub use protobuf::yaml_struct;
 pub use request::{FakeRequest, UNREADABLE};
 pub use world::World;
 

@@ -131,11 +131,12 @@ impl World {
         self.vms[at] = Some(vm);
         for call in host.calls.into_inner() {
             (self.on_report)(self, &call.proxy);
-            self.reports.push(call.proxy.clone());
             self.asked.push(call.cluster);
+            // What a cluster takes that hangs reaches nobody.
             if self.hung == Some(call.cluster) {
                 continue;
             }
+            self.reports.push(call.proxy.clone());
             self.flights.push(Flight { vm: at, call, sent_at: self.mono });
         }
     }
