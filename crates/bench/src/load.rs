@@ -47,20 +47,19 @@ pub(crate) struct Sample {
     pub(crate) latency: Duration,
 }
 
-/// Sends all requests of a plan.
+/// Sends all requests of a plan over connections of its own.
 pub(crate) async fn run(plan: Plan) -> anyhow::Result<Outcome> {
     run_until(plan, Arc::default()).await
 }
 
 /// Sends the requests of a plan until there are no more, or somebody says stop.
 pub(crate) async fn run_until(plan: Plan, stop: Arc<AtomicBool>) -> anyhow::Result<Outcome> {
-    tokio::task::spawn_blocking(move || Caller::new(&plan)?.run(&stop)).await?
+    tokio::task::spawn_blocking(move || Caller::connect(plan.target)?.run(&plan, &stop)).await?
 }
 
-struct Caller<'a> {
-    plan: &'a Plan,
+/// Connections to one server, which stay open from one plan to the next.
+pub(crate) struct Caller {
     head: Vec<u8>,
-    draw: Draw,
     epoll: OwnedFd,
     lanes: Vec<Lane>,
     idle: Vec<usize>,
@@ -75,36 +74,39 @@ struct Lane {
     answer: Vec<u8>,
 }
 
-impl<'a> Caller<'a> {
-    fn new(plan: &'a Plan) -> anyhow::Result<Self> {
+impl Caller {
+    pub(crate) fn connect(target: SocketAddr) -> anyhow::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let mut lanes = Vec::with_capacity(CONNECTIONS);
         for number in 0..CONNECTIONS {
-            let stream = TcpStream::connect(plan.target)?;
+            let stream = TcpStream::connect(target)?;
             stream.set_nodelay(true)?;
             stream.set_nonblocking(true)?;
             epoll::add(&epoll, &stream, epoll::EventData::new_u64(number as u64), epoll::EventFlags::IN)?;
             lanes.push(Lane { stream, due: Instant::now(), request: Vec::new(), answer: Vec::new() });
         }
-        let head = format!("GET / HTTP/1.1\r\nhost: {}\r\n", plan.target).into_bytes();
+        let head = format!("GET / HTTP/1.1\r\nhost: {target}\r\n").into_bytes();
         let idle = (0..lanes.len()).collect();
-        Ok(Self { plan, head, draw: Draw::new(plan.seed), epoll, lanes, idle })
+        Ok(Self { head, epoll, lanes, idle })
     }
 
-    fn run(mut self, stop: &AtomicBool) -> anyhow::Result<Outcome> {
+    /// Sends the requests of a plan, and blocks the thread until all are answered. After an error the
+    /// connections are of no more use.
+    pub(crate) fn run(&mut self, plan: &Plan, stop: &AtomicBool) -> anyhow::Result<Outcome> {
         // By default Linux wakes a thread up to 50 µs late, to wake several at once.
         rustix::thread::set_current_timer_slack(NonZeroU64::new(1))?;
-        let interval = self.plan.rate.map_or(Duration::ZERO, |rate| Duration::from_secs_f64(1.0 / rate));
+        let interval = plan.rate.map_or(Duration::ZERO, |rate| Duration::from_secs_f64(1.0 / rate));
+        let mut draw = Draw::new(plan.seed);
         let mut samples = Vec::new();
         let mut events = Vec::with_capacity(CONNECTIONS);
         let start = Instant::now();
         let (mut next_due, mut sent, mut answered) = (start, 0, 0);
-        while answered < sent || (sent < self.plan.requests && !stop.load(Ordering::Relaxed)) {
-            let more = sent < self.plan.requests && !stop.load(Ordering::Relaxed);
+        while answered < sent || (sent < plan.requests && !stop.load(Ordering::Relaxed)) {
+            let more = sent < plan.requests && !stop.load(Ordering::Relaxed);
             let mut now = Instant::now();
-            while sent < self.plan.requests && next_due <= now {
+            while sent < plan.requests && next_due <= now {
                 let Some(lane) = self.idle.pop() else { break };
-                self.send(lane, next_due)?;
+                self.send(lane, next_due, plan.traffic.next(&mut draw))?;
                 sent += 1;
                 next_due += interval;
                 now = Instant::now();
@@ -114,10 +116,10 @@ impl<'a> Caller<'a> {
             self.wait(due, &mut events)?;
             ensure!(!events.is_empty() || due < LOST, "no answer for {} s", LOST.as_secs());
             for number in events.drain(..) {
-                if let Some(due) = self.receive(number)? {
+                if let Some(due) = self.receive(number, plan.status)? {
                     answered += 1;
                     self.idle.push(number);
-                    if self.plan.rate.is_some() {
+                    if plan.rate.is_some() {
                         samples.push(Sample { due, latency: due.elapsed() });
                     }
                 }
@@ -126,13 +128,13 @@ impl<'a> Caller<'a> {
         Ok(Outcome { took: start.elapsed(), samples })
     }
 
-    fn send(&mut self, number: usize, due: Instant) -> anyhow::Result<()> {
+    fn send(&mut self, number: usize, due: Instant, key: Option<&str>) -> anyhow::Result<()> {
         let lane = &mut self.lanes[number];
         lane.due = due;
         lane.answer.clear();
         lane.request.clear();
         lane.request.extend_from_slice(&self.head);
-        if let Some(key) = self.plan.traffic.next(&mut self.draw) {
+        if let Some(key) = key {
             lane.request.extend_from_slice(b"x-api-key: ");
             lane.request.extend_from_slice(key.as_bytes());
             lane.request.extend_from_slice(b"\r\n");
@@ -159,7 +161,7 @@ impl<'a> Caller<'a> {
     }
 
     /// Reads what came. Gives when the request was due, once its answer is whole.
-    fn receive(&mut self, number: usize) -> anyhow::Result<Option<Instant>> {
+    fn receive(&mut self, number: usize, expected: u16) -> anyhow::Result<Option<Instant>> {
         let lane = &mut self.lanes[number];
         let mut buffer = [0; 4096];
         match lane.stream.read(&mut buffer) {
@@ -169,7 +171,7 @@ impl<'a> Caller<'a> {
             Err(error) => return Err(error.into()),
         }
         let Some(status) = whole(&lane.answer) else { return Ok(None) };
-        ensure!(status == self.plan.status, "answered with {status} instead of {}", self.plan.status);
+        ensure!(status == expected, "answered with {status} instead of {expected}");
         Ok(Some(lane.due))
     }
 }

@@ -6,6 +6,8 @@ use anyhow::Context as _;
 use keywheel_api::Timestamp;
 use keywheel_testkit::{Envoy, http};
 
+use crate::stats::Ratio;
+
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/benchmarks.md");
 const HEAD: &str = "# Benchmarks\n\nEach section is written by the command that it names. All arms of a section ran in one run on one\n\
      machine, in interleaved rounds; figures are medians of the rounds. CPU is the whole process's, user and\n\
@@ -83,10 +85,25 @@ impl Bar {
         Self { what: what.into(), found: figure(found, unit), bar: format!("≤ {bar}{unit}"), met }
     }
 
-    pub(crate) fn at_least(what: &str, found: f64, bar: f64, unit: &str) -> Self {
+    /// As [`Bar::at_most`], of a ratio.
+    pub(crate) fn ratio_at_most(what: &str, ratio: &Ratio, bar: f64) -> Self {
+        Self { found: with_likely(ratio), ..Self::at_most(what, ratio.found, bar, "×") }
+    }
+
+    /// As [`Bar::at_least`], of a ratio.
+    pub(crate) fn ratio_at_least(what: &str, ratio: &Ratio, bar: f64) -> Self {
+        Self { found: with_likely(ratio), ..Self::at_least(what, ratio.found, bar, "×") }
+    }
+
+    fn at_least(what: &str, found: f64, bar: f64, unit: &str) -> Self {
         let met = found >= bar;
         Self { what: what.into(), found: figure(found, unit), bar: format!("≥ {bar}{unit}"), met }
     }
+}
+
+fn with_likely(Ratio { found, likely: (from, to) }: &Ratio) -> String {
+    let [found, from, to] = [found, from, to].map(|value| figure(*value, "×"));
+    format!("{found} ({from} to {to})")
 }
 
 /// A number as people write it: 1,000,000.

@@ -5,6 +5,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
+use crate::keys::Draw;
+
+/// Of the bootstrap.
+const RUNS: usize = 1_000;
+
 /// The middle one, or the later of the two middle ones; 0 of none.
 pub(crate) fn median(values: &[f64]) -> f64 {
     percentile(&sorted(values), 0.5)
@@ -14,6 +19,41 @@ pub(crate) fn median(values: &[f64]) -> f64 {
 pub(crate) fn range(values: &[f64]) -> (f64, f64) {
     let sorted = sorted(values);
     (sorted.first().copied().unwrap_or_default(), sorted.last().copied().unwrap_or_default())
+}
+
+/// What a quarter of the values is below, and what a quarter is above.
+pub(crate) fn quartiles(values: &[f64]) -> (f64, f64) {
+    let sorted = sorted(values);
+    (percentile(&sorted, 0.25), percentile(&sorted, 0.75))
+}
+
+/// One median over another.
+pub(crate) struct Ratio {
+    pub(crate) found: f64,
+    /// Between what it would have been found in 95 of 100 runs.
+    pub(crate) likely: (f64, f64),
+}
+
+/// The ratio of what was found in the same rounds. How far to trust it is found by the bootstrap: from
+/// the rounds as many are drawn as there are, some twice and some never, and that again and again.
+pub(crate) fn ratio(above: &[f64], below: &[f64]) -> Ratio {
+    let mut draw = Draw::new(1);
+    let rounds = above.len().min(below.len());
+    let (mut drawn_above, mut drawn_below) = (Vec::with_capacity(rounds), Vec::with_capacity(rounds));
+    let mut ratios = Vec::with_capacity(RUNS);
+    for _ in 0..RUNS {
+        drawn_above.clear();
+        drawn_below.clear();
+        for _ in 0..rounds {
+            let round = draw.below(rounds);
+            drawn_above.push(above[round]);
+            drawn_below.push(below[round]);
+        }
+        ratios.push(median(&drawn_above) / median(&drawn_below));
+    }
+    let ratios = sorted(&ratios);
+    let likely = (percentile(&ratios, 0.025), percentile(&ratios, 0.975));
+    Ratio { found: median(above) / median(below), likely }
 }
 
 /// The least value that is not exceeded by a share of `sorted`; 0 of none.
@@ -32,10 +72,16 @@ pub(crate) fn micros(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
 }
 
-/// CPU time of a process so far: user and system, of all its threads.
+/// CPU time of a process so far: user and system, of all the threads that it has. To the nanosecond,
+/// where `/proc/<pid>/stat` counts in hundredths of a second, which a slice may not last.
 pub(crate) fn cpu(pid: u32) -> anyhow::Result<Duration> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).context("Envoy is gone")?;
-    cpu_in(&stat).context("not the shape of /proc/<pid>/stat")
+    let mut sum = Duration::ZERO;
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task")).context("Envoy is gone")? {
+        let file = thread?.path().join("schedstat");
+        let Ok(schedstat) = std::fs::read_to_string(&file) else { continue };
+        sum += cpu_in(&schedstat).with_context(|| format!("not the shape of {}", file.display()))?;
+    }
+    Ok(sum)
 }
 
 /// Memory of a process that is in RAM, in bytes.
@@ -82,8 +128,9 @@ fn all_cpu_in(stat: &str) -> Option<Duration> {
     Some(Duration::from_millis(10 * ticks?.iter().sum::<u64>()))
 }
 
-fn cpu_in(stat: &str) -> Option<Duration> {
-    ticks(stat, 11..13)
+/// What a thread ran, which is the first of its figures.
+fn cpu_in(schedstat: &str) -> Option<Duration> {
+    schedstat.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
 }
 
 /// The sum of some fields after the second of `/proc/<pid>/stat`.
@@ -121,10 +168,19 @@ mod tests {
     }
 
     #[test]
+    fn a_ratio_lies_between_what_most_runs_would_find() {
+        let above: Vec<f64> = (0..200).map(|round| f64::from(90 + round % 21)).collect();
+        let Ratio { found, likely: (from, to) } = ratio(&above, &[50.0; 200]);
+        assert!(1.9 < from && from < found && found < to && to < 2.1, "{found}: {from} to {to}");
+    }
+
+    #[test]
     fn what_linux_says_of_a_process_is_read() {
         let stat = "7 (en) voy) S 1 7 7 0 -1 4194304 1 2 3 4 150 25 0 0 20 0 9 0 5 6 7";
-        assert_eq!(cpu_in(stat), Some(Duration::from_millis(1750)));
-        assert_eq!(cpu_in("7 (envoy) S 1"), None);
+        assert_eq!(ticks(stat, 11..13), Some(Duration::from_millis(1750)));
+        assert_eq!(ticks("7 (envoy) S 1", 11..13), None);
+        assert_eq!(cpu_in("1234567 89 10\n"), Some(Duration::from_nanos(1_234_567)));
+        assert_eq!(cpu_in(""), None);
         let all = "cpu  100 2 30 4000 5 6 7 8 9 10\ncpu0 1 2 3 4\n";
         assert_eq!(all_cpu_in(all), Some(Duration::from_millis(1320)));
         assert_eq!(resident_in("Name:\tenvoy\nVmRSS:\t   12 kB\nThreads:\t3\n"), Some(12 * 1024));
