@@ -86,7 +86,7 @@ fn standing(vm: &mut Vm, host: &impl Host, now: Now) -> Map<String, Value> {
     let revision = |position: Option<Position>| position.map_or(0, |position| position.revision);
     let sync = generation.sync.as_ref().map(|sync| {
         let cursor = sync.cursor.map(|cursor| cursor.to_string());
-        json!({"epoch": sync.first.epoch.to_string(), "revision": sync.first.revision, "cursor": cursor})
+        json!({"epoch": sync.first.epoch.to_string(), "revision": sync.floor, "cursor": cursor})
     });
     let mut fields = Map::new();
     fields.insert("ring".into(), ring.into());

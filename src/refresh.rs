@@ -1,8 +1,9 @@
 //! What the leading VM asks the control plane for, and what the answers do. No I/O: calls go out
 //! through the caller, answers come in as arguments.
 //!
-//! A ring comes as pages of a snapshot, then as changes by long-poll. Three calls may be under way:
-//! the next page or poll, a report that all VMs enforce what the last one brought, and, while another
+//! A ring comes as pages of a snapshot, then as changes by long-poll. Beside the next page or poll there
+//! may be under way: a report that all VMs enforce what the last one brought; a poll for changes while a
+//! ring that is enforced is fetched anew, since a revocation cannot wait for that; and, while another
 //! cluster serves, a question whether the first answers again.
 
 use keywheel_keyring::generation::Position;
@@ -24,6 +25,11 @@ const FIRST_PAUSE: u64 = 100;
 const LONGEST_PAUSE: u64 = 5_000;
 /// After so many milliseconds with another cluster the first is tried again.
 const RETURN: u64 = 30_000;
+/// A ring that is enforced is fetched anew no faster than a page in so many milliseconds: there is no hurry,
+/// and requests want the machine, too.
+const PACE: u64 = 15;
+/// Polls beside a snapshot that bring nothing follow each other no faster, in milliseconds.
+const FOLLOW: u64 = 1_000;
 
 /// A request to make to the control plane.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,6 +86,11 @@ pub struct Refresh {
     return_at: u64,
     main: Option<Flight>,
     report: Option<Flight>,
+    /// Asks for changes since a snapshot under way began.
+    follow: Option<Flight>,
+    follow_at: u64,
+    /// When the next page may be asked for.
+    page_at: u64,
     /// Asks whether the first cluster answers again, while another is in use.
     probe: Option<Flight>,
     last_id: u32,
@@ -99,12 +110,14 @@ struct Flight {
     /// Where the ring was when the call went out.
     from: Option<Position>,
     is_page: bool,
+    /// What a page must not be cut before.
+    floor: Option<u64>,
 }
 
 impl Flight {
     fn new(call: &Call, generation: &Generation, is_page: bool, now: Now) -> Self {
         let lost_at = now.mono.saturating_add(call.timeout_ms).saturating_add(LOST);
-        Self { id: call.id, lost_at, from: generation.complete, is_page }
+        Self { id: call.id, lost_at, from: generation.complete, is_page, floor: floor(generation) }
     }
 }
 
@@ -118,6 +131,9 @@ impl Refresh {
             return_at: 0,
             main: None,
             report: None,
+            follow: None,
+            follow_at: 0,
+            page_at: 0,
             probe: None,
             last_id: 0,
             snapshot: false,
@@ -132,6 +148,9 @@ impl Refresh {
     pub const fn stop(&mut self) {
         self.main = None;
         self.report = None;
+        self.follow = None;
+        self.follow_at = 0;
+        self.page_at = 0;
         self.probe = None;
         self.snapshot = false;
         self.reported = None;
@@ -159,8 +178,10 @@ impl Refresh {
         // A damaged bucket cannot wait until the poll under way is answered.
         let wants_page = self.wants_page(generation);
         self.main.take_if(|flight| wants_page && !flight.is_page);
-        if self.main.is_none() && now.mono >= self.not_before {
-            let is_page = self.wants_page(generation);
+        let is_paced = wants_page && generation.complete.is_some();
+        if self.main.is_none() && now.mono >= self.not_before && !(is_paced && now.mono < self.page_at) {
+            let is_page = wants_page;
+            self.page_at = now.mono.saturating_add(PACE);
             let (path, timeout_ms) = if is_page {
                 (self.page(ring, generation), CALL_TIMEOUT)
             } else {
@@ -171,6 +192,7 @@ impl Refresh {
             self.reported = enforced.least;
             calls.push(call);
         }
+        calls.extend(self.follow_due(ring, who, generation, standing, now));
         // A poll under way does not know yet what its own answer brought; a short call tells.
         let acknowledged = enforced.least.filter(|_| enforced.least == generation.complete);
         if acknowledged.is_some()
@@ -200,19 +222,45 @@ impl Refresh {
         calls
     }
 
+    /// The poll beside a snapshot that takes the place of a ring which is enforced meanwhile.
+    fn follow_due(
+        &mut self,
+        ring: &str,
+        who: &str,
+        generation: &Generation,
+        standing: Standing<'_>,
+        now: Now,
+    ) -> Option<Call> {
+        self.follow.take_if(|flight| now.mono >= flight.lost_at);
+        let Some(sync) = generation.sync.as_ref().filter(|_| generation.complete.is_some() && !self.snapshot)
+        else {
+            // What it brings comes again by the poll that goes on from the first page.
+            self.follow = None;
+            return None;
+        };
+        if self.follow.is_some() || now.mono < self.follow_at.max(self.not_before) {
+            return None;
+        }
+        let from = Position { epoch: sync.first.epoch, revision: sync.upto };
+        let call = self.call(changes(ring, Some(from), WAIT), who, standing, POLL_TIMEOUT, now);
+        self.follow = Some(Flight::new(&call, generation, false, now));
+        self.follow_at = now.mono.saturating_add(FOLLOW);
+        Some(call)
+    }
+
     fn wants_page(&self, generation: &Generation) -> bool {
         self.snapshot || generation.complete.is_none() || generation.sync.is_some() || generation.repair
     }
 
     /// The next page: from where the snapshot under way stopped, or the first. It must not be older
-    /// than what is held, nor than the first page.
+    /// than what is held, nor than the snapshot allows.
     fn page(&self, ring: &str, generation: &Generation) -> String {
         let mut query = String::new();
         if let Some(sync) = generation.sync.as_ref().filter(|_| !self.snapshot) {
             if let Some(cursor) = sync.cursor {
                 query.push_str(&format!("after={cursor}&"));
             }
-            query.push_str(&format!("epoch={}&at_least={}", sync.first.epoch, sync.first.revision));
+            query.push_str(&format!("epoch={}&at_least={}", sync.first.epoch, sync.floor));
         } else if let Some(complete) = generation.complete.filter(|_| !self.snapshot) {
             query.push_str(&format!("epoch={}&at_least={}", complete.epoch, complete.revision));
         }
@@ -268,6 +316,17 @@ impl Refresh {
             self.cluster = 0;
             return reaction;
         }
+        if self.follow.take_if(|flight| flight.id == id).is_some() {
+            // Whether the control plane is well is seen by the pages.
+            if answer.status != 200 {
+                return Reaction::Nothing;
+            }
+            let reaction = read(answer, ring, trust, generation, now);
+            if let Reaction::Apply { .. } = reaction {
+                self.follow_at = 0;
+            }
+            return reaction;
+        }
         let Some(flight) = self.main.take_if(|flight| flight.id == id) else {
             return Reaction::Nothing;
         };
@@ -289,6 +348,12 @@ impl Refresh {
                 if matches!(plan, Plan::Write(write) if write.is_page()) {
                     self.snapshot = false;
                 }
+            }
+            // Something was removed while the page was under way.
+            Reaction::Rejected { reason: Rejection::Older, .. }
+                if flight.is_page && flight.floor.is_some() && flight.floor < floor(generation) =>
+            {
+                return Reaction::Nothing;
             }
             Reaction::Rejected { reason, .. } => {
                 // A page that does not join on: the snapshot under way may be of an epoch that is
@@ -329,6 +394,7 @@ impl Refresh {
             self.return_at = now.mono.saturating_add(RETURN);
             return;
         }
+        self.follow.take_if(sent);
         if self.main.take_if(sent).is_some() || self.report.take_if(sent).is_some() {
             self.fail(now);
         }
@@ -343,6 +409,7 @@ impl Refresh {
     /// not get to; its answer would be a gap, so nobody waits for it.
     pub fn not_applied(&mut self, now: Now) {
         self.main = None;
+        self.follow = None;
         self.fail(now);
     }
 
@@ -368,6 +435,10 @@ impl Refresh {
     pub const fn failures(&self) -> u32 {
         self.failures
     }
+}
+
+fn floor(generation: &Generation) -> Option<u64> {
+    generation.sync.as_ref().map(|sync| sync.floor)
 }
 
 fn changes(ring: &str, from: Option<Position>, wait: u64) -> String {

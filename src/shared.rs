@@ -15,7 +15,7 @@
 //! Other plugins may share the namespace, so that bytes found here are never trusted to be
 //! well-formed: a damaged generation counts as none, a damaged bucket is fetched anew.
 
-use keywheel_keyring::bucket::{self, Bucket, Corrupt, Op};
+use keywheel_keyring::bucket::{self, Bucket, Corrupt, Merged, Op};
 use keywheel_keyring::merge::Plan;
 use keywheel_keyring::{Digest, Entry, Epoch, Generation, PublicKey};
 use sha2::{Digest as _, Sha256};
@@ -153,20 +153,26 @@ impl Namespace {
                 if !leads() {
                     return Err(ApplyError::LeaseLost);
                 }
-                next
+                *next
             }
             Plan::Write(write) => {
                 let begun = held.generation.complete.is_some() || held.generation.sync.is_some();
                 let occupied = Occupied::read(shared.get(&self.key("o")).map(|(bits, _)| bits), begun);
-                let runs = write.buckets(|bucket| occupied.has(bucket));
-                self.occupy(shared, runs.iter().map(|(bucket, _)| *bucket), begun, &leads)?;
-                let mut grown = 0_i64;
-                for (bucket, ops) in &runs {
-                    let more = self.merge(shared, *bucket, write.epoch(), ops, write.is_page(), &leads)?;
-                    grown = grown.saturating_add(more);
+                let runs = write.runs(|bucket| occupied.has(bucket));
+                self.occupy(shared, runs.iter().map(|run| run.bucket), begun, &leads)?;
+                let mut count = 0_i64;
+                for run in &runs {
+                    let merged =
+                        self.merge(shared, run.bucket, write.epoch(), &run.ops, write.is_page(), &leads)?;
+                    let more = if write.is_page() {
+                        merged.swept as i64
+                    } else {
+                        (merged.after as i64).saturating_sub(merged.before as i64)
+                    };
+                    count = count.saturating_add(if run.counts { more } else { 0 });
                 }
                 drop(runs);
-                write.finish(grown)
+                write.finish(count)
             }
         };
         self.write_generation(shared, held, &next).map_err(|Conflict| ApplyError::Contended)?;
@@ -181,7 +187,7 @@ impl Namespace {
         ops: &[Op<'_>],
         is_page: bool,
         leads: &impl Fn() -> bool,
-    ) -> Result<i64, ApplyError> {
+    ) -> Result<Merged, ApplyError> {
         let key = self.bucket(bucket);
         for _ in 0..ATTEMPTS {
             let (bytes, cas) = shared.get(&key).map_or((None, CREATE), |(bytes, cas)| (Some(bytes), cas));
@@ -195,11 +201,10 @@ impl Namespace {
                 merged => merged,
             };
             let merged = merged.map_err(|Corrupt| ApplyError::Damaged)?;
-            if existing == Some(merged.bytes.as_slice()) || (existing.is_none() && merged.after == 0) {
-                return Ok(0);
-            }
-            if shared.set(&key, &merged.bytes, cas).is_ok() {
-                return Ok((merged.after as i64).saturating_sub(merged.before as i64));
+            let nothing =
+                existing == Some(merged.bytes.as_slice()) || (existing.is_none() && merged.after == 0);
+            if nothing || shared.set(&key, &merged.bytes, cas).is_ok() {
+                return Ok(merged);
             }
         }
         Err(ApplyError::Contended)

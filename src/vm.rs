@@ -202,7 +202,7 @@ impl Vm {
             Reaction::Apply { plan, bad } => {
                 self.note_bad(&bad);
                 let next = match &plan {
-                    Plan::Heartbeat(next) => next.clone(),
+                    Plan::Heartbeat(next) => (**next).clone(),
                     Plan::Write(write) => write.next().clone(),
                 };
                 self.send(host, &next, now);

@@ -311,6 +311,8 @@ proptest! {
         let since = pushed.complete().expect("all pages are in");
         pushed.push(Kind::Changes { since }, last);
         prop_assert_eq!(pushed.complete(), Some(last.revision));
+        let held = Namespace::shared("production").generation(&pushed.world.shared).generation;
+        prop_assert_eq!(held.entries, last.entries.len() as u64);
         pushed.world.run(40);
         for (key, secret) in SECRETS.iter().enumerate() {
             let outcome = pushed.world.request(0, secret);

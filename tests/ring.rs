@@ -4,6 +4,7 @@
 mod support;
 
 use keywheel_filter::decide::Reason;
+use keywheel_filter::shared::Namespace;
 use keywheel_filter::vm::Vm;
 use keywheel_keyring::{Digest, Entry, Millis, SigningKey, State};
 use support::{FakeControl, Fault, World, entry};
@@ -208,6 +209,32 @@ fn a_new_epoch_replaces_the_ring_without_a_moment_of_503_and_revives_nothing() {
     }
     assert!(world.converged());
     assert_eq!(world.request(0, "secret4"), Err(Reason::UnknownKey));
+}
+
+/// DESIGN §6: a large ring takes a while to fetch anew.
+#[test]
+fn a_change_does_not_wait_until_the_ring_is_fetched_anew() {
+    let mut world = World::new(2, control_with_many());
+    world.run_until("convergence", World::converged);
+    world.control.new_epoch();
+    let held = |world: &World| Namespace::shared("production").generation(&world.shared).generation;
+    world.run_until("a snapshot begins", |world| held(world).sync.is_some());
+    world.control.put(entry("secret7", State::Revoked));
+    world.control.put(entry("new", State::Active));
+    world.control.remove(Digest::of(b"secret4"));
+    world.run(100);
+    assert!(held(&world).sync.is_some(), "the snapshot is under way still");
+    for vm in [0, 1] {
+        assert_eq!(world.request(vm, "secret7"), Err(Reason::KeyRevoked));
+        assert_eq!(world.request(vm, "new"), Ok("acme".into()));
+        assert_eq!(world.request(vm, "secret4"), Err(Reason::UnknownKey));
+    }
+    while !world.converged() {
+        world.run(20);
+        assert_eq!(world.request(0, "secret7"), Err(Reason::KeyRevoked));
+        assert_eq!(world.request(1, "secret4"), Err(Reason::UnknownKey));
+    }
+    assert_eq!(held(&world).entries, world.control.entries.len() as u64);
 }
 
 #[test]

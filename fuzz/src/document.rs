@@ -111,11 +111,11 @@ fn is_stored_as_read(document: &Document) {
     };
     let mut buckets: BTreeMap<u16, Vec<u8>> = BTreeMap::new();
     for round in 0..2 {
-        for (bucket, ops) in write.buckets(|_| false) {
-            let existing = buckets.get(&bucket).map(Vec::as_slice);
-            let merged = merge(existing, write.epoch(), &ops).expect("our own bytes");
+        for run in write.runs(|_| false) {
+            let existing = buckets.get(&run.bucket).map(Vec::as_slice);
+            let merged = merge(existing, write.epoch(), &run.ops).expect("our own bytes");
             assert!(round == 0 || merged.before == merged.after, "the second time changes nothing");
-            buckets.insert(bucket, merged.bytes);
+            buckets.insert(run.bucket, merged.bytes);
         }
     }
     let held = |digest: &Digest| {

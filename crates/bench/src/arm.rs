@@ -9,15 +9,22 @@ use clap::ValueEnum;
 use keywheel_testkit::{Envoy, EnvoyConfig, Paths};
 use serde_json::{Value, json};
 
+use crate::report::count;
 use crate::ring_server::RingServer;
 
 const MANAGER: &str = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config";
 const FLOOR: &str = include_str!("../floor.wat");
+const CALLS: &str = include_str!("../calls.wat");
 
-/// What stands in the place of the shipped filter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+/// The ring of all arms that are not about its size.
+pub(crate) const USUAL: u32 = 1_000;
+const FEW: u32 = 10;
+const MANY: u32 = 100_000;
+
+/// An arm, as it is called on the command line: what stands in the place of the shipped filter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 #[value(rename_all = "snake_case")]
-pub(crate) enum Filter {
+pub(crate) enum Name {
     /// Nothing
     Bare,
     /// Envoy's own, with the same keys
@@ -28,40 +35,90 @@ pub(crate) enum Filter {
     ExtAuthz,
     /// A hand-written wasm module that makes three header hostcalls and checks nothing
     Floor,
+    /// The same with every callback and hostcall of keywheel, minimal
+    Calls,
     /// keywheel with one source, one identity header, and nothing that can be left out
     Minimal,
     /// keywheel as envoy/envoy.yaml has it
     Shipped,
     /// keywheel with everything on
     Everything,
+    /// The shipped configuration with 10 keys
+    Few,
+    /// With 100,000
+    Many,
+    /// With as many as --keys says
+    Most,
 }
 
 /// What the arms need besides Envoy.
 pub(crate) struct Parts<'a> {
     pub(crate) paths: &'a Paths,
-    /// The floor, assembled.
-    pub(crate) floor: &'a Path,
+    /// The hand-written modules, assembled.
+    pub(crate) modules: &'a Modules,
     /// The server that always allows.
     pub(crate) authz: SocketAddr,
 }
 
-/// Assembles the floor into a file in `dir`.
-pub(crate) fn assemble_floor(dir: &Path) -> anyhow::Result<PathBuf> {
-    let file = dir.join("floor.wasm");
-    std::fs::write(&file, wat::parse_str(FLOOR).context("floor.wat")?)?;
-    Ok(file)
+/// The hand-written modules, as files.
+pub(crate) struct Modules {
+    floor: PathBuf,
+    calls: PathBuf,
 }
 
-impl Filter {
+impl Modules {
+    /// Assembles them in `dir`.
+    pub(crate) fn assemble(dir: &Path) -> anyhow::Result<Self> {
+        let assembled = |name: &str, text| {
+            let file = dir.join(name).with_extension("wasm");
+            std::fs::write(&file, wat::parse_str(text).with_context(|| format!("{name}.wat"))?)?;
+            anyhow::Ok(file)
+        };
+        Ok(Self { floor: assembled("floor", FLOOR)?, calls: assembled("calls", CALLS)? })
+    }
+}
+
+impl Name {
+    /// How many its ring has.
+    pub(crate) const fn keys(self, most: u32) -> u32 {
+        match self {
+            Self::Few => FEW,
+            Self::Many => MANY,
+            Self::Most => most,
+            _ => USUAL,
+        }
+    }
+
+    pub(crate) fn title(self, keys: u32) -> String {
+        let name = match self {
+            Self::Bare => "no filter",
+            Self::ApiKeyAuth => "`api_key_auth`",
+            Self::Lua => "Lua",
+            Self::ExtAuthz => "`ext_authz`",
+            Self::Floor => "wasm floor",
+            Self::Calls => "wasm floor, keywheel's calls",
+            Self::Minimal => "keywheel, minimal",
+            Self::Shipped => "keywheel, as shipped",
+            Self::Everything => "keywheel, everything on",
+            Self::Few | Self::Many | Self::Most => return format!("{} keys", count(self.keys(keys).into())),
+        };
+        name.into()
+    }
+
+    /// Whether it is also asked with the keys of few callers most of the time.
+    pub(crate) const fn has_zipf(self) -> bool {
+        matches!(self, Self::Shipped | Self::Few | Self::Many | Self::Most)
+    }
+
     /// Whether it takes its keys from a ring.
     pub(crate) const fn is_ours(self) -> bool {
-        matches!(self, Self::Minimal | Self::Shipped | Self::Everything)
+        matches!(self, Self::Minimal | Self::Shipped | Self::Everything | Self::Few | Self::Many | Self::Most)
     }
 
     /// What it answers to a request without a valid key.
     pub(crate) const fn refusal(self) -> u16 {
         match self {
-            Self::Bare | Self::ExtAuthz | Self::Floor => 200,
+            Self::Bare | Self::ExtAuthz | Self::Floor | Self::Calls => 200,
             _ => 401,
         }
     }
@@ -77,9 +134,10 @@ impl Filter {
             Self::ExtAuthz => {
                 replaced(config, ext_authz()).with("/static_resources/clusters/1", authz_cluster(parts.authz))
             }
-            Self::Floor => floor(config, parts.floor),
+            Self::Floor => module(config, &parts.modules.floor),
+            Self::Calls => module(config, &parts.modules.calls),
             Self::Minimal => config.with_plugin(minimal),
-            Self::Shipped => config,
+            Self::Shipped | Self::Few | Self::Many | Self::Most => config,
             Self::Everything => config.with_plugin(everything),
         };
         let envoy = Envoy::start(parts.paths, config, 1).await?;
@@ -192,8 +250,8 @@ fn authz_cluster(address: SocketAddr) -> Value {
     })
 }
 
-/// The shipped filter's place in Envoy, with the module that is there to be measured against.
-fn floor(config: EnvoyConfig, module: &Path) -> EnvoyConfig {
+/// The shipped filter's place in Envoy, with a module that is there to be measured against.
+fn module(config: EnvoyConfig, module: &Path) -> EnvoyConfig {
     config
         .with_wasm(module)
         .with(&format!("{MANAGER}/http_filters/0/typed_config/config/configuration"), json!(null))

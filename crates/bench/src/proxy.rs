@@ -5,29 +5,26 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use clap::ValueEnum;
+use clap::ValueEnum as _;
 use keywheel_testkit::{Envoy, Paths};
 use tokio::task::block_in_place;
 
-use crate::arm::{Filter, Parts, assemble_floor};
+use crate::arm::{self, Modules, Name, Parts};
 use crate::authz::Authz;
 use crate::keys::{self, Traffic, Zipf};
 use crate::load::{CONNECTIONS, Caller, Plan};
+use crate::report::Limit::{AtLeast, AtMost};
 use crate::report::{Bar, Machine, Section, count};
 use crate::ring_server::RingServer;
 use crate::stats::{self, Others, median, micros, percentile, quartiles, ratio, sorted};
 
-/// The ring of all arms that are not about its size.
-const USUAL: u32 = 1_000;
-const FEW: u32 = 10;
-const MANY: u32 = 100_000;
 /// Of unknown keys there are as many as no cache of refusals could hold.
 const UNKNOWN: u32 = 100_000;
 /// Requests to each kind before any is measured: caches fill, and V8 and the allocator settle.
 const WARM_UP: u64 = 8_000;
-/// How long each arm gets requests at the fixed rate, at once and in all.
+/// How long each arm gets requests at the fixed rate, and how often.
 const STEADY: Duration = Duration::from_millis(500);
-const STEADY_TIMES: u64 = 16;
+const STEADY_TURNS: u64 = 20;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -46,26 +43,6 @@ pub(crate) struct Args {
     /// Print only; leave docs/benchmarks.md as it is
     #[arg(long)]
     dry: bool,
-}
-
-/// An arm, as it is called on the command line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
-#[value(rename_all = "snake_case")]
-enum Name {
-    Bare,
-    ApiKeyAuth,
-    Lua,
-    ExtAuthz,
-    Floor,
-    Minimal,
-    Shipped,
-    Everything,
-    /// The shipped configuration with 10 keys
-    Few,
-    /// With 100,000
-    Many,
-    /// With as many as --keys says
-    Most,
 }
 
 struct Arm {
@@ -103,8 +80,8 @@ enum Kind {
 pub(crate) async fn run(args: &Args) -> anyhow::Result<bool> {
     let others = Others::watch()?;
     let (paths, dir, authz) = (Paths::from_env()?, tempfile::tempdir()?, Authz::start().await?);
-    let floor = assemble_floor(dir.path())?;
-    let parts = Parts { paths: &paths, floor: &floor, authz: authz.address() };
+    let modules = Modules::assemble(dir.path())?;
+    let parts = Parts { paths: &paths, modules: &modules, authz: authz.address() };
     let names = chosen(args);
     let rings = rings(&names, args.keys).await?;
     let unknown = keys::unknown(UNKNOWN)?;
@@ -112,7 +89,7 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<bool> {
     let mut arms = Vec::new();
     for name in names {
         let ring = &rings[&name.keys(args.keys)];
-        arms.push(Arm::new(name, ring, name.filter().envoy(&parts, ring).await?, &unknown)?);
+        arms.push(Arm::new(name, ring, name.envoy(&parts, ring).await?, &unknown)?);
         eprintln!("{}: ready", name.title(args.keys));
     }
 
@@ -124,24 +101,23 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<bool> {
     let rate = slowest.fold(f64::INFINITY, f64::min) / 3.0;
     arms.iter_mut().flat_map(|arm| &mut arm.cells).for_each(Cell::forget);
     // A round is short, so that what else the machine does meanwhile slows all arms alike.
+    let turn_every = (args.rounds / STEADY_TURNS).max(1);
     for round in 1..=args.rounds {
         for arm in &mut arms {
             arm.saturate(args.requests, round)?;
         }
-        // Whose turn comes after whose should not matter either.
-        arms.rotate_left(1);
-        if round % 20 == 0 {
+        if round % turn_every == 0 {
+            for arm in &mut arms {
+                // What one arm leaves behind is not the next one's burden.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                arm.steady(rate, round)?;
+            }
             eprintln!("round {round}/{}", args.rounds);
         }
+        // Whose turn comes after whose should not matter either.
+        arms.rotate_left(1);
     }
     arms.sort_by_key(|arm| arm.name);
-    for turn in 1..=STEADY_TIMES {
-        for arm in &mut arms {
-            arm.steady(rate, turn)?;
-            // What one arm leaves behind is not the next one's burden.
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
 
     let machine = Machine::here(&arms[0].envoy).await?;
     let body = tables(&arms) + &method(args, rate);
@@ -177,28 +153,41 @@ fn bars(arms: &[Arm]) -> Vec<Bar> {
     let mut bars = Vec::new();
     let Some(bare) = find(Name::Bare) else { return bars };
     let added = |arm: &Arm, other: &Arm, kind| ratio(&arm.added(bare, kind), &other.added(bare, kind));
+    let throughput = |arm: &Arm, other: &Arm| ratio(arm.throughput(), other.throughput());
+    let waits = |arm: &Arm| median(&arm.latencies) - median(&bare.latencies);
+    // Each bar, and beside it what a module could reach that does nothing.
     if let Some(floor) = find(Name::Floor) {
-        for (name, bar) in [(Name::Minimal, 1.25), (Name::Shipped, 1.6)] {
-            let Some(ours) = find(name) else { continue };
-            let what = format!("CPU added, {} against the floor", ours.title);
-            bars.push(Bar::ratio_at_most(&what, &added(ours, floor, Kind::Uniform), bar));
+        for (name, bar) in [(Name::Minimal, Some(1.25)), (Name::Shipped, Some(1.6)), (Name::Calls, None)] {
+            let Some(arm) = find(name) else { continue };
+            let what = format!("CPU added, {} against the floor", arm.title);
+            bars.push(Bar::ratio(what, &added(arm, floor, Kind::Uniform), bar.map(AtMost)));
         }
     }
-    if let (Some(ours), Some(native)) = (find(Name::Minimal), find(Name::ApiKeyAuth)) {
-        let ratio = ratio(ours.throughput(), native.throughput());
-        bars.push(Bar::ratio_at_least("throughput, minimal against `api_key_auth`", &ratio, 0.76));
+    if let Some(native) = find(Name::ApiKeyAuth) {
+        for (name, bar) in [(Name::Minimal, Some(0.76)), (Name::Calls, None), (Name::Floor, None)] {
+            let Some(arm) = find(name) else { continue };
+            let what = format!("throughput, {} against `api_key_auth`", arm.title);
+            bars.push(Bar::ratio(what, &throughput(arm, native), bar.map(AtLeast)));
+        }
     }
-    if let (Some(ours), Some(authz)) = (find(Name::Shipped), find(Name::ExtAuthz)) {
-        let ratio = ratio(ours.throughput(), authz.throughput());
-        bars.push(Bar::ratio_at_least("throughput, shipped against `ext_authz`", &ratio, 3.0));
-        let waits = |arm: &Arm| median(&arm.latencies) - median(&bare.latencies);
-        let ratio = waits(ours) / waits(authz);
-        bars.push(Bar::at_most("median latency added, shipped against `ext_authz`", ratio, 0.1, "×"));
+    if let Some(authz) = find(Name::ExtAuthz) {
+        let arms = [(Name::Shipped, true), (Name::Calls, false), (Name::Floor, false)];
+        let arms = arms.map(|(name, judged)| (find(name), judged));
+        for (arm, judged) in arms {
+            let Some(arm) = arm else { continue };
+            let what = format!("throughput, {} against `ext_authz`", arm.title);
+            bars.push(Bar::ratio(what, &throughput(arm, authz), judged.then_some(AtLeast(3.0))));
+        }
+        for (arm, judged) in arms {
+            let Some(arm) = arm else { continue };
+            let what = format!("median latency added, {} against `ext_authz`", arm.title);
+            bars.push(Bar::new(what, waits(arm) / waits(authz), "×", judged.then_some(AtMost(0.1))));
+        }
     }
     if let (Some(few), Some(most)) = (find(Name::Few), find(Name::Most)) {
         for (kind, drawn, bar) in [(Kind::Uniform, "uniformly", 1.6), (Kind::Zipf, "by Zipf's law", 1.1)] {
             let what = format!("CPU added, {} drawn {drawn} against {}", most.title, few.title);
-            bars.push(Bar::ratio_at_most(&what, &added(most, few, kind), bar));
+            bars.push(Bar::ratio(what, &added(most, few, kind), Some(AtMost(bar))));
         }
     }
     bars
@@ -262,18 +251,18 @@ fn method(args: &Args, rate: f64) -> String {
          machine's cores.\n",
         args.rounds,
         count(args.requests),
-        count(USUAL.into()),
+        count(arm::USUAL.into()),
     )
 }
 
-// === impl Arm, Cell, Name ===
+// === impl Arm, Cell ===
 
 impl Arm {
     fn new(name: Name, ring: &RingServer, envoy: Envoy, unknown: &Arc<[String]>) -> anyhow::Result<Self> {
         let keys = ring.keys();
-        let refusal = name.filter().refusal();
+        let refusal = name.refusal();
         let mut cells = vec![Cell::new(Kind::Uniform, Traffic::Uniform(Arc::clone(keys)), 200)];
-        if name.filter() == Filter::Shipped {
+        if name.has_zipf() {
             let zipf = Arc::new(Zipf::new(keys.len()));
             cells.push(Cell::new(Kind::Zipf, Traffic::Zipf(Arc::clone(keys), zipf), 200));
         }
@@ -341,45 +330,5 @@ impl Cell {
         self.cpu.clear();
         self.throughput.clear();
         self.busy.clear();
-    }
-}
-
-impl Name {
-    const fn filter(self) -> Filter {
-        match self {
-            Self::Bare => Filter::Bare,
-            Self::ApiKeyAuth => Filter::ApiKeyAuth,
-            Self::Lua => Filter::Lua,
-            Self::ExtAuthz => Filter::ExtAuthz,
-            Self::Floor => Filter::Floor,
-            Self::Minimal => Filter::Minimal,
-            Self::Everything => Filter::Everything,
-            Self::Shipped | Self::Few | Self::Many | Self::Most => Filter::Shipped,
-        }
-    }
-
-    /// How many its ring has.
-    const fn keys(self, most: u32) -> u32 {
-        match self {
-            Self::Few => FEW,
-            Self::Many => MANY,
-            Self::Most => most,
-            _ => USUAL,
-        }
-    }
-
-    fn title(self, keys: u32) -> String {
-        let name = match self {
-            Self::Bare => "no filter",
-            Self::ApiKeyAuth => "`api_key_auth`",
-            Self::Lua => "Lua",
-            Self::ExtAuthz => "`ext_authz`",
-            Self::Floor => "wasm floor",
-            Self::Minimal => "keywheel, minimal",
-            Self::Shipped => "keywheel, as shipped",
-            Self::Everything => "keywheel, everything on",
-            Self::Few | Self::Many | Self::Most => return format!("{} keys", count(self.keys(keys).into())),
-        };
-        name.into()
     }
 }

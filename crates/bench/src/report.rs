@@ -13,12 +13,18 @@ const HEAD: &str = "# Benchmarks\n\nEach section is written by the command that 
      machine, in interleaved rounds; figures are medians of the rounds. CPU is the whole process's, user and\n\
      system. Trust the ratios more than the microseconds.\n";
 
-/// What a figure is judged by.
+/// A figure, and what it is judged by.
 pub(crate) struct Bar {
-    pub(crate) what: String,
-    pub(crate) found: String,
-    pub(crate) bar: String,
-    pub(crate) met: bool,
+    what: String,
+    found: String,
+    /// None of a figure that stands beside another and is not judged.
+    judged: Option<(String, bool)>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Limit {
+    AtMost(f64),
+    AtLeast(f64),
 }
 
 /// Where a figure comes from.
@@ -60,9 +66,13 @@ impl Section {
         let command =
             std::env::args().skip(1).fold(String::from("cargo xtask bench"), |line, arg| line + " " + &arg);
         let mut section = format!("## {title}\n\n{body}\n| | found | bar | |\n|---|---|---|---|\n");
-        for Bar { what, found, bar, met } in bars {
-            section +=
-                &format!("| {what} | {found} | {bar} | {} |\n", if *met { "met" } else { "**missed**" });
+        for Bar { what, found, judged } in bars {
+            let (bar, verdict) = match judged {
+                None => ("", ""),
+                Some((bar, true)) => (bar.as_str(), "met"),
+                Some((bar, false)) => (bar.as_str(), "**missed**"),
+            };
+            section += &format!("| {what} | {found} | {bar} | {verdict} |\n");
         }
         let day = Timestamp::now().to_string();
         let day = day.split('T').next().unwrap_or_default();
@@ -75,35 +85,27 @@ impl Section {
             let old = std::fs::read_to_string(path).unwrap_or_else(|_| HEAD.to_owned());
             std::fs::write(path, replace(&old, id, &section)).context("cannot write docs/benchmarks.md")?;
         }
-        Ok(bars.iter().all(|bar| bar.met))
+        Ok(bars.iter().all(Bar::is_met))
     }
 }
 
 impl Bar {
-    pub(crate) fn at_most(what: &str, found: f64, bar: f64, unit: &str) -> Self {
-        let met = found <= bar;
-        Self { what: what.into(), found: figure(found, unit), bar: format!("≤ {bar}{unit}"), met }
+    pub(crate) fn new(what: impl Into<String>, found: f64, unit: &str, limit: Option<Limit>) -> Self {
+        let judged = limit.map(|limit| match limit {
+            Limit::AtMost(bar) => (format!("≤ {bar}{unit}"), found <= bar),
+            Limit::AtLeast(bar) => (format!("≥ {bar}{unit}"), found >= bar),
+        });
+        Self { what: what.into(), found: figure(found, unit), judged }
     }
 
-    /// As [`Bar::at_most`], of a ratio.
-    pub(crate) fn ratio_at_most(what: &str, ratio: &Ratio, bar: f64) -> Self {
-        Self { found: with_likely(ratio), ..Self::at_most(what, ratio.found, bar, "×") }
+    pub(crate) fn ratio(what: impl Into<String>, ratio: &Ratio, limit: Option<Limit>) -> Self {
+        let [found, from, to] = [ratio.found, ratio.likely.0, ratio.likely.1].map(|value| figure(value, "×"));
+        Self { found: format!("{found} ({from} to {to})"), ..Self::new(what, ratio.found, "×", limit) }
     }
 
-    /// As [`Bar::at_least`], of a ratio.
-    pub(crate) fn ratio_at_least(what: &str, ratio: &Ratio, bar: f64) -> Self {
-        Self { found: with_likely(ratio), ..Self::at_least(what, ratio.found, bar, "×") }
+    fn is_met(&self) -> bool {
+        self.judged.as_ref().is_none_or(|(_, met)| *met)
     }
-
-    fn at_least(what: &str, found: f64, bar: f64, unit: &str) -> Self {
-        let met = found >= bar;
-        Self { what: what.into(), found: figure(found, unit), bar: format!("≥ {bar}{unit}"), met }
-    }
-}
-
-fn with_likely(Ratio { found, likely: (from, to) }: &Ratio) -> String {
-    let [found, from, to] = [found, from, to].map(|value| figure(*value, "×"));
-    format!("{found} ({from} to {to})")
 }
 
 /// A number as people write it: 1,000,000.
@@ -149,8 +151,9 @@ mod tests {
     #[test]
     fn figures_are_written_for_people() {
         assert_eq!([7, 1000, 1_000_000].map(count), ["7", "1,000", "1,000,000"]);
-        let bar = Bar::at_most("a ratio", 1.255, 1.25, "×");
-        assert!(!bar.met && bar.bar == "≤ 1.25×", "{}", bar.found);
+        let bar = Bar::new("a ratio", 1.255, "×", Some(Limit::AtMost(1.25)));
+        assert_eq!(bar.judged, Some(("≤ 1.25×".into(), false)), "{}", bar.found);
+        assert!(Bar::new("a ratio", 0.76, "×", Some(Limit::AtLeast(0.76))).is_met());
         assert_eq!(figure(48.7, " ms"), "49 ms");
         assert_eq!(figure(0.7594, "×"), "0.759×");
     }

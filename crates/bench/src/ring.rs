@@ -9,6 +9,7 @@ use keywheel_testkit::{Envoy, Paths};
 use crate::arm::{shipped, synced};
 use crate::keys::{self, Draw, Traffic};
 use crate::load::{self, CONNECTIONS, Plan, Sample};
+use crate::report::Limit::AtMost;
 use crate::report::{Bar, Machine, Section, count};
 use crate::revoke;
 use crate::ring_server::RingServer;
@@ -212,15 +213,25 @@ fn bars(sizes: &[Size], quiet: &Latency, resync: &Latency, revokes: &[f64]) -> V
     let mut bars = Vec::new();
     for Size { workers, sync, per_key, .. } in sizes {
         let with = format!("with {workers} worker{}", if *workers == 1 { "" } else { "s" });
-        bars.push(Bar::at_most(&format!("cold sync, {with}"), median(sync), 5.0, " s"));
-        bars.push(Bar::at_most(&format!("memory per key, {with}"), median(per_key), 120.0, " bytes"));
+        bars.push(Bar::new(format!("cold sync, {with}"), median(sync), " s", Some(AtMost(5.0))));
+        bars.push(Bar::new(
+            format!("memory per key, {with}"),
+            median(per_key),
+            " bytes",
+            Some(AtMost(120.0)),
+        ));
     }
     let ratio = resync.worst() / quiet.worst();
-    bars.push(Bar::at_most("p99.9 of requests during a full re-sync, against quiet", ratio, 2.0, "×"));
+    bars.push(Bar::new(
+        "p99.9 of requests during a full re-sync, against quiet",
+        ratio,
+        "×",
+        Some(AtMost(2.0)),
+    ));
     let revokes = sorted(revokes);
     for (name, share, bar) in [("p50", 0.5, 30.0), ("p99", 0.99, 100.0)] {
         let what = format!("revoke until the last 200 on any worker, {name}");
-        bars.push(Bar::at_most(&what, percentile(&revokes, share), bar, " ms"));
+        bars.push(Bar::new(what, percentile(&revokes, share), " ms", Some(AtMost(bar))));
     }
     bars
 }

@@ -12,8 +12,8 @@ use anyhow::Context as _;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Query, State};
-use axum::http::{HeaderValue, Response, StatusCode};
-use axum::routing::get;
+use axum::http::{HeaderMap, HeaderValue, Response, StatusCode};
+use axum::routing::{get, post};
 use axum::serve::ListenerExt as _;
 use bytes::Bytes;
 use keywheel_keyring::document::MAX_ENTRIES;
@@ -45,8 +45,8 @@ struct Shared {
     ring: RwLock<Ring>,
     issued_at: AtomicU64,
     head: watch::Sender<Position>,
-    /// From where a proxy last asked for changes.
-    followed: watch::Sender<Option<Position>>,
+    /// What a proxy holds, by its own word.
+    stored: watch::Sender<Option<Position>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,11 +95,12 @@ impl RingServer {
             ring: RwLock::new(Ring { cut, pages, changes: Vec::new() }),
             issued_at: AtomicU64::new(0),
             head: watch::Sender::new(cut),
-            followed: watch::Sender::new(None),
+            stored: watch::Sender::new(None),
         });
         let app = Router::new()
             .route("/v1/rings/{ring}/snapshot", get(snapshot))
             .route("/v1/rings/{ring}/changes", get(changes))
+            .route("/v1/rings/{ring}/usage", post(StatusCode::NO_CONTENT))
             .with_state(Arc::clone(&shared));
         let task = tokio::spawn(async move {
             // It ends with the measurement.
@@ -140,13 +141,13 @@ impl RingServer {
     }
 
     /// From now on this is the ring. To its proxies none of what they hold counts any more, and they
-    /// fetch all of it. Waits until one has done so.
+    /// fetch all of it. Waits until one says that it has.
     pub(crate) async fn serve_again(&self, NewEpoch(ring): NewEpoch) -> anyhow::Result<()> {
         let cut = ring.cut;
-        let mut followed = self.shared.followed.subscribe();
+        let mut stored = self.shared.stored.subscribe();
         *self.shared.ring_mut() = ring;
         self.shared.head.send_replace(cut);
-        let done = followed.wait_for(|from| from.is_some_and(|from| from.epoch == cut.epoch));
+        let done = stored.wait_for(|stored| stored.is_some_and(|stored| stored.epoch == cut.epoch));
         tokio::time::timeout(PATIENCE, done).await.context("no proxy fetched the whole ring")??;
         Ok(())
     }
@@ -154,8 +155,8 @@ impl RingServer {
     /// Waits until a proxy has taken all changes.
     pub(crate) async fn caught_up(&self) -> anyhow::Result<()> {
         let head = *self.shared.head.borrow();
-        let mut followed = self.shared.followed.subscribe();
-        let done = followed.wait_for(|from| *from == Some(head));
+        let mut stored = self.shared.stored.subscribe();
+        let done = stored.wait_for(|stored| *stored == Some(head));
         tokio::time::timeout(PATIENCE, done).await.context("no proxy took all changes")??;
         Ok(())
     }
@@ -247,12 +248,16 @@ async fn snapshot(State(shared): State<Arc<Shared>>, Query(page): Query<NextPage
     answer(&shared, shared.page(after).context("no such page"))
 }
 
-async fn changes(State(shared): State<Arc<Shared>>, Query(poll): Query<Poll>) -> Response<Body> {
+async fn changes(
+    State(shared): State<Arc<Shared>>,
+    Query(poll): Query<Poll>,
+    headers: HeaderMap,
+) -> Response<Body> {
     let mut head = shared.head.subscribe();
     let Ok(epoch) = poll.epoch.parse() else { return empty(StatusCode::BAD_REQUEST) };
     let from = Position { epoch, revision: poll.since };
-    if poll.wait > 0 {
-        shared.followed.send_replace(Some(from));
+    if let Some(stored) = stored(&headers) {
+        shared.stored.send_replace(Some(stored));
     }
     // It may be answered at once, be answered when something changes, or stay as it is.
     let moved = head.wait_for(|head| *head != from);
@@ -262,6 +267,13 @@ async fn changes(State(shared): State<Arc<Shared>>, Query(poll): Query<Poll>) ->
         return empty(StatusCode::GONE);
     }
     answer(&shared, shared.run(from))
+}
+
+/// What the caller holds of the ring, by what it says of itself.
+fn stored(headers: &HeaderMap) -> Option<Position> {
+    let text = headers.get("keywheel-proxy")?.to_str().ok()?;
+    let field = |name| text.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+    Some(Position { epoch: field("epoch")?.parse().ok()?, revision: field("stored")?.parse().ok()? })
 }
 
 fn answer(shared: &Shared, document: anyhow::Result<Signed>) -> Response<Body> {

@@ -59,6 +59,8 @@ pub struct Merged {
     /// Entries before and after.
     pub before: usize,
     pub after: usize,
+    /// Of those after, what lies in the range that was swept.
+    pub swept: usize,
 }
 
 /// Applies `ops` in order, by (epoch, revision): what is newer stays.
@@ -91,13 +93,23 @@ pub fn merge(existing: Option<&[u8]>, epoch: Epoch, ops: &[Op<'_>]) -> Result<Me
                 }
             }
             Op::Sweep { after, through, revision, named } => held.retain(|digest, record| {
-                let in_range = after.is_none_or(|after| *digest > after) && *digest <= through;
+                let in_range = in_range(digest, after, through);
                 let kept = if record.carried { record.state.is_denied() } else { record.revision > revision };
                 !in_range || kept || named.binary_search(digest).is_ok()
             }),
         }
     }
-    Ok(Merged { bytes: encode(epoch, &held), before, after: held.len() })
+    let range = ops.iter().find_map(|op| match *op {
+        Op::Sweep { after, through, .. } => Some((after, through)),
+        _ => None,
+    });
+    let swept = range
+        .map_or(0, |(after, through)| held.keys().filter(|digest| in_range(digest, after, through)).count());
+    Ok(Merged { bytes: encode(epoch, &held), before, after: held.len(), swept })
+}
+
+fn in_range(digest: &Digest, after: Option<Digest>, through: Digest) -> bool {
+    after.is_none_or(|after| *digest > after) && *digest <= through
 }
 
 fn upsert(held: &mut BTreeMap<Digest, Record>, epoch: Epoch, entry: &Entry) {

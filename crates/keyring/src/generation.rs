@@ -39,11 +39,15 @@ pub struct Position {
 pub struct Sync {
     /// Where the first page was cut; the proxy follows the changes from there.
     pub first: Position,
+    /// The revision up to which changes since then were taken meanwhile.
+    pub upto: u64,
+    /// A page must not be cut before this revision: it could bring back what was removed meanwhile.
+    pub floor: u64,
     /// The last digest that the pages so far cover; `None`: no page yet.
     pub cursor: Option<Digest>,
-    /// Entries in the pages so far.
+    /// Entries in the range that the pages so far cover.
     pub entries: u64,
-    /// Who signed the pages so far.
+    /// Who signed the pages and changes so far.
     pub signers: Vec<SignerId>,
 }
 
@@ -109,6 +113,8 @@ impl Sync {
     fn read(reader: &mut Reader<'_>) -> Result<Self, Corrupt> {
         Ok(Self {
             first: Position::read(reader)?,
+            upto: reader.varint()?,
+            floor: reader.varint()?,
             cursor: flag(reader)?.then(|| reader.array().map(Digest::from_bytes)).transpose()?,
             entries: reader.varint()?,
             signers: read_signers(reader)?,
@@ -117,6 +123,8 @@ impl Sync {
 
     fn write(&self, out: &mut Vec<u8>) {
         self.first.write(out);
+        put_varint(out, self.upto);
+        put_varint(out, self.floor);
         out.push(u8::from(self.cursor.is_some()));
         if let Some(cursor) = &self.cursor {
             out.extend_from_slice(cursor.as_bytes());
@@ -148,6 +156,8 @@ mod tests {
             complete: Some(position),
             sync: Some(Sync {
                 first: position,
+                upto: 4130,
+                floor: 4129,
                 cursor: Some(Digest::of(b"c")),
                 entries: 500,
                 signers: vec![SignerId::from_bytes([3; 8])],

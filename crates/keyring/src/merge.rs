@@ -4,9 +4,11 @@
 //! the document alone; the [`Plan`] that it returns lists the bucket changes in the order in which
 //! they must become visible, and the generation to write after them.
 //!
-//! While a snapshot is under way no run of changes is taken. So every page was cut at a revision
-//! that is not before any change that the ring already has, and a page can neither drop, overwrite
-//! nor bring back what is newer than it.
+//! While a snapshot is under way, the changes since its first page are taken too: a large ring takes
+//! a while, and a revocation cannot wait for it. Neither drops nor overwrites what is newer, by the
+//! entries' revisions. Only a removal leaves nothing behind that could be compared, so that no page is
+//! taken which was cut before the last of them. After the last page the changes are followed from the
+//! first page's revision, and what was taken meanwhile comes again.
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
@@ -20,7 +22,7 @@ use crate::{Digest, Document, Epoch, Generation, Millis, SignerId};
 #[derive(Debug, Clone, PartialEq)]
 pub enum Plan {
     /// Nothing changed at the server: only the ring's age is renewed.
-    Heartbeat(Generation),
+    Heartbeat(Box<Generation>),
     /// Write the buckets, in this order, then the generation.
     Write(Box<Write>),
 }
@@ -34,6 +36,17 @@ pub struct Write {
     /// The range that a page covers.
     sweep: Option<(Option<Digest>, Digest)>,
     named: Vec<Digest>,
+    /// Up to which digest entries count as held; what lies behind is counted with the page that brings it.
+    counted: Option<Digest>,
+}
+
+/// Changes to one bucket.
+#[derive(Debug, Clone)]
+pub struct Run<'a> {
+    pub bucket: u16,
+    pub ops: Vec<Op<'a>>,
+    /// Whether entries that it adds count as held by now.
+    pub counts: bool,
 }
 
 /// Why a document changes nothing. Each is a value of the `reason` label of `keywheel_ring_rejected`.
@@ -112,7 +125,10 @@ impl Generation {
     }
 
     fn judge_changes(&self, since: u64, mut document: Document, signer: SignerId) -> Result<Plan, Rejection> {
-        let Some(complete) = self.complete.filter(|_| self.sync.is_none() && !self.repair) else {
+        if let Some(sync) = &self.sync {
+            return self.judge_meanwhile(sync, since, document, signer);
+        }
+        let Some(complete) = self.complete.filter(|_| !self.repair) else {
             return Err(Rejection::OutOfTurn);
         };
         if document.epoch != complete.epoch {
@@ -126,22 +142,46 @@ impl Generation {
         match document.revision.cmp(&complete.revision) {
             Ordering::Less => return Err(Rejection::Older),
             Ordering::Equal if since == document.revision && document.issued_at > self.issued_at => {
-                return Ok(Plan::Heartbeat(next));
+                return Ok(Plan::Heartbeat(Box::new(next)));
             }
             Ordering::Equal => return Err(Rejection::Known),
             Ordering::Greater => {}
         }
-        // What was removed and came back within the run is there at its end.
-        let back: BTreeSet<Digest> = document.entries.iter().map(|entry| entry.digest).collect();
-        document.removed.retain(|digest| !back.contains(digest));
+        keep_what_came_back(&mut document);
         next.complete = Some(Position { revision: document.revision, ..complete });
-        Ok(Plan::Write(Box::new(Write {
-            epoch: complete.epoch,
-            document,
-            next,
-            sweep: None,
-            named: Vec::new(),
-        })))
+        Ok(Plan::Write(Box::new(Write::changes(document, next, Some(Digest::MAX)))))
+    }
+
+    /// Changes while a snapshot is under way.
+    fn judge_meanwhile(
+        &self,
+        sync: &Sync,
+        since: u64,
+        mut document: Document,
+        signer: SignerId,
+    ) -> Result<Plan, Rejection> {
+        if document.epoch != sync.first.epoch {
+            return Err(Rejection::OtherEpoch);
+        }
+        if since > sync.upto {
+            return Err(Rejection::Gap);
+        }
+        match document.revision.cmp(&sync.upto) {
+            Ordering::Less => return Err(Rejection::Older),
+            Ordering::Equal => return Err(Rejection::Known),
+            Ordering::Greater => {}
+        }
+        let (mut next, mut sync) = (self.clone(), sync.clone());
+        next.accept(&document, signer, 2 * MAX_SIGNERS)?;
+        add_signer(&mut sync.signers, signer, MAX_SIGNERS)?;
+        keep_what_came_back(&mut document);
+        sync.upto = document.revision;
+        if !document.removed.is_empty() {
+            sync.floor = document.revision;
+        }
+        let counted = sync.cursor;
+        next.sync = Some(sync);
+        Ok(Plan::Write(Box::new(Write::changes(document, next, counted))))
     }
 
     fn judge_page(
@@ -160,10 +200,17 @@ impl Generation {
             Some(sync) if document.epoch == sync.first.epoch => sync.clone(),
             // A first page, or one of a later epoch, begins anew; it must begin at the beginning.
             _ if after.is_some() => return Err(Rejection::Gap),
-            _ => Sync { first: position, cursor: None, entries: 0, signers: Vec::new() },
+            _ => Sync {
+                first: position,
+                upto: position.revision,
+                floor: position.revision,
+                cursor: None,
+                entries: 0,
+                signers: Vec::new(),
+            },
         };
         let through = through.unwrap_or(Digest::MAX);
-        if position < sync.first || sync.cursor.is_some_and(|cursor| through <= cursor) {
+        if position.revision < sync.floor || sync.cursor.is_some_and(|cursor| through <= cursor) {
             return Err(Rejection::Older);
         }
         if after > sync.cursor {
@@ -178,7 +225,6 @@ impl Generation {
         next.accept(&document, signer, 2 * MAX_SIGNERS)?;
         next.repair = false;
         sync.cursor = Some(through);
-        sync.entries = sync.entries.saturating_add(document.entries.len() as u64);
         add_signer(&mut sync.signers, signer, MAX_SIGNERS)?;
         if through == Digest::MAX {
             next.complete = Some(sync.first);
@@ -190,7 +236,14 @@ impl Generation {
         }
         let named = document.entries.iter().map(|entry| entry.digest).collect();
         let sweep = Some((from, through));
-        Ok(Plan::Write(Box::new(Write { epoch: position.epoch, document, next, sweep, named })))
+        Ok(Plan::Write(Box::new(Write {
+            epoch: position.epoch,
+            document,
+            next,
+            sweep,
+            named,
+            counted: None,
+        })))
     }
 
     fn accept(&mut self, document: &Document, signer: SignerId, most: usize) -> Result<(), Rejection> {
@@ -200,6 +253,12 @@ impl Generation {
         }
         add_signer(&mut self.signers, signer, most)
     }
+}
+
+/// What was removed and came back within a run is there at its end.
+fn keep_what_came_back(document: &mut Document) {
+    let back: BTreeSet<Digest> = document.entries.iter().map(|entry| entry.digest).collect();
+    document.removed.retain(|digest| !back.contains(digest));
 }
 
 /// A signer that is left out would let in who does not trust it.
@@ -233,23 +292,29 @@ impl Write {
         self.epoch
     }
 
+    fn changes(document: Document, next: Generation, counted: Option<Digest>) -> Self {
+        Self { epoch: document.epoch, document, next, sweep: None, named: Vec::new(), counted }
+    }
+
     /// The changes, grouped by bucket without changing the order in which revisions become visible:
     /// a rotation's new version is there before its old one ends. A page sweeps only the buckets that
     /// `occupied` says may hold something: few entries leave most of its range empty.
     #[must_use]
-    pub fn buckets(&self, occupied: impl Fn(u16) -> bool) -> Vec<(u16, Vec<Op<'_>>)> {
-        let mut runs: Vec<(u16, Vec<Op<'_>>)> = Vec::new();
-        let mut push = |bucket: u16, op| match runs.last_mut() {
-            Some((last, ops)) if *last == bucket => ops.push(op),
-            _ => runs.push((bucket, vec![op])),
+    pub fn runs(&self, occupied: impl Fn(u16) -> bool) -> Vec<Run<'_>> {
+        let mut runs: Vec<Run<'_>> = Vec::new();
+        let mut push = |bucket: u16, counts: bool, op| match runs.last_mut() {
+            Some(last) if last.bucket == bucket && last.counts == counts => last.ops.push(op),
+            _ => runs.push(Run { bucket, ops: vec![op], counts }),
         };
+        let counts = |digest: &Digest| self.counted.is_some_and(|counted| *digest <= counted);
         match self.sweep {
             None => {
                 for entry in &self.document.entries {
-                    push(entry.digest.bucket(), Op::Upsert(entry));
+                    push(entry.digest.bucket(), counts(&entry.digest), Op::Upsert(entry));
                 }
                 for digest in &self.document.removed {
-                    push(digest.bucket(), Op::Remove { digest: *digest, revision: self.document.revision });
+                    let op = Op::Remove { digest: *digest, revision: self.document.revision };
+                    push(digest.bucket(), counts(digest), op);
                 }
             }
             Some((after, through)) => {
@@ -262,9 +327,9 @@ impl Write {
                     {
                         continue;
                     }
-                    push(bucket, Op::Sweep { after, through, revision, named: &self.named });
+                    push(bucket, true, Op::Sweep { after, through, revision, named: &self.named });
                     while let Some(entry) = entries.next_if(|entry| entry.digest.bucket() == bucket) {
-                        push(bucket, Op::Upsert(entry));
+                        push(bucket, true, Op::Upsert(entry));
                     }
                 }
             }
@@ -272,12 +337,15 @@ impl Write {
         runs
     }
 
-    /// The generation to write after the buckets, when they hold `grown` entries more than before.
+    /// The generation to write after the buckets. `count` is how many entries the runs that count added,
+    /// or how many a page's range holds now.
     #[must_use]
-    pub fn finish(mut self, grown: i64) -> Generation {
-        if self.sweep.is_none() {
-            self.next.entries = self.next.entries.saturating_add_signed(grown);
-        }
+    pub fn finish(mut self, count: i64) -> Generation {
+        let entries = match &mut self.next.sync {
+            Some(sync) => &mut sync.entries,
+            None => &mut self.next.entries,
+        };
+        *entries = entries.saturating_add_signed(count);
         self.next
     }
 }
@@ -325,7 +393,7 @@ mod tests {
 
     fn judge(held: &Generation, document: Document) -> Result<Generation, Rejection> {
         held.judge("production", document, signer(1), NOW).map(|plan| match plan {
-            Plan::Heartbeat(next) => next,
+            Plan::Heartbeat(next) => *next,
             Plan::Write(write) => write.finish(0),
         })
     }
@@ -372,7 +440,6 @@ mod tests {
     fn a_first_ring_is_absent_until_its_last_page() {
         let first = judge(&Generation::default(), page(1, None, Some(0x40), 10)).unwrap();
         assert_eq!(first.complete, None);
-        assert_eq!(judge(&first, changes(0, 11)), Err(Rejection::OutOfTurn));
         assert_eq!(judge(&first, page(1, Some(0x41), Some(0x80), 11)), Err(Rejection::Gap));
         assert_eq!(judge(&first, page(1, Some(0x40), Some(0x80), 9)), Err(Rejection::Older));
         assert_eq!(judge(&first, page(1, None, Some(0x40), 11)), Err(Rejection::Older), "covers nothing new");
@@ -394,12 +461,42 @@ mod tests {
         assert_eq!(judge(&held, page(2, Some(0x40), None, 3)), Err(Rejection::Gap));
         let first = judge(&held, page(2, None, Some(0x40), 3)).unwrap();
         assert_eq!(first.complete, held.complete);
-        assert_eq!(judge(&first, changes(10, 11)), Err(Rejection::OutOfTurn));
+        assert_eq!(judge(&first, changes(10, 11)), Err(Rejection::OtherEpoch));
         assert_eq!(judge(&first, page(1, None, None, 11)), Err(Rejection::OlderEpoch));
         let newer = judge(&first, page(3, None, Some(0x20), 1)).unwrap();
         assert_eq!(newer.sync.as_ref().unwrap().first.epoch, epoch(3));
         let done = judge(&newer, page(3, Some(0x20), None, 1)).unwrap();
         assert_eq!(done.complete, Some(Position { epoch: epoch(3), revision: 1 }));
+    }
+
+    #[test]
+    fn changes_during_a_snapshot_are_taken_in_order_and_do_not_end_it() {
+        let first = judge(&at(10), page(2, None, Some(0x40), 30)).unwrap();
+        let run = |since, revision| document(2, Kind::Changes { since }, revision);
+        let upto = |held: &Generation| held.sync.as_ref().unwrap().upto;
+        assert_eq!(upto(&first), 30);
+        assert_eq!(judge(&first, run(31, 33)), Err(Rejection::Gap));
+        let taken = judge(&first, run(29, 32)).unwrap();
+        assert_eq!((upto(&taken), taken.complete), (32, first.complete), "nothing is complete by it");
+        assert_eq!(judge(&taken, run(30, 32)), Err(Rejection::Known));
+        assert_eq!(judge(&taken, run(30, 31)), Err(Rejection::Older));
+        // A page from before the changes brings back nothing that is newer than it.
+        let last = judge(&taken, page(2, Some(0x40), None, 30)).unwrap();
+        assert_eq!(last.complete, Some(Position { epoch: epoch(2), revision: 30 }), "and they come again");
+        assert_eq!(judge(&Generation { repair: true, ..at(10) }, changes(10, 11)), Err(Rejection::OutOfTurn));
+    }
+
+    #[test]
+    fn a_page_from_before_a_removal_is_refused() {
+        let first = judge(&at(10), page(2, None, Some(0x40), 30)).unwrap();
+        let removal = Document {
+            removed: vec![Digest::from_bytes([0x50; 32])],
+            ..document(2, Kind::Changes { since: 30 }, 32)
+        };
+        let taken = judge(&first, removal).unwrap();
+        for (revision, outcome) in [(30, Err(Rejection::Older)), (31, Err(Rejection::Older)), (32, Ok(()))] {
+            assert_eq!(judge(&taken, page(2, Some(0x40), None, revision)).map(drop), outcome, "{revision}");
+        }
     }
 
     #[test]
@@ -415,7 +512,7 @@ mod tests {
         let mut held = at(10);
         let next = |held: &Generation, document: Document, by: u8| {
             held.judge("production", document, signer(by), NOW).map(|plan| match plan {
-                Plan::Heartbeat(next) => next,
+                Plan::Heartbeat(next) => *next,
                 Plan::Write(write) => write.finish(0),
             })
         };
@@ -442,8 +539,8 @@ mod tests {
             panic!("changes are written")
         };
         let removals =
-            write.buckets(|_| true).into_iter().filter(|(_, ops)| matches!(ops[..], [Op::Remove { .. }]));
-        assert_eq!(removals.map(|(bucket, _)| bucket).collect::<Vec<_>>(), [0xffff]);
+            write.runs(|_| true).into_iter().filter(|run| matches!(run.ops[..], [Op::Remove { .. }]));
+        assert_eq!(removals.map(|run| run.bucket).collect::<Vec<_>>(), [0xffff]);
     }
 
     #[test]
@@ -457,7 +554,7 @@ mod tests {
         let Plan::Write(write) = at(10).judge("production", run, signer(1), NOW).unwrap() else {
             panic!("changes are written")
         };
-        let order: Vec<u16> = write.buckets(|_| true).iter().map(|(bucket, _)| *bucket).collect();
+        let order: Vec<u16> = write.runs(|_| true).iter().map(|run| run.bucket).collect();
         assert_eq!(order, [0x0900, 0x0100, 0x0900]);
     }
 }

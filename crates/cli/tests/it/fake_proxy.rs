@@ -118,7 +118,7 @@ impl Held {
         let now = Millis(document.issued_at.0);
         let write = match self.generation.judge("production", document.clone(), signer, now)? {
             Plan::Heartbeat(next) => {
-                self.generation = next;
+                self.generation = *next;
                 return Ok(());
             }
             Plan::Write(write) => write,

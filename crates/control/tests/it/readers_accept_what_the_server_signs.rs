@@ -9,7 +9,7 @@ use crate::support::plane;
 
 fn install(held: &Generation, document: Document, signer: &PublicKey) -> Generation {
     match held.judge("production", document, signer.id(), clock::now()).unwrap() {
-        Plan::Heartbeat(next) => next,
+        Plan::Heartbeat(next) => *next,
         Plan::Write(write) => write.finish(0),
     }
 }
