@@ -15,6 +15,8 @@ const UNFIT_PATIENCE: u64 = 3 * PATIENCE;
 const UNFIT: u64 = 60_000;
 /// The holder counts its beat up this often, in milliseconds.
 pub const BEAT: u64 = 250;
+/// Who holds it is looked up this often, in milliseconds. Before it writes, a VM looks anyway.
+const LOOK: u64 = 50;
 
 /// One VM's view of the lease.
 #[derive(Debug)]
@@ -27,6 +29,7 @@ pub struct Lease {
     unfit_until: u64,
     challenger: Option<Record>,
     next_beat: u64,
+    next_look: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +43,7 @@ impl Lease {
     /// `me` is random, so that no two VMs share it.
     #[must_use]
     pub const fn new(me: u64) -> Self {
-        Self { me, serves: false, seen: None, unfit_until: 0, challenger: None, next_beat: 0 }
+        Self { me, serves: false, seen: None, unfit_until: 0, challenger: None, next_beat: 0, next_look: 0 }
     }
 
     #[must_use]
@@ -80,8 +83,17 @@ impl Lease {
     }
 
     /// Beats, yields, challenges or claims, whichever is due at `now` (monotonic milliseconds), and
-    /// tells whether this VM leads. A lost race is no error: the next tick sees who won.
-    pub fn tick(&mut self, names: &Namespace, shared: &impl SharedData, now: u64) -> bool {
+    /// tells whether this VM leads; `None` if it did not look again. A lost race is no error: the next
+    /// look sees who won.
+    pub fn tick(&mut self, names: &Namespace, shared: &impl SharedData, now: u64) -> Option<bool> {
+        if now < self.next_look {
+            return None;
+        }
+        self.next_look = now.saturating_add(LOOK);
+        Some(self.look(names, shared, now))
+    }
+
+    fn look(&mut self, names: &Namespace, shared: &impl SharedData, now: u64) -> bool {
         let (record, cas) = read(names, shared, HOLDER);
         let fit = now >= self.unfit_until;
         let record = match record {

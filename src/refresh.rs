@@ -6,6 +6,8 @@
 //! ring that is enforced is fetched anew, since a revocation cannot wait for that; and, while another
 //! cluster serves, a question whether the first answers again.
 
+use std::cell::LazyCell;
+
 use keywheel_keyring::generation::Position;
 use keywheel_keyring::merge::{Plan, Rejection};
 use keywheel_keyring::signature::{self, SignatureError};
@@ -69,9 +71,11 @@ pub enum Reaction {
     Nothing,
 }
 
-/// What a proxy says of itself.
+/// What a proxy says of itself with every call.
 #[derive(Debug, Clone, Copy)]
 pub struct Standing<'a> {
+    /// The part that never changes.
+    pub who: &'a str,
     /// What is in shared data now.
     pub stored: &'a Generation,
     pub enforced: Enforced,
@@ -158,17 +162,15 @@ impl Refresh {
         self.not_before = 0;
     }
 
-    /// Which calls are due, to go on from `generation`: the one that is stored, or is about to be. `who` is the
-    /// part of the report that never changes.
-    pub fn due(
+    /// Which calls are due, to go on from `generation`: the one that is stored, or is about to be. To take
+    /// the `standing` costs a look at every VM, and mostly nothing is due.
+    pub fn due<'a>(
         &mut self,
         ring: &str,
-        who: &str,
         generation: &Generation,
-        standing: Standing<'_>,
+        standing: &LazyCell<Standing<'a>, impl FnOnce() -> Standing<'a>>,
         now: Now,
     ) -> Vec<Call> {
-        let enforced = standing.enforced;
         let mut calls = Vec::new();
         if let Some(lost) = self.main.take_if(|flight| now.mono >= flight.lost_at) {
             log::warn!("keywheel: ring {ring}: call {} got no answer", lost.id);
@@ -187,22 +189,24 @@ impl Refresh {
             } else {
                 (changes(ring, generation.complete, WAIT), POLL_TIMEOUT)
             };
-            let call = self.call(path, who, standing, timeout_ms, now);
+            let call = self.call(path, standing, timeout_ms, now);
             self.main = Some(Flight::new(&call, generation, is_page, now));
-            self.reported = enforced.least;
+            self.reported = standing.enforced.least;
             calls.push(call);
         }
-        calls.extend(self.follow_due(ring, who, generation, standing, now));
+        if self.is_follow_due(generation, now) {
+            calls.extend(self.follow(ring, generation, standing, now));
+        }
         // A poll under way does not know yet what its own answer brought; a short call tells.
-        let acknowledged = enforced.least.filter(|_| enforced.least == generation.complete);
-        if acknowledged.is_some()
-            && acknowledged != self.reported
+        if generation.complete.is_some()
+            && generation.complete != self.reported
             && self.report.is_none()
             && self.failures == 0
+            && generation.complete == standing.enforced.least
         {
-            let call = self.call(changes(ring, acknowledged, 0), who, standing, CALL_TIMEOUT, now);
+            let call = self.call(changes(ring, generation.complete, 0), standing, CALL_TIMEOUT, now);
             self.report = Some(Flight::new(&call, generation, false, now));
-            self.reported = enforced.least;
+            self.reported = generation.complete;
             calls.push(call);
         }
         if self.probe.take_if(|flight| now.mono >= flight.lost_at).is_some() {
@@ -215,34 +219,31 @@ impl Refresh {
             && let Some(complete) = generation.complete
         {
             let path = changes(ring, Some(complete), 0);
-            let call = Call { cluster: 0, ..self.call(path, who, standing, CALL_TIMEOUT, now) };
+            let call = Call { cluster: 0, ..self.call(path, standing, CALL_TIMEOUT, now) };
             self.probe = Some(Flight::new(&call, generation, false, now));
             calls.push(call);
         }
         calls
     }
 
-    /// The poll beside a snapshot that takes the place of a ring which is enforced meanwhile.
-    fn follow_due(
+    /// Whether to poll beside a snapshot that takes the place of a ring which is enforced meanwhile.
+    fn is_follow_due(&mut self, generation: &Generation, now: Now) -> bool {
+        let follows = generation.sync.is_some() && generation.complete.is_some() && !self.snapshot;
+        // What is under way when the snapshot ends comes again by the poll that goes on from its first page.
+        self.follow.take_if(|flight| !follows || now.mono >= flight.lost_at);
+        follows && self.follow.is_none() && now.mono >= self.follow_at.max(self.not_before)
+    }
+
+    fn follow(
         &mut self,
         ring: &str,
-        who: &str,
         generation: &Generation,
-        standing: Standing<'_>,
+        standing: &Standing<'_>,
         now: Now,
     ) -> Option<Call> {
-        self.follow.take_if(|flight| now.mono >= flight.lost_at);
-        let Some(sync) = generation.sync.as_ref().filter(|_| generation.complete.is_some() && !self.snapshot)
-        else {
-            // What it brings comes again by the poll that goes on from the first page.
-            self.follow = None;
-            return None;
-        };
-        if self.follow.is_some() || now.mono < self.follow_at.max(self.not_before) {
-            return None;
-        }
+        let sync = generation.sync.as_ref()?;
         let from = Position { epoch: sync.first.epoch, revision: sync.upto };
-        let call = self.call(changes(ring, Some(from), WAIT), who, standing, POLL_TIMEOUT, now);
+        let call = self.call(changes(ring, Some(from), WAIT), standing, POLL_TIMEOUT, now);
         self.follow = Some(Flight::new(&call, generation, false, now));
         self.follow_at = now.mono.saturating_add(FOLLOW);
         Some(call)
@@ -267,9 +268,9 @@ impl Refresh {
         format!("/v1/rings/{ring}/snapshot?{query}")
     }
 
-    fn call(&mut self, path: String, who: &str, standing: Standing<'_>, timeout_ms: u64, now: Now) -> Call {
+    fn call(&mut self, path: String, standing: &Standing<'_>, timeout_ms: u64, now: Now) -> Call {
         let (id, cluster) = self.next_call();
-        let Standing { stored, enforced } = standing;
+        let Standing { who, stored, enforced } = *standing;
         let complete = stored.complete;
         // What is enforced of another epoch counts on another scale.
         let least =

@@ -22,8 +22,12 @@ use sha2::{Digest as _, Sha256};
 
 /// Envoy's shared data: one map for all VMs of a process.
 pub trait SharedData {
-    /// The bytes and the number to name in [`Self::set`]. A key that was removed has no bytes.
-    fn get(&self, key: &str) -> Option<(Vec<u8>, u32)>;
+    /// The bytes and the number to name in [`Self::set`].
+    fn get(&self, key: &str) -> Option<(Vec<u8>, u32)> {
+        self.read(key, |held| held.map(|(bytes, cas)| (bytes.to_vec(), cas)))
+    }
+    /// As [`Self::get`], without a copy: `read` looks at them where they are.
+    fn read<R>(&self, key: &str, read: impl FnOnce(Option<(&[u8], u32)>) -> R) -> R;
     /// Writes if nobody wrote since the [`Self::get`] that returned `cas`.
     ///
     /// # Errors
@@ -48,6 +52,8 @@ const BUCKETS: usize = 1 << 16;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Namespace {
     prefix: String,
+    /// The key that is read most often.
+    generation: String,
 }
 
 /// A generation and the number under which it was read.
@@ -73,7 +79,7 @@ impl Namespace {
     /// The names that all configurations of `ring` share.
     #[must_use]
     pub fn shared(ring: &str) -> Self {
-        Self { prefix: format!("kw1/{ring}/") }
+        Self::new(format!("kw1/{ring}/"))
     }
 
     /// The names of a copy for those who trust exactly `trust`. `/` is not in a ring's name.
@@ -83,7 +89,11 @@ impl Namespace {
         keys.sort_unstable();
         let hash = hex::encode(Sha256::digest(keys.join(",")));
         let hash = hash.get(..16).unwrap_or(&hash);
-        Self { prefix: format!("kw1/{ring}/{hash}/") }
+        Self::new(format!("kw1/{ring}/{hash}/"))
+    }
+
+    fn new(prefix: String) -> Self {
+        Self { generation: format!("{prefix}g"), prefix }
     }
 
     #[must_use]
@@ -105,8 +115,17 @@ impl Namespace {
     /// Reads the generation; none, or a damaged one, is the absent ring.
     #[must_use]
     pub fn generation(&self, shared: &impl SharedData) -> Held {
-        let (bytes, cas) = shared.get(&self.key("g")).unwrap_or((Vec::new(), CREATE));
-        Held { generation: Generation::decode(&bytes).unwrap_or_default(), cas }
+        let absent = Held { generation: Generation::default(), cas: CREATE };
+        self.newer(shared, &absent).unwrap_or(absent)
+    }
+
+    /// Reads the generation if it was written since it was read as `held`.
+    #[must_use]
+    pub fn newer(&self, shared: &impl SharedData, held: &Held) -> Option<Held> {
+        shared.read(&self.generation, |stored| {
+            let (bytes, cas) = stored.unwrap_or((&[], CREATE));
+            (cas != held.cas).then(|| Held { generation: Generation::decode(bytes).unwrap_or_default(), cas })
+        })
     }
 
     /// # Errors
@@ -118,7 +137,7 @@ impl Namespace {
         held: &Held,
         next: &Generation,
     ) -> Result<(), Conflict> {
-        shared.set(&self.key("g"), &next.encode(), held.cas)
+        shared.set(&self.generation, &next.encode(), held.cas)
     }
 
     /// Looks into the live bucket.
@@ -127,11 +146,11 @@ impl Namespace {
     ///
     /// [`Corrupt`] if the bucket's bytes are nobody's.
     pub fn find(&self, shared: &impl SharedData, digest: &Digest) -> Result<Option<Entry>, Corrupt> {
-        match shared.get(&self.bucket(digest.bucket())) {
+        shared.read(&self.bucket(digest.bucket()), |held| match held {
             // One that was written is never empty, so an empty one was damaged.
-            Some((bytes, _)) => Bucket::parse(&bytes)?.find(digest),
+            Some((bytes, _)) => Bucket::parse(bytes)?.find(digest),
             None => Ok(None),
-        }
+        })
     }
 
     /// Carries a plan out that was judged against `held`: buckets first, the generation last.

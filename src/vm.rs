@@ -1,5 +1,6 @@
 //! One VM of the filter, driven by ticks, answers and requests.
 
+use std::cell::LazyCell;
 use std::collections::BTreeMap;
 
 use keywheel_keyring::bucket::Corrupt;
@@ -157,15 +158,15 @@ impl Vm {
             return;
         }
         self.seal(host, now);
-        let led = std::mem::replace(&mut self.leads, self.lease.tick(&self.names, host, now.mono));
+        let leads = self.lease.tick(&self.names, host, now.mono).unwrap_or(self.leads);
+        let led = std::mem::replace(&mut self.leads, leads);
         match (led, self.leads) {
             (false, true) => log::info!("keywheel: ring {}: this VM fetches the ring from now on", self.ring),
             (true, false) => self.stop(),
             _ => {}
         }
         if self.leads {
-            let generation = self.held.generation.clone();
-            self.send(host, &generation, now);
+            self.send(host, None, now);
             self.forward_usage(host, now);
         }
     }
@@ -205,7 +206,7 @@ impl Vm {
                     Plan::Heartbeat(next) => (**next).clone(),
                     Plan::Write(write) => write.next().clone(),
                 };
-                self.send(host, &next, now);
+                self.send(host, Some(&next), now);
                 // What failed was logged, and is tried again.
                 let _ = self.apply(host, plan, now);
             }
@@ -227,26 +228,21 @@ impl Vm {
         }
     }
 
-    fn send(&mut self, host: &impl Host, generation: &Generation, now: Now) {
-        let enforced = roster::enforced(&self.names, host, now.mono);
-        let who = self.who(host);
-        let standing = Standing { stored: &self.held.generation, enforced };
-        for call in self.refresh.due(&self.ring, &who, generation, standing, now) {
+    /// Makes the calls that are due, to go on from what is held or is about to be.
+    fn send(&mut self, host: &impl Host, next: Option<&Generation>, now: Now) {
+        let (held, names, me) = (&self.held.generation, &self.names, self.lease.me());
+        let who: &str = self.who.get_or_insert_with(|| who(&self.node, roster::instance(names, host, me)));
+        let standing = LazyCell::new(|| Standing {
+            who,
+            stored: held,
+            enforced: roster::enforced(names, host, now.mono),
+        });
+        for call in self.refresh.due(&self.ring, next.unwrap_or(held), &standing, now) {
             if !host.call(&call) {
                 self.refresh.not_sent(call.id, now);
                 self.failed("Envoy has no such cluster, or cannot reach it", now);
             }
         }
-    }
-
-    /// Who this process is.
-    fn who(&mut self, host: &impl SharedData) -> String {
-        let who = self.who.get_or_insert_with(|| {
-            let instance = roster::instance(&self.names, host, self.lease.me());
-            let filter = env!("CARGO_PKG_VERSION");
-            format!("node={}&instance={instance:016x}&filter={filter}", percent_encode(&self.node))
-        });
-        who.clone()
     }
 
     /// Leads no more.
@@ -350,7 +346,7 @@ impl Vm {
             id,
             cluster,
             path: format!("/v1/rings/{}/usage", self.ring),
-            proxy: self.who(host),
+            proxy: self.who.clone().unwrap_or_default(),
             body: Some(body),
             timeout_ms: usage::TIMEOUT,
         };
@@ -392,10 +388,7 @@ impl Vm {
     /// Adopts the generation that is stored now.
     fn look(&mut self, host: &impl SharedData, now: Now) {
         self.looked_at = Some(now.mono);
-        let held = self.names.generation(host);
-        if held.cas == self.held.cas {
-            return;
-        }
+        let Some(held) = self.names.newer(host, &self.held) else { return };
         let trusted = |signer| self.trust.iter().any(|key| key.id() == signer);
         if !held.generation.signers.iter().all(|signer| trusted(*signer)) {
             // Others trust a signer that this configuration does not: keep a copy of our own.
@@ -410,6 +403,7 @@ impl Vm {
                 self.held = self.names.generation(host);
                 self.adoption = self.adoption.wrapping_add(1);
                 self.reported = None;
+                self.leads = false;
                 self.refresh.stop();
                 return;
             }
@@ -582,6 +576,11 @@ impl Vm {
     pub const fn leads(&self) -> bool {
         self.leads
     }
+}
+
+/// Who a process is, for every call that it makes.
+fn who(node: &str, instance: u64) -> String {
+    format!("node={}&instance={instance:016x}&filter={}", percent_encode(node), env!("CARGO_PKG_VERSION"))
 }
 
 impl Default for Metrics {

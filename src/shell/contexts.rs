@@ -126,6 +126,9 @@ impl Contexts {
 
     /// Drops what belongs to contexts that the host has ended. `current` is the root whose callback this is.
     pub(super) fn forget_the_gone(&mut self, current: u32) {
+        if self.roots.len() <= 1 && self.noted.is_empty() && self.pushes.is_empty() {
+            return;
+        }
         if self.roots.len() > 1 {
             self.roots.retain(|id, _| hostcalls::set_effective_context(*id));
             if self.roots.len() == 1 {

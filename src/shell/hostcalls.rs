@@ -281,13 +281,15 @@ fn serialize(pairs: &[(&str, &str)]) -> Vec<u8> {
 pub(super) struct Shared;
 
 impl SharedData for Shared {
-    fn get(&self, key: &str) -> Option<(Vec<u8>, u32)> {
+    fn read<R>(&self, key: &str, read: impl FnOnce(Option<(&[u8], u32)>) -> R) -> R {
         let mut cas = 0_u32;
         // SAFETY: the key and `cas` are live for the call.
         let bytes = Returned::from_call(|data, len| unsafe {
             proxy_get_shared_data(key.as_ptr(), key.len(), data, len, &raw mut cas)
-        })?;
-        Some((bytes.into_vec(), cas))
+        });
+        // No credential is stored there.
+        let bytes = bytes.map(Returned::without_secret);
+        read(bytes.as_ref().map(|bytes| (&**bytes, cas)))
     }
 
     fn set(&self, key: &str, bytes: &[u8], cas: u32) -> Result<(), Conflict> {

@@ -2,7 +2,7 @@
 //!
 //! Nearly everything that a request returns is short and is looked at once. It goes into one buffer that
 //! is used again and again; what is longer, or comes while the buffer is in use, is allocated. A value is
-//! cleared when it is dropped, since it may be a key.
+//! cleared when it is dropped, unless it is known not to be a key.
 
 use std::cell::UnsafeCell;
 use std::ops::Deref;
@@ -43,6 +43,7 @@ extern "C" fn proxy_on_memory_allocate(size: usize) -> *mut u8 {
 pub(super) struct Returned {
     data: *mut u8,
     len: usize,
+    is_secret: bool,
 }
 
 impl Returned {
@@ -51,8 +52,14 @@ impl Returned {
         let (mut data, mut len) = (null_mut::<u8>(), 0_usize);
         let status = call(&raw mut data, &raw mut len);
         // Whatever was allocated is owned from here on, also when the call failed after all.
-        let returned = Self { data, len: if data.is_null() { 0 } else { len } };
+        let returned = Self { data, len: if data.is_null() { 0 } else { len }, is_secret: true };
         (status == 0).then_some(returned)
+    }
+
+    /// The same bytes, known to hold nothing that must not stay in memory.
+    pub(super) const fn without_secret(mut self) -> Self {
+        self.is_secret = false;
+        self
     }
 
     /// The same bytes, in memory of their own.
@@ -88,8 +95,10 @@ impl Drop for Returned {
         if self.data.is_null() {
             return;
         }
-        // SAFETY: as in `deref`.
-        unsafe { std::slice::from_raw_parts_mut(self.data, self.len) }.zeroize();
+        if self.is_secret {
+            // SAFETY: as in `deref`.
+            unsafe { std::slice::from_raw_parts_mut(self.data, self.len) }.zeroize();
+        }
         if self.is_scratch() {
             // SAFETY: as above.
             unsafe { *BUFFER.taken.get() = false };

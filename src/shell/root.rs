@@ -16,7 +16,10 @@ use crate::receive;
 use crate::refresh::{Answer, Call};
 use crate::reply::Reply;
 use crate::shared::{Conflict, SharedData};
-use crate::vm::{Host, LOOK, TICK, Vm};
+use crate::vm::{Host, TICK, Vm};
+
+/// The wall clock is read this often, in milliseconds.
+const CLOCK: u64 = 250;
 
 pub(super) struct Root {
     pub(super) config: Config,
@@ -24,8 +27,8 @@ pub(super) struct Root {
     published: Published,
     /// Calls under way: Envoy's token, and the name that the core gave.
     calls: RefCell<BTreeMap<u32, u32>>,
-    /// The wall clock at the last tick.
-    ticked: Now,
+    /// When the wall clock was last read. Between two readings it is reckoned from the other one.
+    clock: Now,
 }
 
 /// Reads the configuration; `None` if it is refused, with the reasons in the log.
@@ -55,26 +58,25 @@ pub(super) fn configure(size: usize) -> Option<Root> {
         vm: Vm::new(&config, &node, u64::from_le_bytes(id)),
         published: Published::new(&config.ring),
         calls: RefCell::default(),
-        ticked: Now { wall: hostcalls::wall(), mono: hostcalls::mono() },
+        clock: Now { wall: hostcalls::wall(), mono: hostcalls::mono() },
         config,
     })
 }
 
 impl Root {
-    /// The time now. A request reads one clock, and reckons the other from the last tick.
+    /// The time now, for one hostcall. A wall clock that was set is seen within [`CLOCK`].
     pub(super) fn now(&mut self) -> Now {
         let mono = hostcalls::mono();
-        let since = mono.saturating_sub(self.ticked.mono);
-        if since > LOOK {
-            self.ticked = Now { wall: hostcalls::wall(), mono };
-            return self.ticked;
+        let since = mono.saturating_sub(self.clock.mono);
+        if since > CLOCK {
+            self.clock = Now { wall: hostcalls::wall(), mono };
+            return self.clock;
         }
-        Now { wall: Millis(self.ticked.wall.0.saturating_add(since)), mono }
+        Now { wall: Millis(self.clock.wall.0.saturating_add(since)), mono }
     }
 
     pub(super) fn tick(&mut self) {
-        self.ticked = Now { wall: hostcalls::wall(), mono: hostcalls::mono() };
-        let now = self.ticked;
+        let now = self.now();
         let host = Envoy { config: &self.config, calls: &self.calls };
         self.vm.tick(&host, now);
         self.publish(now);
@@ -133,8 +135,8 @@ struct Envoy<'a> {
 }
 
 impl SharedData for Envoy<'_> {
-    fn get(&self, key: &str) -> Option<(Vec<u8>, u32)> {
-        Shared.get(key)
+    fn read<R>(&self, key: &str, read: impl FnOnce(Option<(&[u8], u32)>) -> R) -> R {
+        Shared.read(key, read)
     }
 
     fn set(&self, key: &str, bytes: &[u8], cas: u32) -> Result<(), Conflict> {

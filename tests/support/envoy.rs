@@ -24,8 +24,9 @@ impl FakeSharedData {
 }
 
 impl SharedData for FakeSharedData {
-    fn get(&self, key: &str) -> Option<(Vec<u8>, u32)> {
-        self.entries.borrow().get(key).cloned()
+    fn read<R>(&self, key: &str, read: impl FnOnce(Option<(&[u8], u32)>) -> R) -> R {
+        let held = self.entries.borrow().get(key).cloned();
+        read(held.as_ref().map(|(bytes, cas)| (bytes.as_slice(), *cas)))
     }
 
     fn set(&self, key: &str, bytes: &[u8], cas: u32) -> Result<(), Conflict> {
@@ -47,8 +48,8 @@ pub struct FakeHost<'a> {
 }
 
 impl SharedData for FakeHost<'_> {
-    fn get(&self, key: &str) -> Option<(Vec<u8>, u32)> {
-        self.shared.get(key)
+    fn read<R>(&self, key: &str, read: impl FnOnce(Option<(&[u8], u32)>) -> R) -> R {
+        self.shared.read(key, read)
     }
 
     fn set(&self, key: &str, bytes: &[u8], cas: u32) -> Result<(), Conflict> {

@@ -49,6 +49,10 @@ pub(crate) enum Name {
     Many,
     /// With as many as --keys says
     Most,
+    /// With 10 keys, of which few are asked for most of the time
+    FewZipf,
+    /// The same with as many as --keys says
+    MostZipf,
 }
 
 /// What the arms need besides Envoy.
@@ -82,9 +86,9 @@ impl Name {
     /// How many its ring has.
     pub(crate) const fn keys(self, most: u32) -> u32 {
         match self {
-            Self::Few => FEW,
+            Self::Few | Self::FewZipf => FEW,
             Self::Many => MANY,
-            Self::Most => most,
+            Self::Most | Self::MostZipf => most,
             _ => USUAL,
         }
     }
@@ -101,18 +105,27 @@ impl Name {
             Self::Shipped => "keywheel, as shipped",
             Self::Everything => "keywheel, everything on",
             Self::Few | Self::Many | Self::Most => return format!("{} keys", count(self.keys(keys).into())),
+            Self::FewZipf | Self::MostZipf => {
+                return format!("{} keys by Zipf's law", count(self.keys(keys).into()));
+            }
         };
         name.into()
     }
 
-    /// Whether it is also asked with the keys of few callers most of the time.
-    pub(crate) const fn has_zipf(self) -> bool {
-        matches!(self, Self::Shipped | Self::Few | Self::Many | Self::Most)
+    /// Whether it is asked with the keys of few callers most of the time. That takes an Envoy of its own:
+    /// other traffic would push those keys out of its caches.
+    pub(crate) const fn is_zipf(self) -> bool {
+        matches!(self, Self::FewZipf | Self::MostZipf)
     }
 
     /// Whether it takes its keys from a ring.
     pub(crate) const fn is_ours(self) -> bool {
-        matches!(self, Self::Minimal | Self::Shipped | Self::Everything | Self::Few | Self::Many | Self::Most)
+        matches!(self, Self::Minimal | Self::Everything) || self.is_shipped()
+    }
+
+    /// Whether it has the shipped configuration; only the keys differ.
+    const fn is_shipped(self) -> bool {
+        matches!(self, Self::Shipped | Self::Few | Self::Many | Self::Most | Self::FewZipf | Self::MostZipf)
     }
 
     /// What it answers to a request without a valid key.
@@ -137,7 +150,7 @@ impl Name {
             Self::Floor => module(config, &parts.modules.floor),
             Self::Calls => module(config, &parts.modules.calls),
             Self::Minimal => config.with_plugin(minimal),
-            Self::Shipped | Self::Few | Self::Many | Self::Most => config,
+            Self::Shipped | Self::Few | Self::Many | Self::Most | Self::FewZipf | Self::MostZipf => config,
             Self::Everything => config.with_plugin(everything),
         };
         let envoy = Envoy::start(parts.paths, config, 1).await?;

@@ -25,6 +25,8 @@ const WARM_UP: u64 = 8_000;
 /// How long each arm gets requests at the fixed rate, and how often.
 const STEADY: Duration = Duration::from_millis(500);
 const STEADY_TURNS: u64 = 20;
+/// How long nobody asks anything, to see what an arm costs all the same.
+const IDLE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -53,6 +55,8 @@ struct Arm {
     cells: Vec<Cell>,
     /// Of all requests at the fixed rate, with valid keys, in µs.
     latencies: Vec<f64>,
+    /// CPU while nobody asks, in milliseconds per second.
+    idle: f64,
 }
 
 /// One kind of request to one arm, and what each round found.
@@ -70,8 +74,7 @@ struct Cell {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    Uniform,
-    Zipf,
+    Valid,
     Unknown,
     Missing,
 }
@@ -118,6 +121,11 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<bool> {
         arms.rotate_left(1);
     }
     arms.sort_by_key(|arm| arm.name);
+    let before: Vec<Duration> = arms.iter().map(Arm::cpu).collect::<anyhow::Result<_>>()?;
+    tokio::time::sleep(IDLE).await;
+    for (arm, before) in arms.iter_mut().zip(before) {
+        arm.idle = (arm.cpu()? - before).as_secs_f64() * 1e3 / IDLE.as_secs_f64();
+    }
 
     let machine = Machine::here(&arms[0].envoy).await?;
     let body = tables(&arms) + &method(args, rate);
@@ -160,7 +168,7 @@ fn bars(arms: &[Arm]) -> Vec<Bar> {
         for (name, bar) in [(Name::Minimal, Some(1.25)), (Name::Shipped, Some(1.6)), (Name::Calls, None)] {
             let Some(arm) = find(name) else { continue };
             let what = format!("CPU added, {} against the floor", arm.title);
-            bars.push(Bar::ratio(what, &added(arm, floor, Kind::Uniform), bar.map(AtMost)));
+            bars.push(Bar::ratio(what, &added(arm, floor, Kind::Valid), bar.map(AtMost)));
         }
     }
     if let Some(native) = find(Name::ApiKeyAuth) {
@@ -184,11 +192,12 @@ fn bars(arms: &[Arm]) -> Vec<Bar> {
             bars.push(Bar::new(what, waits(arm) / waits(authz), "×", judged.then_some(AtMost(0.1))));
         }
     }
-    if let (Some(few), Some(most)) = (find(Name::Few), find(Name::Most)) {
-        for (kind, drawn, bar) in [(Kind::Uniform, "uniformly", 1.6), (Kind::Zipf, "by Zipf's law", 1.1)] {
-            let what = format!("CPU added, {} drawn {drawn} against {}", most.title, few.title);
-            bars.push(Bar::ratio(what, &added(most, few, kind), Some(AtMost(bar))));
-        }
+    for (few, most, drawn, bar) in
+        [(Name::Few, Name::Most, "uniformly", 1.6), (Name::FewZipf, Name::MostZipf, "by Zipf's law", 1.1)]
+    {
+        let (Some(few), Some(most)) = (find(few), find(most)) else { continue };
+        let what = format!("CPU added, {} against {}", most.title, few.title);
+        bars.push(Bar::ratio(what, &added(most, few, Kind::Valid), Some(AtMost(bar))));
     }
     bars
 }
@@ -197,27 +206,29 @@ fn tables(arms: &[Arm]) -> String {
     let bare = &arms[0];
     let mut text = String::from(
         "Valid keys, as fast as they are answered, and at a fixed rate:\n\n\
-         | | CPU per request | added | half of the rounds | requests/s | Envoy's cores | p50 | p99 | p99.9 |\n\
-         |---|---|---|---|---|---|---|---|---|\n",
+         | | CPU per request | added | half of the rounds | requests/s | Envoy's cores | p50 | p99 | p99.9 | idle |\n\
+         |---|---|---|---|---|---|---|---|---|---|\n",
     );
     for arm in arms {
         let latencies = sorted(&arm.latencies);
         let share = |share| percentile(&latencies, share);
-        for cell in arm.cells.iter().filter(|cell| matches!(cell.kind, Kind::Uniform | Kind::Zipf)) {
-            let title =
-                if cell.kind == Kind::Zipf { format!("{}, Zipf", arm.title) } else { arm.title.clone() };
+        for cell in arm.cells.iter().filter(|cell| cell.kind == Kind::Valid) {
             let (least, most) = quartiles(&arm.added(bare, cell.kind));
             text += &format!(
-                "| {title} | {:.1} µs | {:.2} µs | {least:.2} to {most:.2} | {:.0} | {:.2} |",
+                "| {} | {:.1} µs | {:.2} µs | {least:.2} to {most:.2} | {:.0} | {:.2} |",
+                arm.title,
                 median(&cell.cpu),
                 median(&arm.added(bare, cell.kind)),
                 median(&cell.throughput),
                 median(&cell.busy),
             );
-            text += &match cell.kind {
-                Kind::Zipf => " | | |\n".into(),
-                _ => format!(" {:.0} µs | {:.0} µs | {:.0} µs |\n", share(0.5), share(0.99), share(0.999)),
-            };
+            text += &format!(
+                " {:.0} µs | {:.0} µs | {:.0} µs | {:.1} ms/s |\n",
+                share(0.5),
+                share(0.99),
+                share(0.999),
+                arm.idle
+            );
         }
     }
     text += "\nUnknown keys and none, as fast as they are answered. An arm that refuses them writes an answer of its own:\n\n\
@@ -245,7 +256,7 @@ fn method(args: &Args, rate: f64) -> String {
          response in place of the upstream and no access log; rings are served from memory. Keys are drawn \
          uniformly at random, which is the worst case for caches, or by Zipf's law with exponent 1. Where \
          nothing else is said the ring has {} keys. What is added is an arm's CPU less that of no filter in \
-         the same round; what stands in brackets behind a ratio holds 95 of 100 runs by the bootstrap. Latency is at {rate:.0} requests/s for all, a third of what the slowest takes, and \
+         the same round; what stands in brackets behind a ratio holds 95 of 100 runs by the bootstrap. Idle is the CPU of the whole process while nobody asks. Latency is at {rate:.0} requests/s for all, a third of what the slowest takes, and \
          counts from when a request was due, so that a stall is not left out by those it holds up. The \
          server that `ext_authz` asks runs in the load's process: its CPU is not counted, but it shares the \
          machine's cores.\n",
@@ -261,23 +272,27 @@ impl Arm {
     fn new(name: Name, ring: &RingServer, envoy: Envoy, unknown: &Arc<[String]>) -> anyhow::Result<Self> {
         let keys = ring.keys();
         let refusal = name.refusal();
-        let mut cells = vec![Cell::new(Kind::Uniform, Traffic::Uniform(Arc::clone(keys)), 200)];
-        if name.has_zipf() {
-            let zipf = Arc::new(Zipf::new(keys.len()));
-            cells.push(Cell::new(Kind::Zipf, Traffic::Zipf(Arc::clone(keys), zipf), 200));
-        }
+        let traffic = if name.is_zipf() {
+            Traffic::Zipf(Arc::clone(keys), Arc::new(Zipf::new(keys.len())))
+        } else {
+            Traffic::Uniform(Arc::clone(keys))
+        };
+        let mut cells = vec![Cell::new(Kind::Valid, traffic, 200)];
         cells.push(Cell::new(Kind::Unknown, Traffic::Uniform(Arc::clone(unknown)), refusal));
         cells.push(Cell::new(Kind::Missing, Traffic::Missing, refusal));
         let title = name.title(u32::try_from(keys.len()).unwrap_or(u32::MAX));
         let caller = Caller::connect(envoy.listener())?;
-        Ok(Self { name, title, envoy, caller, cells, latencies: Vec::new() })
+        Ok(Self { name, title, envoy, caller, cells, latencies: Vec::new(), idle: 0.0 })
+    }
+
+    fn cpu(&self) -> anyhow::Result<Duration> {
+        stats::cpu(self.envoy.pid())
     }
 
     /// Every kind of request, as fast as they are answered.
     fn saturate(&mut self, requests: u64, round: u64) -> anyhow::Result<()> {
         for cell in &mut self.cells {
-            let whole = matches!(cell.kind, Kind::Uniform | Kind::Zipf);
-            let requests = if whole { requests } else { requests / 4 };
+            let requests = if cell.kind == Kind::Valid { requests } else { requests / 4 };
             let plan = cell.plan(&self.envoy, requests, round);
             let before = stats::cpu(self.envoy.pid())?;
             let took = block_in_place(|| self.caller.run(&plan, &AtomicBool::new(false)))?.took;
@@ -307,12 +322,12 @@ impl Arm {
     /// both.
     fn added(&self, bare: &Self, kind: Kind) -> Vec<f64> {
         let [ours, bare] =
-            [self.cell(kind), bare.cell(Kind::Uniform)].map(|cell| cell.map_or(&[][..], |cell| &cell.cpu));
+            [self.cell(kind), bare.cell(Kind::Valid)].map(|cell| cell.map_or(&[][..], |cell| &cell.cpu));
         ours.iter().zip(bare).map(|(ours, bare)| ours - bare).collect()
     }
 
     fn throughput(&self) -> &[f64] {
-        self.cell(Kind::Uniform).map_or(&[], |cell| &cell.throughput)
+        self.cell(Kind::Valid).map_or(&[], |cell| &cell.throughput)
     }
 }
 

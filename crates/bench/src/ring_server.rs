@@ -190,7 +190,9 @@ fn cut_pages(key: &SigningKey, keys: &[String], cut: Position) -> anyhow::Result
 fn entry(digest: Digest, number: u32, revision: u64) -> Entry {
     let version = keys::version(number);
     let key = format!("key_{}", version.id());
-    let mut entry = Entry::new(digest, version.as_str(), &key, "acme", revision, KeyState::Active);
+    // A client has a handful of keys.
+    let client = format!("client-{}", number / 5);
+    let mut entry = Entry::new(digest, version.as_str(), &key, &client, revision, KeyState::Active);
     entry.scopes = vec!["market:read".into(), "trade".into()];
     entry
 }

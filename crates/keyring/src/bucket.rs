@@ -4,20 +4,26 @@
 //! format: u8 = 1 | epoch: 16 bytes | count: u32
 //! digests:  count × 32 bytes, ascending
 //! ends:     count × u32, where each record ends, counted from the first record
+//! scopes:   lists: u8, each: count u8, then each scope: length u8 + bytes
 //! records:  flags: u8 | revision: varint | [not_before: varint] | [expires_at: varint]
 //!           | [brown-out: share u16 of 65,535, until varint]
-//!           | version, key, client: length u8 + bytes | scopes: count u8, each length u8 + bytes
+//!           | version, key, client: length u8 + bytes | which of the lists its scopes are: u8
 //! ```
 //!
-//! A version that begins with `kv_`, and a key with `key_`, is stored without that, and 129 is added to its
-//! length: no name is longer than 128 bytes.
+//! A list of scopes is written once, since few lists serve many keys. Where a bucket has more than 255 of
+//! them, a record's number is 255 and its own list follows.
 //!
-//! Numbers of fixed width are little-endian. A bucket of 15 entries takes about 90 bytes an entry.
+//! A version that begins with `kv_`, and a key with `key_`, is stored without that, and 129 is added to its
+//! length: no name is longer than 128 bytes. If what is left is an id as keywheel makes them, 16 digits in
+//! base62, the length is 255 and 12 bytes follow: each half as a number of 48 bits.
+//!
+//! Numbers of fixed width are little-endian. A bucket of 15 entries takes about 75 bytes an entry.
 //! An entry whose flag says *carried* was written under an earlier epoch than the bucket's.
 
 use std::collections::BTreeMap;
 
 use crate::bytes::{Reader, put_text, put_varint};
+use crate::key_text::ALPHABET;
 use crate::{Brownout, Digest, Entry, Epoch, Millis, State};
 
 pub use crate::bytes::Corrupt;
@@ -37,7 +43,15 @@ pub struct Bucket<'a> {
     epoch: Epoch,
     digests: &'a [[u8; 32]],
     ends: &'a [[u8; 4]],
+    scopes: Lists<'a>,
     records: &'a [u8],
+}
+
+/// The lists of scopes in a bucket, as they were written.
+#[derive(Debug, Clone, Copy)]
+struct Lists<'a> {
+    count: u8,
+    bytes: &'a [u8],
 }
 
 /// One change to a bucket.
@@ -78,7 +92,7 @@ pub fn merge(existing: Option<&[u8]>, epoch: Epoch, ops: &[Op<'_>]) -> Result<Me
         let bucket = Bucket::parse(bytes)?;
         let older = bucket.epoch < epoch;
         for (digest, record) in bucket.iter() {
-            let mut record = Record::decode(record?)?;
+            let mut record = Record::decode(record?, bucket.scopes)?;
             record.carried |= older;
             held.insert(digest, record);
         }
@@ -141,7 +155,8 @@ impl<'a> Bucket<'a> {
         let count = reader.u32()? as usize;
         let (digests, _) = reader.take(count.saturating_mul(Digest::LEN))?.as_chunks();
         let (ends, _) = reader.take(count.saturating_mul(4))?.as_chunks();
-        Ok(Self { epoch, digests, ends, records: reader.0 })
+        let scopes = Lists::read(&mut reader)?;
+        Ok(Self { epoch, digests, ends, scopes, records: reader.0 })
     }
 
     #[must_use]
@@ -162,7 +177,7 @@ impl<'a> Bucket<'a> {
         let Some(at) = self.digests.iter().position(|held| Digest::from_bytes(*held) == *digest) else {
             return Ok(None);
         };
-        let record = Record::decode(self.record(at)?)?;
+        let record = Record::decode(self.record(at)?, self.scopes)?;
         Ok(Some(record.into_entry(*digest)))
     }
 
@@ -170,7 +185,8 @@ impl<'a> Bucket<'a> {
     ///
     /// [`Corrupt`] if any record cannot be read.
     pub fn entries(&self) -> Result<Vec<Entry>, Corrupt> {
-        self.iter().map(|(digest, record)| Ok(Record::decode(record?)?.into_entry(digest))).collect()
+        let decode = |record| Record::decode(record, self.scopes);
+        self.iter().map(|(digest, record)| Ok(decode(record?)?.into_entry(digest))).collect()
     }
 
     fn iter(self) -> impl Iterator<Item = (Digest, Result<&'a [u8], Corrupt>)> {
@@ -189,15 +205,20 @@ impl<'a> Bucket<'a> {
 }
 
 fn encode(epoch: Epoch, held: &BTreeMap<Digest, Record>) -> Vec<u8> {
+    let mut lists: Vec<&[String]> = Vec::new();
     let mut records = Vec::with_capacity(held.len().saturating_mul(64));
     let mut ends = Vec::with_capacity(held.len().saturating_mul(4));
     for record in held.values() {
-        record.encode(&mut records);
+        record.encode(&mut records, &mut lists);
         // A record is at most 3 KB, so that 32 bits address more than a proxy has memory for.
         ends.extend_from_slice(&(records.len() as u32).to_le_bytes());
     }
-    let mut bytes =
-        Vec::with_capacity(held.len().saturating_mul(36).saturating_add(records.len()).saturating_add(21));
+    let mut scopes = vec![lists.len() as u8];
+    for list in lists {
+        put_scopes(&mut scopes, list);
+    }
+    let size = held.len().saturating_mul(36).saturating_add(records.len()).saturating_add(scopes.len());
+    let mut bytes = Vec::with_capacity(size.saturating_add(21));
     bytes.push(FORMAT);
     bytes.extend_from_slice(epoch.as_bytes());
     bytes.extend_from_slice(&(held.len() as u32).to_le_bytes());
@@ -205,6 +226,7 @@ fn encode(epoch: Epoch, held: &BTreeMap<Digest, Record>) -> Vec<u8> {
         bytes.extend_from_slice(digest.as_bytes());
     }
     bytes.extend_from_slice(&ends);
+    bytes.extend_from_slice(&scopes);
     bytes.extend_from_slice(&records);
     bytes
 }
@@ -262,7 +284,7 @@ impl Record {
         }
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, Corrupt> {
+    fn decode(bytes: &[u8], lists: Lists<'_>) -> Result<Self, Corrupt> {
         let mut reader = Reader(bytes);
         let flags = reader.u8()?;
         let state = match flags & STATE {
@@ -288,7 +310,10 @@ impl Record {
             }),
         };
         let (version, key, client) = (name(&mut reader, VERSION)?, name(&mut reader, KEY)?, reader.text()?);
-        let scopes = (0..reader.u8()?).map(|_| reader.text().map(str::to_owned)).collect::<Result<_, _>>()?;
+        let scopes = match reader.u8()? {
+            OWN_LIST => read_scopes(&mut reader)?,
+            list => lists.get(list)?,
+        };
         reader.end()?;
         Ok(Self {
             state,
@@ -305,7 +330,8 @@ impl Record {
         })
     }
 
-    fn encode(&self, out: &mut Vec<u8>) {
+    /// Writes the record, and enters its scopes into `lists` where they are not.
+    fn encode<'a>(&'a self, out: &mut Vec<u8>, lists: &mut Vec<&'a [String]>) {
         let mut flags = match self.state {
             State::Active => 0,
             State::Retiring => 1,
@@ -337,10 +363,59 @@ impl Record {
         put_name(out, VERSION, &self.version);
         put_name(out, KEY, &self.key);
         put_text(out, &self.client);
-        out.push(self.scopes.len().min(255) as u8);
-        for scope in self.scopes.iter().take(255) {
-            put_text(out, scope);
+        let known = lists.iter().position(|list| *list == self.scopes);
+        let number = known.or_else(|| (lists.len() < usize::from(OWN_LIST)).then_some(lists.len()));
+        match number {
+            Some(number) => {
+                if known.is_none() {
+                    lists.push(&self.scopes);
+                }
+                out.push(number as u8);
+            }
+            None => {
+                out.push(OWN_LIST);
+                put_scopes(out, &self.scopes);
+            }
         }
+    }
+}
+
+/// In the place of a list's number: the list follows.
+const OWN_LIST: u8 = u8::MAX;
+
+impl<'a> Lists<'a> {
+    fn read(reader: &mut Reader<'a>) -> Result<Self, Corrupt> {
+        let count = reader.u8()?;
+        let bytes = reader.0;
+        for _ in 0..count {
+            for _ in 0..reader.u8()? {
+                let len = reader.u8()?;
+                reader.take(len.into())?;
+            }
+        }
+        Ok(Self { count, bytes })
+    }
+
+    fn get(self, number: u8) -> Result<Vec<String>, Corrupt> {
+        if number >= self.count {
+            return Err(Corrupt);
+        }
+        let mut reader = Reader(self.bytes);
+        for _ in 0..number {
+            read_scopes(&mut reader)?;
+        }
+        read_scopes(&mut reader)
+    }
+}
+
+fn read_scopes(reader: &mut Reader<'_>) -> Result<Vec<String>, Corrupt> {
+    (0..reader.u8()?).map(|_| reader.text().map(str::to_owned)).collect()
+}
+
+fn put_scopes(out: &mut Vec<u8>, scopes: &[String]) {
+    out.push(scopes.len().min(255) as u8);
+    for scope in scopes.iter().take(255) {
+        put_text(out, scope);
     }
 }
 
@@ -349,11 +424,17 @@ const VERSION: &str = "kv_";
 const KEY: &str = "key_";
 /// Added to the length of a name whose beginning is left out.
 const SHORTENED: u8 = 129;
+/// In the place of a length: the beginning is left out, and an id follows.
+const ID: u8 = u8::MAX;
 
 fn put_name(out: &mut Vec<u8>, beginning: &str, name: &str) {
-    let rest = name.strip_prefix(beginning).filter(|rest| rest.len() <= usize::from(u8::MAX - SHORTENED));
-    match rest {
-        Some(rest) => {
+    let rest = name.strip_prefix(beginning).filter(|rest| rest.len() < usize::from(ID - SHORTENED));
+    match rest.map(|rest| (rest, packed(rest))) {
+        Some((_, Some(id))) => {
+            out.push(ID);
+            out.extend_from_slice(id.as_flattened());
+        }
+        Some((rest, None)) => {
             out.push(SHORTENED.saturating_add(rest.len() as u8));
             out.extend_from_slice(rest.as_bytes());
         }
@@ -361,8 +442,45 @@ fn put_name(out: &mut Vec<u8>, beginning: &str, name: &str) {
     }
 }
 
+/// An id of 16 base62 digits, in 12 bytes: 62⁸ is less than 2⁴⁸.
+fn packed(id: &str) -> Option<[[u8; 6]; 2]> {
+    let (halves, []) = id.as_bytes().as_chunks::<8>() else { return None };
+    let &[high, low] = halves else { return None };
+    let half = |digits: [u8; 8]| {
+        let number = digits.iter().try_fold(0_u64, |number, digit| {
+            let digit = ALPHABET.binary_search(digit).ok()? as u64;
+            Some(number.wrapping_mul(62).wrapping_add(digit))
+        })?;
+        number.to_le_bytes().first_chunk::<6>().copied()
+    };
+    Some([half(high)?, half(low)?])
+}
+
+/// Each half is less than 62⁸, or nobody wrote it.
+fn unpacked(halves: [[u8; 6]; 2], out: &mut String) -> Result<(), Corrupt> {
+    for [a, b, c, d, e, f] in halves {
+        let mut number = u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
+        let mut digits = [0; 8];
+        for digit in digits.iter_mut().rev() {
+            *digit = *ALPHABET.get((number % 62) as usize).ok_or(Corrupt)?;
+            number /= 62;
+        }
+        if number > 0 {
+            return Err(Corrupt);
+        }
+        out.extend(digits.map(char::from));
+    }
+    Ok(())
+}
+
 fn name(reader: &mut Reader<'_>, beginning: &str) -> Result<String, Corrupt> {
     let len = reader.u8()?;
+    if len == ID {
+        let mut name = String::with_capacity(beginning.len().saturating_add(16));
+        name.push_str(beginning);
+        unpacked([reader.array()?, reader.array()?], &mut name)?;
+        return Ok(name);
+    }
     let (beginning, len) = match len.checked_sub(SHORTENED) {
         Some(len) => (beginning, len),
         None => ("", len),
@@ -417,6 +535,40 @@ mod tests {
                 let bytes = apply(None, 1, &[Op::Upsert(&entry)]);
                 let found = Bucket::parse(&bytes).unwrap().entries().unwrap();
                 assert_eq!((&found[0].version, &found[0].key), (&name, &name));
+            }
+        }
+    }
+
+    #[test]
+    fn ids_take_twelve_bytes_and_come_back_whole() {
+        for id in ["0000000000000000", "zzzzzzzzzzzzzzzz", "0123456789ABCDEF", "aZ0-456789ABCDEF"] {
+            let entry = Entry {
+                version: format!("kv_{id}"),
+                key: format!("key_{id}"),
+                ..entry("k", 1, State::Active)
+            };
+            let bytes = apply(None, 1, &[Op::Upsert(&entry)]);
+            assert_eq!(Bucket::parse(&bytes).unwrap().entries().unwrap(), [entry], "{id}");
+        }
+        let packed = packed("zzzzzzzzzzzzzzzz").unwrap();
+        assert_eq!(unpacked(packed, &mut String::new()), Ok(()));
+        assert_eq!(unpacked([[0xff; 6], packed[1]], &mut String::new()), Err(Corrupt));
+    }
+
+    #[test]
+    fn scopes_come_back_whole_however_many_lists_there_are() {
+        let scoped = |i: u64| Entry {
+            scopes: (0..i % 300).take(3).map(|scope| format!("s{}-{scope}", i % 300)).collect(),
+            ..entry(&i.to_string(), i, State::Active)
+        };
+        for count in [1, 254, 255, 256, 257, 600] {
+            let entries: Vec<Entry> = (0..count).map(scoped).collect();
+            let ops: Vec<Op<'_>> = entries.iter().map(Op::Upsert).collect();
+            let bytes = apply(None, 1, &ops);
+            assert_eq!(apply(Some(&bytes), 1, &[]), bytes);
+            let bucket = Bucket::parse(&bytes).unwrap();
+            for entry in &entries {
+                assert_eq!(bucket.find(&entry.digest).unwrap().as_ref(), Some(entry), "of {count}");
             }
         }
     }
@@ -492,7 +644,7 @@ mod tests {
             version: "v".repeat(128),
             key: "k".repeat(128),
             client: "c".repeat(128),
-            scopes: vec!["s".repeat(64); 32],
+            scopes: vec![format!("{i:s>64}"); 32],
             ..entry(&i.to_string(), i, State::Active)
         };
         let entries: Vec<Entry> = (1..200).map(largest).collect();
