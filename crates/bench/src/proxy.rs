@@ -192,9 +192,7 @@ fn bars(arms: &[Arm]) -> Vec<Bar> {
             bars.push(Bar::new(what, waits(arm) / waits(authz), "×", judged.then_some(AtMost(0.1))));
         }
     }
-    for (few, most, drawn, bar) in
-        [(Name::Few, Name::Most, "uniformly", 1.6), (Name::FewZipf, Name::MostZipf, "by Zipf's law", 1.1)]
-    {
+    for (few, most, bar) in [(Name::Few, Name::Most, 1.6), (Name::FewZipf, Name::MostZipf, 1.1)] {
         let (Some(few), Some(most)) = (find(few), find(most)) else { continue };
         let what = format!("CPU added, {} against {}", most.title, few.title);
         bars.push(Bar::ratio(what, &added(most, few, Kind::Valid), Some(AtMost(bar))));

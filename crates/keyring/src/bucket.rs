@@ -20,6 +20,7 @@
 //! Numbers of fixed width are little-endian. A bucket of 15 entries takes about 75 bytes an entry.
 //! An entry whose flag says *carried* was written under an earlier epoch than the bucket's.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use crate::bytes::{Reader, put_text, put_varint};
@@ -92,7 +93,7 @@ pub fn merge(existing: Option<&[u8]>, epoch: Epoch, ops: &[Op<'_>]) -> Result<Me
         let bucket = Bucket::parse(bytes)?;
         let older = bucket.epoch < epoch;
         for (digest, record) in bucket.iter() {
-            let mut record = Record::decode(record?, bucket.scopes)?;
+            let mut record = Record::read(record?, bucket.scopes)?;
             record.carried |= older;
             held.insert(digest, record);
         }
@@ -126,7 +127,7 @@ fn in_range(digest: &Digest, after: Option<Digest>, through: Digest) -> bool {
     after.is_none_or(|after| *digest > after) && *digest <= through
 }
 
-fn upsert(held: &mut BTreeMap<Digest, Record>, epoch: Epoch, entry: &Entry) {
+fn upsert<'a>(held: &mut BTreeMap<Digest, Record<'a>>, epoch: Epoch, entry: &'a Entry) {
     if let Some(record) = held.get(&entry.digest) {
         let newer = if record.carried {
             !record.state.is_denied() || entry.state.is_denied() || entry.reinstated_in == Some(epoch)
@@ -177,16 +178,14 @@ impl<'a> Bucket<'a> {
         let Some(at) = self.digests.iter().position(|held| Digest::from_bytes(*held) == *digest) else {
             return Ok(None);
         };
-        let record = Record::decode(self.record(at)?, self.scopes)?;
-        Ok(Some(record.into_entry(*digest)))
+        Record::read(self.record(at)?, self.scopes)?.entry(*digest).map(Some)
     }
 
     /// # Errors
     ///
     /// [`Corrupt`] if any record cannot be read.
     pub fn entries(&self) -> Result<Vec<Entry>, Corrupt> {
-        let decode = |record| Record::decode(record, self.scopes);
-        self.iter().map(|(digest, record)| Ok(decode(record?)?.into_entry(digest))).collect()
+        self.iter().map(|(digest, record)| Record::read(record?, self.scopes)?.entry(digest)).collect()
     }
 
     fn iter(self) -> impl Iterator<Item = (Digest, Result<&'a [u8], Corrupt>)> {
@@ -204,8 +203,8 @@ impl<'a> Bucket<'a> {
     }
 }
 
-fn encode(epoch: Epoch, held: &BTreeMap<Digest, Record>) -> Vec<u8> {
-    let mut lists: Vec<&[String]> = Vec::new();
+fn encode(epoch: Epoch, held: &BTreeMap<Digest, Record<'_>>) -> Vec<u8> {
+    let mut lists: Vec<&[u8]> = Vec::new();
     let mut records = Vec::with_capacity(held.len().saturating_mul(64));
     let mut ends = Vec::with_capacity(held.len().saturating_mul(4));
     for record in held.values() {
@@ -215,7 +214,7 @@ fn encode(epoch: Epoch, held: &BTreeMap<Digest, Record>) -> Vec<u8> {
     }
     let mut scopes = vec![lists.len() as u8];
     for list in lists {
-        put_scopes(&mut scopes, list);
+        scopes.extend_from_slice(list);
     }
     let size = held.len().saturating_mul(36).saturating_add(records.len()).saturating_add(scopes.len());
     let mut bytes = Vec::with_capacity(size.saturating_add(21));
@@ -233,8 +232,9 @@ fn encode(epoch: Epoch, held: &BTreeMap<Digest, Record>) -> Vec<u8> {
 
 // === impl Record ===
 
-/// An entry without its digest, as one record holds it.
-struct Record {
+/// An entry without its digest: one that is stored, or one that is to be. A merge looks at most records only
+/// to write them again, so that texts stay where they are.
+struct Record<'a> {
     state: State,
     carried: bool,
     revision: u64,
@@ -242,14 +242,21 @@ struct Record {
     expires_at: Option<Millis>,
     successor: bool,
     brownout: Option<Brownout>,
-    version: String,
-    key: String,
-    client: String,
-    scopes: Vec<String>,
+    names: Names<'a>,
+    /// As a list is written.
+    scopes: Cow<'a, [u8]>,
 }
 
-impl From<&Entry> for Record {
-    fn from(entry: &Entry) -> Self {
+enum Names<'a> {
+    /// As a record holds them.
+    Stored(&'a [u8]),
+    Of(&'a Entry),
+}
+
+impl<'a> From<&'a Entry> for Record<'a> {
+    fn from(entry: &'a Entry) -> Self {
+        let mut scopes = Vec::new();
+        put_scopes(&mut scopes, &entry.scopes);
         Self {
             state: entry.state,
             carried: false,
@@ -258,33 +265,35 @@ impl From<&Entry> for Record {
             expires_at: entry.expires_at,
             successor: entry.successor,
             brownout: entry.brownout,
-            version: entry.version.clone(),
-            key: entry.key.clone(),
-            client: entry.client.clone(),
-            scopes: entry.scopes.clone(),
+            names: Names::Of(entry),
+            scopes: scopes.into(),
         }
     }
 }
 
-impl Record {
-    fn into_entry(self, digest: Digest) -> Entry {
-        Entry {
+impl<'a> Record<'a> {
+    fn entry(&self, digest: Digest) -> Result<Entry, Corrupt> {
+        let names = match self.names {
+            Names::Of(entry) => return Ok(entry.clone()),
+            Names::Stored(names) => &mut Reader(names),
+        };
+        Ok(Entry {
             digest,
-            version: self.version,
-            key: self.key,
-            client: self.client,
+            version: name(names, VERSION)?,
+            key: name(names, KEY)?,
+            client: names.text()?.to_owned(),
             revision: self.revision,
             state: self.state,
             not_before: self.not_before,
             expires_at: self.expires_at,
-            scopes: self.scopes,
+            scopes: read_scopes(&mut Reader(&self.scopes))?,
             successor: self.successor,
             brownout: self.brownout,
             reinstated_in: None,
-        }
+        })
     }
 
-    fn decode(bytes: &[u8], lists: Lists<'_>) -> Result<Self, Corrupt> {
+    fn read(bytes: &'a [u8], lists: Lists<'a>) -> Result<Self, Corrupt> {
         let mut reader = Reader(bytes);
         let flags = reader.u8()?;
         let state = match flags & STATE {
@@ -309,9 +318,14 @@ impl Record {
                 until: Millis(reader.varint()?),
             }),
         };
-        let (version, key, client) = (name(&mut reader, VERSION)?, name(&mut reader, KEY)?, reader.text()?);
+        let rest = reader.0;
+        for _ in [VERSION, KEY] {
+            check_name(&mut reader)?;
+        }
+        reader.text()?;
+        let names = rest.get(..rest.len().saturating_sub(reader.0.len())).ok_or(Corrupt)?;
         let scopes = match reader.u8()? {
-            OWN_LIST => read_scopes(&mut reader)?,
+            OWN_LIST => take_list(&mut reader)?,
             list => lists.get(list)?,
         };
         reader.end()?;
@@ -323,15 +337,13 @@ impl Record {
             expires_at,
             successor: flags & SUCCESSOR != 0,
             brownout,
-            version,
-            key,
-            client: client.to_owned(),
-            scopes,
+            names: Names::Stored(names),
+            scopes: scopes.into(),
         })
     }
 
     /// Writes the record, and enters its scopes into `lists` where they are not.
-    fn encode<'a>(&'a self, out: &mut Vec<u8>, lists: &mut Vec<&'a [String]>) {
+    fn encode<'s>(&'s self, out: &mut Vec<u8>, lists: &mut Vec<&'s [u8]>) {
         let mut flags = match self.state {
             State::Active => 0,
             State::Retiring => 1,
@@ -360,10 +372,15 @@ impl Record {
             out.extend_from_slice(&share.to_le_bytes());
             put_varint(out, brownout.until.0);
         }
-        put_name(out, VERSION, &self.version);
-        put_name(out, KEY, &self.key);
-        put_text(out, &self.client);
-        let known = lists.iter().position(|list| *list == self.scopes);
+        match self.names {
+            Names::Stored(names) => out.extend_from_slice(names),
+            Names::Of(entry) => {
+                put_name(out, VERSION, &entry.version);
+                put_name(out, KEY, &entry.key);
+                put_text(out, &entry.client);
+            }
+        }
+        let known = lists.iter().position(|list| **list == *self.scopes);
         let number = known.or_else(|| (lists.len() < usize::from(OWN_LIST)).then_some(lists.len()));
         match number {
             Some(number) => {
@@ -374,7 +391,7 @@ impl Record {
             }
             None => {
                 out.push(OWN_LIST);
-                put_scopes(out, &self.scopes);
+                out.extend_from_slice(&self.scopes);
             }
         }
     }
@@ -388,24 +405,30 @@ impl<'a> Lists<'a> {
         let count = reader.u8()?;
         let bytes = reader.0;
         for _ in 0..count {
-            for _ in 0..reader.u8()? {
-                let len = reader.u8()?;
-                reader.take(len.into())?;
-            }
+            take_list(reader)?;
         }
         Ok(Self { count, bytes })
     }
 
-    fn get(self, number: u8) -> Result<Vec<String>, Corrupt> {
+    fn get(self, number: u8) -> Result<&'a [u8], Corrupt> {
         if number >= self.count {
             return Err(Corrupt);
         }
         let mut reader = Reader(self.bytes);
         for _ in 0..number {
-            read_scopes(&mut reader)?;
+            take_list(&mut reader)?;
         }
-        read_scopes(&mut reader)
+        take_list(&mut reader)
     }
+}
+
+/// The next list, as it is written.
+fn take_list<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], Corrupt> {
+    let rest = reader.0;
+    for _ in 0..reader.u8()? {
+        reader.text()?;
+    }
+    rest.get(..rest.len().saturating_sub(reader.0.len())).ok_or(Corrupt)
 }
 
 fn read_scopes(reader: &mut Reader<'_>) -> Result<Vec<String>, Corrupt> {
@@ -457,7 +480,13 @@ fn packed(id: &str) -> Option<[[u8; 6]; 2]> {
 }
 
 /// Each half is less than 62⁸, or nobody wrote it.
+fn check_id(halves: [[u8; 6]; 2]) -> Result<(), Corrupt> {
+    let number = |[a, b, c, d, e, f]: [u8; 6]| u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
+    if halves.into_iter().all(|half| number(half) < 62_u64.pow(8)) { Ok(()) } else { Err(Corrupt) }
+}
+
 fn unpacked(halves: [[u8; 6]; 2], out: &mut String) -> Result<(), Corrupt> {
+    check_id(halves)?;
     for [a, b, c, d, e, f] in halves {
         let mut number = u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
         let mut digits = [0; 8];
@@ -465,12 +494,18 @@ fn unpacked(halves: [[u8; 6]; 2], out: &mut String) -> Result<(), Corrupt> {
             *digit = *ALPHABET.get((number % 62) as usize).ok_or(Corrupt)?;
             number /= 62;
         }
-        if number > 0 {
-            return Err(Corrupt);
-        }
         out.extend(digits.map(char::from));
     }
     Ok(())
+}
+
+/// Reads over a name.
+fn check_name(reader: &mut Reader<'_>) -> Result<(), Corrupt> {
+    let len = match reader.u8()? {
+        ID => return check_id([reader.array()?, reader.array()?]),
+        len => len.checked_sub(SHORTENED).unwrap_or(len),
+    };
+    std::str::from_utf8(reader.take(len.into())?).map(drop).map_err(|_| Corrupt)
 }
 
 fn name(reader: &mut Reader<'_>, beginning: &str) -> Result<String, Corrupt> {
