@@ -1,6 +1,8 @@
 //! Every refusal through Envoy: status, code, challenge, body, and what the access log says.
 
-use keywheel_testkit::{Reply, http};
+use keywheel_keyring::Kind;
+use keywheel_testkit::fake_control::document;
+use keywheel_testkit::{Envoy, FakeControl, Reply, Upstream, http, until};
 use serde_json::json;
 
 use crate::scene::paths;
@@ -126,11 +128,37 @@ async fn a_grpc_caller_gets_the_matching_status_and_a_short_message() {
 
 #[tokio::test]
 async fn without_a_ring_the_answer_says_when_to_try_again() {
-    let fake = keywheel_testkit::FakeControl::start().await.unwrap();
-    let upstream = keywheel_testkit::Upstream::start().await.unwrap();
-    let envoy = keywheel_testkit::Envoy::start(&paths(), config(&fake, &upstream), 2).await.unwrap();
+    let fake = FakeControl::start().await.unwrap();
+    let upstream = Upstream::start().await.unwrap();
+    let envoy = Envoy::start(&paths(), config(&fake, &upstream), 2).await.unwrap();
     for key in ["", "good"] {
         let reply = http::get(envoy.listener(), "/", &[("x-api-key", key)]).await.unwrap();
         assert_is(&reply, 503, "ring_unavailable", "API keys cannot be checked yet; try again", "", "1");
     }
+}
+
+#[tokio::test]
+async fn a_ring_that_is_too_old_lets_nobody_in() {
+    const DAY: u64 = 86_400_000;
+    let fake = FakeControl::start().await.unwrap();
+    let upstream = Upstream::start().await.unwrap();
+    let mut ring = document(Kind::Snapshot { after: None, through: None }, 1, Vec::new());
+    ring.issued_at.0 -= 2 * DAY;
+    let page = fake.sign(&ring);
+    let seed = json!({
+        "signer": page.signer, "signature": page.signature, "document": String::from_utf8(page.body).unwrap(),
+    });
+    let config = config(&fake, &upstream).with_plugin(|plugin| {
+        plugin["control"]["clusters"] = json!([]);
+        plugin["seed"] = seed;
+        plugin["stale"] = json!({"after": "24h", "then": "refuse"});
+    });
+    let envoy = Envoy::start(&paths(), config, 2).await.unwrap();
+    let ask = async || http::get(envoy.listener(), "/", &[("x-api-key", "good")]).await.unwrap();
+    let reply = until("the seed is there", async || {
+        Some(ask().await).filter(|reply| reply.json()["code"] != "ring_unavailable")
+    })
+    .await
+    .unwrap();
+    assert_is(&reply, 503, "ring_stale", "API keys cannot be checked any more; try again", "", "1");
 }
