@@ -1,23 +1,22 @@
 //! One VM of the filter, driven by ticks, answers and requests.
 
-use std::cell::LazyCell;
+mod fetch;
+mod requests;
+
 use std::collections::BTreeMap;
 
-use keywheel_keyring::bucket::Corrupt;
 use keywheel_keyring::generation::Position;
-use keywheel_keyring::merge::{Plan, Rejection};
-use keywheel_keyring::{Digest, Entry, Generation, Millis, PublicKey, Shape, key_text};
+use keywheel_keyring::{Entry, Generation, Millis, PublicKey};
 
 use crate::Now;
 use crate::cache::Cache;
 use crate::config::{Config, Mode, Seed, Then};
-use crate::decide::{Decision, Outcome, Reason, decide};
+use crate::decide::{Outcome, Reason};
 use crate::lease::Lease;
-use crate::policy::Access;
-use crate::refresh::{self, Answer, Call, Reaction, Refresh, Standing};
+use crate::refresh::{Call, Refresh};
 use crate::roster::{self, Enforced};
-use crate::shared::{ApplyError, CREATE, Held, Namespace, SharedData};
-use crate::usage::{self, Courier, Delivery, Origin, Usage};
+use crate::shared::{CREATE, Held, Namespace, SharedData};
+use crate::usage::{Courier, Usage};
 
 /// How often the shell ticks, in milliseconds: how late a VM may learn of a revocation.
 pub const TICK: u64 = 20;
@@ -171,142 +170,6 @@ impl Vm {
         }
     }
 
-    /// Takes the answer to a call. The next call goes out before the answer is applied, so that the
-    /// control plane works while the proxy does.
-    pub fn answer(&mut self, host: &impl Host, id: u32, answer: Answer<'_>, now: Now) {
-        if !self.leads {
-            return;
-        }
-        match self.courier.answer(&self.names, host, id, answer.status, now.mono) {
-            Delivery::Other => {}
-            Delivery::Arrived => return,
-            Delivery::Refused(batches) => {
-                self.metrics.usage_dropped = self.metrics.usage_dropped.saturating_add(batches);
-                log::error!(
-                    "keywheel: ring {}: the control plane cannot read a usage report ({}); it is dropped",
-                    self.ring,
-                    answer.status
-                );
-                return;
-            }
-            Delivery::Failed => {
-                log::warn!(
-                    "keywheel: ring {}: usage was answered with {}; trying again",
-                    self.ring,
-                    answer.status
-                );
-                return;
-            }
-        }
-        self.look(host, now);
-        match self.refresh.answer(id, answer, &self.ring, &self.trust, &self.held.generation, now) {
-            Reaction::Apply { plan, bad } => {
-                self.note_bad(&bad);
-                let next = match &plan {
-                    Plan::Heartbeat(next) => (**next).clone(),
-                    Plan::Write(write) => write.next().clone(),
-                };
-                self.send(host, Some(&next), now);
-                // What failed was logged, and is tried again.
-                let _ = self.apply(host, plan, now);
-            }
-            Reaction::Rejected { reason, detail } => {
-                log::warn!(
-                    "keywheel: ring {}: a document was not taken ({}): {detail}",
-                    self.ring,
-                    reason.as_str()
-                );
-                self.count_rejected(reason.as_str());
-                if reason == Rejection::UntrustedSigner {
-                    // Another configuration of the same ring may trust who signs now.
-                    self.lease.resign(&self.names, host, now.mono);
-                    self.stop();
-                }
-            }
-            Reaction::Failed(why) => self.failed(&why, now),
-            Reaction::Nothing => {}
-        }
-    }
-
-    /// Makes the calls that are due, to go on from what is held or is about to be.
-    fn send(&mut self, host: &impl Host, next: Option<&Generation>, now: Now) {
-        let (held, names, me) = (&self.held.generation, &self.names, self.lease.me());
-        let who: &str = self.who.get_or_insert_with(|| who(&self.node, roster::instance(names, host, me)));
-        let standing = LazyCell::new(|| Standing {
-            who,
-            stored: held,
-            enforced: roster::enforced(names, host, now.mono),
-        });
-        for call in self.refresh.due(&self.ring, next.unwrap_or(held), &standing, now) {
-            if !host.call(&call) {
-                self.refresh.not_sent(call.id, now);
-                self.failed("Envoy has no such cluster, or cannot reach it", now);
-            }
-        }
-    }
-
-    /// Leads no more.
-    fn stop(&mut self) {
-        self.leads = false;
-        self.refresh.stop();
-        self.courier.stop();
-    }
-
-    /// Begins with the ring of the configuration, while there is no other. Whoever comes first does it.
-    fn plant(&mut self, host: &impl Host, now: Now) {
-        let held = &self.held.generation;
-        if self.seed.is_none() || held.complete.is_some() || held.sync.is_some() {
-            return;
-        }
-        let Some(seed) = self.seed.take() else { return };
-        let answer = Answer {
-            status: 200,
-            signer: Some(seed.signer.as_bytes()),
-            signature: Some(seed.signature.as_bytes()),
-            body: seed.document.as_bytes(),
-        };
-        // A seed is as old as it is: what it is worth is the configuration's to say, by `stale`.
-        let moment = Now { wall: Millis(0), mono: now.mono };
-        let planted = match refresh::read(answer, &self.ring, &self.trust, held, moment) {
-            Reaction::Apply { plan, .. } => {
-                self.lease.claim(&self.names, host);
-                self.apply(host, plan, now).is_ok()
-            }
-            _ => false,
-        };
-        if planted {
-            log::info!("keywheel: ring {}: began with the configuration's seed", self.ring);
-        } else {
-            self.seed = Some(seed);
-        }
-    }
-
-    /// Takes a document that was pushed.
-    pub fn receive(&mut self, host: &impl Host, document: Answer<'_>, now: Now) -> Reaction {
-        self.look(host, now);
-        let reaction = refresh::read(document, &self.ring, &self.trust, &self.held.generation, now);
-        match reaction {
-            Reaction::Apply { plan, bad } => {
-                self.note_bad(&bad);
-                self.lease.claim(&self.names, host);
-                match self.apply(host, plan, now) {
-                    Ok(()) => Reaction::Nothing,
-                    Err(ApplyError::LeaseLost | ApplyError::Contended) => {
-                        Reaction::Failed("another VM of this proxy writes just now".into())
-                    }
-                    Err(ApplyError::Damaged) => Reaction::Failed(
-                        "a stored bucket is damaged; begin with a snapshot, which mends it".into(),
-                    ),
-                }
-            }
-            Reaction::Rejected { reason, detail } => {
-                self.count_rejected(reason.as_str());
-                Reaction::Rejected { reason, detail }
-            }
-            other => other,
-        }
-    }
-
     /// The generation that is stored, and what all VMs of the process enforce.
     pub fn standing(&mut self, host: &impl SharedData, now: Now) -> (&Generation, Enforced) {
         self.look(host, now);
@@ -317,72 +180,6 @@ impl Vm {
     #[must_use]
     pub fn ring_name(&self) -> &str {
         &self.ring
-    }
-
-    fn note_bad(&mut self, bad: &[(String, String)]) {
-        for (version, error) in bad {
-            log::error!("keywheel: ring {}: {version} is denied: {error}", self.ring);
-            self.count_rejected("bad_entry");
-        }
-    }
-
-    fn seal(&mut self, host: &impl Host, now: Now) {
-        if !self.usage.is_due(self.cache.has_counts(), now) {
-            return;
-        }
-        let usage = &mut self.usage;
-        self.cache.take_counts(|entry, count| usage.add(entry.version.clone(), VALID, count.into()));
-        let instance = roster::instance(&self.names, host, self.lease.me());
-        self.usage.seal(&self.names, host, Origin { node: &self.node, instance }, now);
-        self.metrics.usage_dropped = self.metrics.usage_dropped.saturating_add(self.usage.take_dropped());
-    }
-
-    fn forward_usage(&mut self, host: &impl Host, now: Now) {
-        let (id, cluster) = self.refresh.next_call();
-        let Some(body) = self.courier.due(&self.names, host, id, now.mono) else {
-            return;
-        };
-        let call = Call {
-            id,
-            cluster,
-            path: format!("/v1/rings/{}/usage", self.ring),
-            proxy: self.who.clone().unwrap_or_default(),
-            body: Some(body),
-            timeout_ms: usage::TIMEOUT,
-        };
-        if !host.call(&call) {
-            self.courier.answer(&self.names, host, id, 0, now.mono);
-        }
-    }
-
-    fn apply(&mut self, host: &impl Host, plan: Plan, now: Now) -> Result<(), ApplyError> {
-        let leads = || self.lease.leads(&self.names, host);
-        let applied = self.names.apply(host, &self.held, plan, leads);
-        match &applied {
-            Ok(_) => {
-                self.refresh.applied();
-                if self.failing_since.take().is_some() {
-                    log::info!("keywheel: ring {}: the control plane answers again", self.ring);
-                }
-                self.look(host, now);
-                if self.role != Role::Receive {
-                    self.report(host, now);
-                }
-            }
-            Err(ApplyError::LeaseLost) => self.stop(),
-            // Another VM writes just now; what it did not bring is fetched again.
-            Err(ApplyError::Contended) => self.refresh.not_applied(now),
-            Err(ApplyError::Damaged) => {
-                log::error!(
-                    "keywheel: ring {}: a document could not be stored: a bucket is damaged",
-                    self.ring
-                );
-                self.count_rejected(Rejection::Bucket.as_str());
-                self.refresh.not_applied(now);
-                self.ask_for_repair(host);
-            }
-        }
-        applied.map(drop)
     }
 
     /// Adopts the generation that is stored now.
@@ -427,126 +224,6 @@ impl Vm {
         }
     }
 
-    fn failed(&mut self, why: &str, now: Now) {
-        self.metrics.refresh_failures = self.metrics.refresh_failures.saturating_add(1);
-        let since = *self.failing_since.get_or_insert(now.mono);
-        if since == now.mono || now.mono.saturating_sub(self.logged_at) >= LOG_AGAIN {
-            self.logged_at = now.mono;
-            log::warn!("keywheel: ring {}: cannot refresh: {why}; trying again", self.ring);
-        }
-    }
-
-    fn count_rejected(&mut self, reason: &'static str) {
-        let count = self.metrics.rejected.entry(reason).or_default();
-        *count = count.saturating_add(1);
-    }
-
-    // === requests ===
-
-    /// Whether there is a ring to enforce. Asked before a key is looked at.
-    pub fn ring(&mut self, host: &impl SharedData, now: Now) -> Ring {
-        self.lease.served();
-        let long_past = self.looked_at.is_none_or(|at| now.mono.abs_diff(at) > LOOK);
-        // Another VM may serve already.
-        if long_past || self.held.generation.complete.is_none() {
-            self.look(host, now);
-        }
-        let age = now.wall.saturating_since(self.held.generation.issued_at);
-        match self.held.generation.complete {
-            None => Ring::Absent,
-            Some(_) if self.refuse_after.is_some_and(|limit| age >= limit) => Ring::Stale,
-            Some(_) => Ring::Fresh,
-        }
-    }
-
-    /// Decides on a credential, from memory or from one look at a bucket. Ask [`Self::ring`] first.
-    ///
-    /// # Errors
-    ///
-    /// The [`Refusal`] to send.
-    pub fn check(
-        &mut self,
-        host: &impl SharedData,
-        credential: &[u8],
-        needs: &Access,
-        now: Now,
-    ) -> Result<&Entry, Refusal<'_>> {
-        // A clock that was set back does not revive what the ring's own time has ended.
-        let wall = now.wall.max(self.held.generation.issued_at);
-        let digest = Digest::of(credential);
-        let refuse = |reason| Err(Refusal { reason, entry: None });
-        let at = match self.cache.find(&digest, self.adoption) {
-            Some(at) => at,
-            None => match self.names.find(host, &digest) {
-                Ok(Some(entry)) => {
-                    let (at, before) = self.cache.put(self.adoption, entry);
-                    if let Some((entry, count)) = before {
-                        self.usage.add(entry.version, VALID, count.into());
-                    }
-                    at
-                }
-                Ok(None) => {
-                    // Only a key that is not there is worth the look at its check: good ones pay nothing.
-                    let prefix = &self.held.generation.key_prefix;
-                    let typo = !prefix.is_empty() && key_text::shape(prefix, credential) == Shape::Malformed;
-                    return refuse(if typo { Reason::MalformedKey } else { Reason::UnknownKey });
-                }
-                Err(Corrupt) => {
-                    self.ask_for_repair(host);
-                    return refuse(Reason::RingUnavailable);
-                }
-            },
-        };
-        let lot = self.draw();
-        let decided = self.cache.entry(at).map(|entry| match decide(entry, wall, lot) {
-            Decision::Allow => needs.permits(entry),
-            Decision::Deny(reason) => Err(reason),
-        });
-        // Where nobody forwards what was counted, it would only pile up.
-        let counts = self.role == Role::Fetch;
-        if counts && decided == Some(Ok(())) {
-            self.cache.count(at);
-        }
-        match (self.cache.entry(at), decided) {
-            (Some(entry), Some(Ok(()))) => Ok(entry),
-            (Some(entry), Some(Err(reason))) => {
-                // A bad key that is known says whose it is.
-                if counts {
-                    self.usage.add(entry.version.clone(), reason.code(), 1);
-                }
-                Err(Refusal { reason, entry: Some(entry) })
-            }
-            _ => refuse(Reason::RingUnavailable),
-        }
-    }
-
-    /// A number from 0 up to 1, another each time.
-    fn draw(&mut self) -> f64 {
-        // xorshift64: whoever could foresee it would gain nothing.
-        self.lots ^= self.lots << 13;
-        self.lots ^= self.lots >> 7;
-        self.lots ^= self.lots << 17;
-        (self.lots >> 11) as f64 / (1_u64 << 53) as f64
-    }
-
-    /// Counts a request.
-    pub fn count(&mut self, outcome: Outcome) {
-        if let Some(count) = self.metrics.requests.get_mut(outcome.index()) {
-            *count = count.saturating_add(1);
-        }
-    }
-
-    /// Marks the ring, so that the leader fetches a snapshot.
-    fn ask_for_repair(&self, host: &impl SharedData) {
-        let held = self.names.generation(host);
-        if !held.generation.repair && held.generation.sync.is_none() {
-            log::error!("keywheel: ring {}: a stored bucket is damaged; fetching the ring anew", self.ring);
-            let repair = Generation { repair: true, ..held.generation.clone() };
-            // Whoever wrote first asked for the same, or brought something newer.
-            let _ = self.names.write_generation(host, &held, &repair);
-        }
-    }
-
     // === for whoever watches ===
 
     /// What was counted since this was last asked, if anything was.
@@ -578,11 +255,6 @@ impl Vm {
     }
 }
 
-/// Who a process is, for every call that it makes.
-fn who(node: &str, instance: u64) -> String {
-    format!("node={}&instance={instance:016x}&filter={}", percent_encode(node), env!("CARGO_PKG_VERSION"))
-}
-
 impl Default for Metrics {
     fn default() -> Self {
         Self {
@@ -592,17 +264,4 @@ impl Default for Metrics {
             usage_dropped: 0,
         }
     }
-}
-
-/// Percent-encodes all but unreserved characters.
-fn percent_encode(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
-            encoded.push(char::from(byte));
-        } else {
-            encoded.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    encoded
 }
