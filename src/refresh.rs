@@ -93,6 +93,8 @@ pub struct Refresh {
     /// Asks for changes since a snapshot under way began.
     follow: Option<Flight>,
     follow_at: u64,
+    /// The control plane has no changes any more from before the snapshot's first page.
+    follow_first: bool,
     /// When the next page may be asked for.
     page_at: u64,
     /// Asks whether the first cluster answers again, while another is in use.
@@ -137,6 +139,7 @@ impl Refresh {
             report: None,
             follow: None,
             follow_at: 0,
+            follow_first: false,
             page_at: 0,
             probe: None,
             last_id: 0,
@@ -154,6 +157,7 @@ impl Refresh {
         self.report = None;
         self.follow = None;
         self.follow_at = 0;
+        self.follow_first = false;
         self.page_at = 0;
         self.probe = None;
         self.snapshot = false;
@@ -198,7 +202,9 @@ impl Refresh {
             calls.extend(self.follow(ring, generation, standing, now));
         }
         // A poll under way does not know yet what its own answer brought; a short call tells.
+        // While a snapshot is under way, its pages tell.
         if generation.complete.is_some()
+            && generation.sync.is_none()
             && generation.complete != self.reported
             && self.report.is_none()
             && self.failures == 0
@@ -231,6 +237,7 @@ impl Refresh {
         let follows = generation.sync.is_some() && generation.complete.is_some() && !self.snapshot;
         // What is under way when the snapshot ends comes again by the poll that goes on from its first page.
         self.follow.take_if(|flight| !follows || now.mono >= flight.lost_at);
+        self.follow_first &= follows;
         follows && self.follow.is_none() && now.mono >= self.follow_at.max(self.not_before)
     }
 
@@ -242,7 +249,8 @@ impl Refresh {
         now: Now,
     ) -> Option<Call> {
         let sync = generation.sync.as_ref()?;
-        let from = Position { epoch: sync.first.epoch, revision: sync.upto };
+        let least = if self.follow_first { sync.first.revision } else { 0 };
+        let from = Position { epoch: sync.first.epoch, revision: sync.upto.max(least) };
         let call = self.call(changes(ring, Some(from), WAIT), standing, POLL_TIMEOUT, now);
         self.follow = Some(Flight::new(&call, generation, false, now));
         self.follow_at = now.mono.saturating_add(FOLLOW);
@@ -320,6 +328,7 @@ impl Refresh {
         if self.follow.take_if(|flight| flight.id == id).is_some() {
             // Whether the control plane is well is seen by the pages.
             if answer.status != 200 {
+                self.follow_first |= answer.status == 410;
                 return Reaction::Nothing;
             }
             let reaction = read(answer, ring, trust, generation, now);
@@ -407,11 +416,14 @@ impl Refresh {
     }
 
     /// What came could not be applied. The call that went out meanwhile asks from where the ring did
-    /// not get to; its answer would be a gap, so nobody waits for it.
-    pub fn not_applied(&mut self, now: Now) {
-        self.main = None;
+    /// not get to; its answer would be a gap, so nobody waits for it. A run that `comes_again` after the
+    /// snapshot is no reason to hold that up.
+    pub fn not_applied(&mut self, comes_again: bool, now: Now) {
         self.follow = None;
-        self.fail(now);
+        if !comes_again {
+            self.main = None;
+            self.fail(now);
+        }
     }
 
     /// Backs off with full jitter, and turns to the next cluster.

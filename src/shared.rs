@@ -182,7 +182,12 @@ impl Namespace {
                 let mut count = 0_i64;
                 for run in &runs {
                     let merged =
-                        self.merge(shared, run.bucket, write.epoch(), &run.ops, write.is_page(), &leads)?;
+                        self.merge(shared, run.bucket, write.epoch(), &run.ops, write.is_page(), &leads);
+                    let merged = match merged {
+                        // A page will mend it; what else changed need not wait for that.
+                        Err(ApplyError::Damaged) if write.comes_again() => continue,
+                        merged => merged?,
+                    };
                     let more = if write.is_page() {
                         merged.swept as i64
                     } else {

@@ -237,6 +237,56 @@ fn a_change_does_not_wait_until_the_ring_is_fetched_anew() {
     assert_eq!(held(&world).entries, world.control.entries.len() as u64);
 }
 
+/// DESIGN §6
+#[test]
+fn a_damaged_bucket_keeps_no_change_away_while_the_ring_is_fetched_anew() {
+    let mut world = World::new(2, control_with_many());
+    world.run_until("convergence", World::converged);
+    let held = |world: &World| Namespace::shared("production").generation(&world.shared).generation;
+    for begin in [FakeControl::new_epoch, FakeControl::compact] {
+        world.reachable = false;
+        world.run(1_500);
+        world.control.put(entry("later", State::Active));
+        begin(&mut world.control);
+        world.reachable = true;
+        world.run_until("a snapshot begins", |world| held(world).sync.is_some());
+        // The last page brings it.
+        let last = world.control.entries.keys().next_back().copied().unwrap();
+        let damaged = many().into_iter().find(|secret| Digest::of(secret.as_bytes()) == last).unwrap();
+        world.shared.overwrite(&format!("kw1/production/b{:04x}", last.bucket()), b"\xffjunk");
+        world.control.put(entry(&damaged, State::Active));
+        let revoked = many().into_iter().find(|secret| world.request(0, secret).is_ok()).unwrap();
+        world.control.put(entry(&revoked, State::Revoked));
+        world.run(100);
+        assert!(held(&world).sync.is_some(), "the snapshot is under way still");
+        assert_eq!(world.request(0, &revoked), Err(Reason::KeyRevoked));
+        world.run_until("convergence", World::converged);
+        assert_eq!(world.request(1, &damaged), Ok("acme".into()));
+    }
+}
+
+/// A repair begins with a page: what was revoked before that was cut need not wait for its own page.
+#[test]
+fn a_change_before_a_repairs_first_page_does_not_wait() {
+    let mut world = World::new(2, control_with_many());
+    world.run_until("convergence", World::converged);
+    let held = |world: &World| Namespace::shared("production").generation(&world.shared).generation;
+    let mut digests: Vec<(Digest, String)> =
+        many().into_iter().map(|secret| (Digest::of(secret.as_bytes()), secret)).collect();
+    digests.sort();
+    let (first, last) = (&digests[0].1, &digests[digests.len() - 1].1);
+    let bucket = format!("kw1/production/b{:04x}", Digest::of(first.as_bytes()).bucket());
+    world.shared.overwrite(&bucket, b"\xffjunk");
+    assert!(world.request(0, first).is_err());
+    world.control.put(entry(last, State::Revoked));
+    world.run_until("a snapshot begins", |world| held(world).sync.is_some());
+    world.run(60);
+    assert!(held(&world).sync.is_some(), "the snapshot is under way still");
+    assert_eq!(world.request(1, last), Err(Reason::KeyRevoked));
+    world.run_until("convergence", World::converged);
+    assert_eq!(world.request(0, first), Ok("acme".into()));
+}
+
 #[test]
 fn damaged_buckets_and_generations_heal() {
     let mut world = World::new(2, control_with_many());

@@ -188,6 +188,7 @@ impl Vm {
 
     fn apply(&mut self, host: &impl Host, plan: Plan, now: Now) -> Result<(), ApplyError> {
         let leads = || self.lease.leads(&self.names, host);
+        let comes_again = matches!(&plan, Plan::Write(write) if write.comes_again());
         let applied = self.names.apply(host, &self.held, plan, leads);
         match &applied {
             Ok(_) => {
@@ -202,14 +203,14 @@ impl Vm {
             }
             Err(ApplyError::LeaseLost) => self.stop(),
             // Another VM writes just now; what it did not bring is fetched again.
-            Err(ApplyError::Contended) => self.refresh.not_applied(now),
+            Err(ApplyError::Contended) => self.refresh.not_applied(comes_again, now),
             Err(ApplyError::Damaged) => {
                 log::error!(
                     "keywheel: ring {}: a document could not be stored: a bucket is damaged",
                     self.ring
                 );
                 self.count_rejected(Rejection::Bucket.as_str());
-                self.refresh.not_applied(now);
+                self.refresh.not_applied(comes_again, now);
                 self.ask_for_repair(host);
             }
         }

@@ -39,7 +39,7 @@ pub struct Position {
 pub struct Sync {
     /// Where the first page was cut; the proxy follows the changes from there.
     pub first: Position,
-    /// The revision up to which changes since then were taken meanwhile.
+    /// The revision up to which changes were taken meanwhile.
     pub upto: u64,
     /// A page must not be cut before this revision: it could bring back what was removed meanwhile.
     pub floor: u64,

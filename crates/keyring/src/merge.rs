@@ -64,7 +64,7 @@ pub enum Rejection {
     /// What the ring has already. It is no attack and no fault, and is not counted.
     Known,
     Gap,
-    /// A run of changes during a snapshot, or without a ring.
+    /// A run of changes before the first page of a repair, or without a ring.
     OutOfTurn,
     /// The ring would rest on more signers than can be told apart. A snapshot rests on fewer.
     TooManySigners,
@@ -163,7 +163,8 @@ impl Generation {
         if document.epoch != sync.first.epoch {
             return Err(Rejection::OtherEpoch);
         }
-        if since > sync.upto {
+        // What came before the first page is in the pages, if it comes in no run.
+        if since > sync.upto.max(sync.first.revision) {
             return Err(Rejection::Gap);
         }
         match document.revision.cmp(&sync.upto) {
@@ -175,9 +176,16 @@ impl Generation {
         next.accept(&document, signer, 2 * MAX_SIGNERS)?;
         add_signer(&mut sync.signers, signer, MAX_SIGNERS)?;
         keep_what_came_back(&mut document);
+        // No page is older than the first, so what they cover is newer than what was before it: an entry that
+        // came and went would come back for good.
+        let (first, cursor) = (sync.first.revision, sync.cursor);
+        let is_ahead = |digest: &Digest| cursor.is_none_or(|cursor| *digest > cursor);
+        document.entries.retain(|entry| entry.revision > first || is_ahead(&entry.digest));
+        let is_old = document.revision <= first;
+        document.removed.retain(|digest| !is_old || is_ahead(digest));
         sync.upto = document.revision;
         if !document.removed.is_empty() {
-            sync.floor = document.revision;
+            sync.floor = sync.floor.max(document.revision);
         }
         let counted = sync.cursor;
         next.sync = Some(sync);
@@ -202,7 +210,11 @@ impl Generation {
             _ if after.is_some() => return Err(Rejection::Gap),
             _ => Sync {
                 first: position,
-                upto: position.revision,
+                // In one epoch, what lies between the ring and the first page need not wait for its page.
+                upto: self
+                    .complete
+                    .filter(|complete| complete.epoch == position.epoch)
+                    .map_or(position.revision, |complete| complete.revision),
                 floor: position.revision,
                 cursor: None,
                 entries: 0,
@@ -278,6 +290,12 @@ impl Write {
     #[must_use]
     pub const fn next(&self) -> &Generation {
         &self.next
+    }
+
+    /// Whether this is a run of changes that comes again when the snapshot under way is done.
+    #[must_use]
+    pub const fn comes_again(&self) -> bool {
+        self.sweep.is_none() && self.next.sync.is_some()
     }
 
     /// Whether this is a page of a snapshot.
@@ -484,6 +502,27 @@ mod tests {
         let last = judge(&taken, page(2, Some(0x40), None, 30)).unwrap();
         assert_eq!(last.complete, Some(Position { epoch: epoch(2), revision: 30 }), "and they come again");
         assert_eq!(judge(&Generation { repair: true, ..at(10) }, changes(10, 11)), Err(Rejection::OutOfTurn));
+    }
+
+    #[test]
+    fn a_repair_takes_what_changed_before_its_first_page() {
+        let held = Generation { repair: true, ..at(10) };
+        let first = judge(&held, page(1, None, Some(0x40), 20)).unwrap();
+        let removal = Document { removed: vec![Digest::MAX], ..changes(10, 15) };
+        let taken = judge(&first, removal).unwrap();
+        let sync = taken.sync.as_ref().unwrap();
+        assert_eq!((sync.upto, sync.floor), (15, 20), "no page may be older than the first");
+        assert!(judge(&taken, changes(15, 22)).is_ok());
+        // What the first page covers and does not name was removed before it was cut.
+        let gone = Entry::new(Digest::from_bytes([0x30; 32]), "kv", "key", "acme", 12, State::Active);
+        let run = Document { entries: vec![gone], ..changes(10, 15) };
+        let Plan::Write(write) = first.judge("production", run, signer(1), NOW).unwrap() else {
+            panic!("changes are written")
+        };
+        assert!(write.runs(|_| true).is_empty());
+        // A server that has no changes from so long ago goes on from the first page.
+        assert!(judge(&first, changes(20, 22)).is_ok());
+        assert_eq!(judge(&first, changes(21, 22)), Err(Rejection::Gap));
     }
 
     #[test]
