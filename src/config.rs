@@ -257,6 +257,11 @@ impl Control {
     }
 }
 
+/// Cookies have a source of their own. Taken as a whole they would be two sources' credential at once.
+fn is_key_header(name: &str) -> bool {
+    is_header_name(name) && !name.eq_ignore_ascii_case("cookie")
+}
+
 impl Source {
     fn read(value: &Value) -> Option<Self> {
         let map = value.as_object()?;
@@ -266,12 +271,11 @@ impl Source {
         let mut names: Vec<&str> = map.keys().map(String::as_str).collect();
         names.sort_unstable();
         match names.as_slice() {
-            ["header"] => Some(Self::Header {
-                name: text("header", is_header_name)?.to_ascii_lowercase(),
-                scheme: None,
-            }),
+            ["header"] => {
+                Some(Self::Header { name: text("header", is_key_header)?.to_ascii_lowercase(), scheme: None })
+            }
             ["header", "scheme"] => Some(Self::Header {
-                name: text("header", is_header_name)?.to_ascii_lowercase(),
+                name: text("header", is_key_header)?.to_ascii_lowercase(),
                 scheme: Some(text("scheme", is_token)?),
             }),
             ["query"] => Some(Self::Query { name: text("query", is_token)? }),

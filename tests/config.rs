@@ -85,6 +85,7 @@ fn what_is_wrong_is_named_by_its_path_with_what_is_allowed() {
     check(source, r#"{"header":"x y"}"#, "sources[0]", "one of {header: x-api-key}");
     check(source, r#"{"header":"host"}"#, "sources[0]", "one of {header: x-api-key}");
     check(source, r#"{"header":"a","scheme":"b c"}"#, "sources[0]", "one of {header: x-api-key}");
+    check(source, r#"{"header":"Cookie"}"#, "sources[0]", "{cookie: api_key}");
     check(sources, &format!(r#"{sources},"hide":true"#), "hide", "is not a field; allowed are ring, control");
     check(sources, &format!(r#"{sources},"hide_credential":1"#), "hide_credential", "true or false");
     for wrong in ["15", "4097", "1.5", "-1", "\"512\"", "1e300"] {

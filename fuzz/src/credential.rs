@@ -215,9 +215,7 @@ fn rest_is_kept(sources: &[Source], name: &str, before: &FakeRequest, after: &Fa
             let all: Vec<&[u8]> = cookies.split_inclusive(|byte| matches!(byte, b';' | b',')).collect();
             let bare =
                 |pair: &[u8]| pair.strip_suffix(b";").or(pair.strip_suffix(b",")).unwrap_or(pair).to_vec();
-            if ours.iter().any(|source| is_whole(source, cookies)) {
-                None
-            } else if !cookies.split(|byte| matches!(byte, b';' | b',')).any(is_ours) {
+            if !cookies.split(|byte| matches!(byte, b';' | b',')).any(is_ours) {
                 was.clone()
             } else {
                 // What is kept keeps the separator in front of it, but the first.
@@ -242,23 +240,15 @@ fn rest_is_kept(sources: &[Source], name: &str, before: &FakeRequest, after: &Fa
             }
         }
         (_, Some(value)) => {
-            if ours.iter().any(|source| is_whole(source, value)) {
-                None
-            } else {
-                was.clone()
-            }
+            let is_ours = |source: &&Source| match source {
+                Source::Header { scheme: None, .. } => true,
+                Source::Header { scheme: Some(scheme), .. } => {
+                    value.split(|byte| *byte == b',').any(|part| has_scheme(part.trim_ascii_start(), scheme))
+                }
+                _ => false,
+            };
+            if ours.iter().any(is_ours) { None } else { was.clone() }
         }
     };
     assert_eq!(is, expected, "{name}, which was {was:?}");
-}
-
-/// Whether a source takes a header with this value as a whole.
-fn is_whole(source: &Source, value: &[u8]) -> bool {
-    match source {
-        Source::Header { scheme: None, .. } => true,
-        Source::Header { scheme: Some(scheme), .. } => {
-            value.split(|byte| *byte == b',').any(|part| has_scheme(part.trim_ascii_start(), scheme))
-        }
-        _ => false,
-    }
 }
