@@ -64,7 +64,7 @@ impl Server {
             let digest = Digest::of(&n.to_be_bytes());
             ImportedVersion { digest, scopes: Vec::new(), expires_at: None }
         };
-        let context = Context { actor: "test".into(), now: clock::now(), request_id: None };
+        let context = Context::system(clock::now());
         let versions = (0..count).map(version).collect();
         control.store.import(&context, "production", "acme", versions).await.unwrap();
         control.store.close().await;
