@@ -47,6 +47,13 @@ impl Server {
         self.process.wait().unwrap();
     }
 
+    /// Ends it in order, as a service manager does.
+    pub(crate) fn stop(&mut self) {
+        let id = self.process.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        assert!(self.process.wait().unwrap().success());
+    }
+
     /// Starts again on the same data, at other ports.
     pub(crate) fn start_again(&mut self) {
         let (process, ready) = spawn(self.dir.path());
