@@ -1,8 +1,8 @@
 //! Signs how far the audit trail went, with the ring's signing key.
 //!
 //! That key and no other, because its public half is pinned in the configuration of every proxy: whoever
-//! alters the database cannot put another in its place unnoticed. What is signed begins with words that
-//! no ring document begins with, so neither passes for the other.
+//! alters the database cannot put another in its place unnoticed. No ring document begins as
+//! what is signed here does, so neither passes for the other.
 
 use std::sync::Arc;
 

@@ -1,5 +1,7 @@
 //! Whether a trail is whole, up to its checkpoints.
 
+use std::cmp::Reverse;
+
 use keywheel_keyring::PublicKey;
 use keywheel_keyring::signature::{self, SignatureError};
 
@@ -69,7 +71,7 @@ impl Verifier {
     ///
     /// [`Fault::Checkpoint`] if one is not signed by a key in `trust`.
     pub fn new(mut checkpoints: Vec<Checkpoint>, trust: &[PublicKey]) -> Result<Self, Fault> {
-        checkpoints.sort_by(|a, b| b.seq.cmp(&a.seq));
+        checkpoints.sort_by_key(|checkpoint| Reverse(checkpoint.seq));
         for checkpoint in checkpoints.iter().rev() {
             let Checkpoint { seq, at, signer, signature, .. } = checkpoint;
             let body = bytes::checkpoint(checkpoint.head(), *at);

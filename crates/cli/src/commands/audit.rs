@@ -1,5 +1,5 @@
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use keywheel_api::audit::{Head, Verified, Verifier};
 use keywheel_api::{AuditRecord, Checkpoint, Checkpoints, List};
@@ -64,9 +64,9 @@ async fn take(api: &Api, after: u64, limit: Option<u64>) -> Result<Vec<AuditReco
 }
 
 /// Here and not on the server: whoever altered its database may have altered the server too.
-async fn verify(api: &Api, files: &[std::path::PathBuf], trust: Vec<PublicKey>) -> Result<Verified, Failure> {
+async fn verify(api: &Api, files: &[PathBuf], trust: Vec<PublicKey>) -> Result<Verified, Failure> {
     let mut kept = files.iter().map(|path| read(path)).collect::<Result<Vec<_>, _>>()?;
-    // Before the records, so that each covers nothing that was written since they were read.
+    // Before the records: a checkpoint that is signed meanwhile may cover some that were not there yet.
     let shown: Checkpoints = api.get("/v1/audit/checkpoints?limit=1").await?;
     let stored: Vec<Checkpoint> = api.list("/v1/audit/checkpoints", &[]).await?;
     kept.extend(stored);
