@@ -5,6 +5,7 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`audit`] | the audit trail, and whether it is whole: pure |
 //! | [`client`] | who keys belong to |
 //! | [`key`] | keys and their versions |
 //! | [`rotation`] | the move from one version to the next |
@@ -29,6 +30,7 @@
 //! # Ok::<(), serde_json::Error>(())
 //! ```
 
+pub mod audit;
 pub mod client;
 pub mod key;
 pub mod problem;
@@ -39,6 +41,7 @@ pub mod time;
 pub mod token;
 pub mod usage;
 
+pub use audit::{AuditRecord, Checkpoint, Checkpoints};
 pub use client::{Client, CreateClient};
 pub use jiff::Timestamp;
 pub use key::{CreateKey, Key, KeyWithSecret, NewVersion, Version};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 use keywheel_api::Role;
-use keywheel_keyring::KeyPrefix;
+use keywheel_keyring::{KeyPrefix, PublicKey};
 
 use crate::output::Output;
 
@@ -15,7 +15,8 @@ Exit codes:
   1  the operation failed: the server said no, and why
   2  the command line is wrong
   3  the control plane cannot be reached
-  4  no token, or not one that may do this";
+  4  no token, or not one that may do this
+  5  the audit trail is not whole";
 
 const RING_URL: &str = "http://127.0.0.1:7071";
 const RING_URL_HELP: &str = "The ring listener's URL: a control plane's or a relay's";
@@ -61,6 +62,9 @@ pub(crate) enum Command {
     /// What proxies enforce
     #[command(subcommand)]
     Ring(Ring),
+    /// Who changed what, and whether the record of it is whole
+    #[command(subcommand)]
+    Audit(Audit),
     /// Credentials for the control plane itself
     #[command(subcommand)]
     Token(Token),
@@ -206,6 +210,31 @@ pub(crate) struct Push {
     pub(crate) timeout: Duration,
     #[arg(long, value_name = "URL", env = "KEYWHEEL_RING_URL", default_value = RING_URL, help = RING_URL_HELP)]
     pub(crate) ring_url: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Audit {
+    /// List audit records, oldest first
+    List {
+        /// Begin after this record
+        #[arg(long, value_name = "RECORD", default_value_t = 0)]
+        after: u64,
+        /// At most so many
+        #[arg(long, value_name = "COUNT")]
+        limit: Option<u64>,
+    },
+    /// Fetch the whole trail and verify that no record was edited, dropped or moved
+    Verify {
+        /// A checkpoint that was kept elsewhere, as `audit checkpoint` printed it; repeat for more
+        #[arg(long, value_name = "FILE")]
+        checkpoint: Vec<PathBuf>,
+        /// A base64 public key that may have signed checkpoints, as in the filter's `control.trust`; repeat for
+        /// more [default: those that the control plane names]
+        #[arg(long, value_name = "KEY")]
+        trust: Vec<PublicKey>,
+    },
+    /// Sign how far the trail goes now, and print it as one line of JSON to keep elsewhere
+    Checkpoint,
 }
 
 #[derive(Debug, Subcommand)]

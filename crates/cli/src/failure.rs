@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use keywheel_api::Problem;
+use keywheel_api::audit::Fault;
 use keywheel_keyring::document::DocumentError;
 use keywheel_keyring::signature::SignatureError;
 
@@ -58,6 +59,12 @@ pub(crate) enum Failure {
         "the ring listener's document is not a first page of ring `{ring}`; is --ring-url the ring listener of this control plane?"
     )]
     NotASeed { ring: String },
+    #[error(
+        "the audit trail is not whole: {0}. Compare it with a backup of the database; the records before are good"
+    )]
+    Audit(Fault),
+    #[error("cannot read the checkpoint {}: {cause}; give a file that holds what `keywheel audit checkpoint` printed", .path.display())]
+    CheckpointFile { path: PathBuf, cause: std::io::Error },
     #[error("{failed} of {of} targets do not enforce the ring: {why}")]
     Push { failed: usize, of: usize, why: String },
     #[error(
@@ -82,6 +89,7 @@ impl Failure {
             Self::Unreachable { .. } | Self::RingUnreachable { .. } => 3,
             Self::NoToken | Self::BadToken | Self::TokenFile { .. } => 4,
             Self::Refused(problem) if matches!(problem.status, 401 | 403) => 4,
+            Self::Audit(_) => 5,
             _ => 1,
         }
     }

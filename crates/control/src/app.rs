@@ -9,7 +9,7 @@ use axum::routing::{get, post};
 use keywheel_keyring::usage::MAX_REPORT;
 
 use crate::Control;
-use crate::api::{auth, clients, error, health, keys, request, rings, rotations, tokens, usage};
+use crate::api::{audit, auth, clients, error, health, keys, request, rings, rotations, tokens, usage};
 
 /// The most that the body of an admin request may hold, in bytes.
 pub const MAX_BODY: usize = 64 * 1024;
@@ -17,6 +17,8 @@ pub const MAX_BODY: usize = 64 * 1024;
 /// What operators and the command line talk to.
 pub fn admin(control: Arc<Control>) -> Router {
     Router::new()
+        .route("/v1/audit", get(audit::list))
+        .route("/v1/audit/checkpoints", get(audit::checkpoints).post(audit::sign))
         .route("/v1/clients", get(clients::list).post(clients::create))
         .route("/v1/keys", get(keys::list).post(keys::create))
         .route("/v1/keys/{key}", get(keys::show))

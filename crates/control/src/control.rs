@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,7 +21,8 @@ use zeroize::Zeroizing;
 
 use crate::app;
 use crate::clock;
-use crate::jobs::{purge, scheduler};
+use crate::jobs::{checkpoints, purge, scheduler};
+use crate::notary::Notary;
 use crate::ring::{Press, Publisher};
 use crate::seal::{MasterKey, MasterKeyError, write_private};
 use crate::secret::{NoRandomness, PlainToken, random};
@@ -60,6 +62,7 @@ pub enum RingAuth {
 pub struct Control {
     pub store: Arc<Store>,
     pub ring_auth: RingAuth,
+    pub(crate) notary: Arc<Notary>,
     rings: BTreeMap<String, Publisher>,
     default_ring: String,
     keep_ended: Duration,
@@ -140,8 +143,10 @@ impl Control {
             let publisher = Publisher::new(record.clone(), press, store.clone(), stopping.clone());
             rings.insert(record.name, publisher);
         }
+        let notary = Arc::new(Notary::new(store.clone(), SigningKey::from_seed(*key)));
         let control = Self {
             store,
+            notary,
             ring_auth: options.ring_auth,
             rings,
             default_ring,
@@ -181,6 +186,7 @@ impl Control {
     ) -> io::Result<()> {
         let jobs = [
             tokio::spawn(scheduler::run(self.store.clone(), self.stop.subscribe())),
+            tokio::spawn(checkpoints::run(self.store.clone(), self.notary.clone(), self.stop.subscribe())),
             tokio::spawn(purge::run(self.store.clone(), self.keep_ended, self.stop.subscribe())),
         ];
         let listeners = [
@@ -201,6 +207,10 @@ impl Control {
         for job in jobs {
             let _ = job.await;
         }
+        // Nothing changes any more, so this covers every record.
+        if let Err(error) = self.notary.sign(clock::now()).await {
+            warn!(%error, "The audit trail could not be signed; the next start signs it");
+        }
         self.store.close().await;
         Ok(())
     }
@@ -211,7 +221,7 @@ async fn listen(listener: TcpListener, app: Router, mut stopping: watch::Receive
     let listener = listener.tap_io(|stream| {
         let _ = stream.set_nodelay(true);
     });
-    axum::serve(listener, app)
+    axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>())
         .with_graceful_shutdown(async move {
             let _ = stopping.wait_for(|stopping| *stopping).await;
         })
@@ -262,7 +272,7 @@ async fn set_up(
         public_key,
         admin_token: token.hash(),
     };
-    let context = Context { actor: "setup".into(), now: clock::now(), request_id: None };
+    let context = Context::system(clock::now());
     let hand_over = || match &options.admin_token_file {
         Some(path) => {
             let text = Zeroizing::new(format!("{}\n", token.expose()));

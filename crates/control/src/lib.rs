@@ -11,7 +11,8 @@
 //! | [`usage`] | what reports of proxies add up to: pure |
 //! | [`store`] | all SQL |
 //! | [`ring`] | documents: cut once, signed once, kept for all who ask |
-//! | [`jobs`] | deadlines and the removal of what ended long ago |
+//! | [`notary`] | signed checkpoints of the audit trail |
+//! | [`jobs`] | deadlines, checkpoints and the removal of what ended long ago |
 //! | [`seal`], [`secret`] | the signing key's encryption, tokens |
 //!
 //! # Invariants
@@ -47,6 +48,7 @@ pub mod clock;
 pub mod control;
 pub mod jobs;
 pub mod lifecycle;
+pub mod notary;
 pub mod ring;
 pub mod seal;
 pub mod secret;

@@ -1,3 +1,4 @@
+pub(crate) mod audit;
 pub(crate) mod client;
 pub(crate) mod export;
 pub(crate) mod key;

@@ -6,6 +6,7 @@ mod support;
 mod a_key_lives_its_life;
 mod a_ring_is_pushed;
 mod a_seed_is_a_whole_ring;
+mod audit_verify_names_the_first_bad_record;
 mod both_kinds_of_http_are_spoken;
 mod exit_codes_tell_scripts_what_happened;
 mod killed_without_warning_nothing_is_lost;

@@ -47,6 +47,13 @@ impl Server {
         self.process.wait().unwrap();
     }
 
+    /// Ends it in order, as a service manager does.
+    pub(crate) fn stop(&mut self) {
+        let id = self.process.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        assert!(self.process.wait().unwrap().success());
+    }
+
     /// Starts again on the same data, at other ports.
     pub(crate) fn start_again(&mut self) {
         let (process, ready) = spawn(self.dir.path());
@@ -64,7 +71,7 @@ impl Server {
             let digest = Digest::of(&n.to_be_bytes());
             ImportedVersion { digest, scopes: Vec::new(), expires_at: None }
         };
-        let context = Context { actor: "test".into(), now: clock::now(), request_id: None };
+        let context = Context::system(clock::now());
         let versions = (0..count).map(version).collect();
         control.store.import(&context, "production", "acme", versions).await.unwrap();
         control.store.close().await;

@@ -1,8 +1,9 @@
 //! Who may ask. A token is looked up by its hash, so nothing compares secrets byte by byte.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::extract::{FromRequestParts, Request, State};
+use axum::extract::{ConnectInfo, FromRequestParts, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
@@ -68,6 +69,9 @@ impl<S: Send + Sync> FromRequestParts<S> for By {
         let actor = parts.extensions.get::<Actor>();
         let actor = actor.ok_or_else(|| ApiError::Internal("a route without authentication".into()))?;
         let request_id = parts.extensions.get::<RequestId>().map(|id| id.0.clone());
-        Ok(Self(Context { actor: actor.0.clone(), now: clock::now(), request_id }))
+        // Absent where the application is called without a socket.
+        let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+        let client_address = peer.map(|ConnectInfo(peer)| peer.ip().to_canonical());
+        Ok(Self(Context { actor: actor.0.clone(), now: clock::now(), request_id, client_address }))
     }
 }

@@ -1,4 +1,5 @@
 //! What the control plane does by itself.
 
+pub mod checkpoints;
 pub mod purge;
 pub mod scheduler;

@@ -24,7 +24,7 @@ const INTERVAL: Duration = Duration::from_secs(60 * 60);
 ///
 /// [`StoreError`]; what was removed before it stays so.
 pub async fn purge(store: &Store, now: Millis, keep: Duration) -> Result<usize, StoreError> {
-    let context = Context { actor: "purge".into(), now, request_id: None };
+    let context = Context::system(now);
     let before = before(now, keep);
     let mut removed: usize = 0;
     loop {

@@ -20,7 +20,7 @@ const RETRY: Duration = Duration::from_secs(1);
 ///
 /// [`StoreError`]; what was completed before it stays so.
 pub async fn catch_up(store: &Store, now: Millis) -> Result<(), StoreError> {
-    let context = Context { actor: "scheduler".into(), now, request_id: None };
+    let context = Context::system(now);
     while let Some(rotation) = store.complete_one_due(&context).await? {
         info!(
             rotation.id,

@@ -2,10 +2,11 @@
 //! not at all; whoever waits for the ring is woken after the commit.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
+use keywheel_api::audit::{Head, SYSTEM};
 use keywheel_keyring::Millis;
-use serde_json::Value;
 use sqlx::{Row as _, Sqlite, Transaction};
 use tokio::sync::watch;
 
@@ -15,9 +16,11 @@ use super::{Store, StoreError};
 /// Who asks for a change, when, and in which request.
 #[derive(Debug, Clone)]
 pub struct Context {
+    /// The id of a token, or [`SYSTEM`].
     pub actor: String,
     pub now: Millis,
     pub request_id: Option<String>,
+    pub client_address: Option<IpAddr>,
 }
 
 /// A change under way. Dropped without [`commit`](Self::commit), it never was.
@@ -26,18 +29,27 @@ pub(super) struct Change<'a> {
     pub(super) context: &'a Context,
     store: &'a Store,
     heads: BTreeMap<i64, u64>,
-    audited: bool,
+    /// The end of the audit trail, once this change has its record in it.
+    pub(super) audited: Option<Head>,
 }
 
 /// The newest committed revision of each ring, for whoever waits.
 #[derive(Debug, Default)]
 pub(super) struct Heads(Mutex<BTreeMap<i64, watch::Sender<u64>>>);
 
+impl Context {
+    /// Of what the control plane does by itself.
+    #[must_use]
+    pub fn system(now: Millis) -> Self {
+        Self { actor: SYSTEM.to_owned(), now, request_id: None, client_address: None }
+    }
+}
+
 impl Store {
     pub(super) async fn begin<'a>(&'a self, context: &'a Context) -> Result<Change<'a>, StoreError> {
         // Taking the write lock at once: a transaction that reads first cannot always upgrade.
         let tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
-        Ok(Change { tx, context, store: self, heads: BTreeMap::new(), audited: false })
+        Ok(Change { tx, context, store: self, heads: BTreeMap::new(), audited: None })
     }
 
     /// Tells those who follow a ring that `head` is committed. A reader may see a commit before the
@@ -74,39 +86,18 @@ impl Change<'_> {
         Ok(head)
     }
 
-    /// Records what was done. `details` must hold no secret.
-    pub(super) async fn audit(
-        &mut self,
-        action: &'static str,
-        subject: &str,
-        details: Value,
-    ) -> Result<(), StoreError> {
-        sqlx::query(
-            "INSERT INTO audit (at, actor, action, subject, details, request_id) VALUES (?, ?, ?, ?, ?, ?)",
-        )
-        .bind(int(self.context.now.0))
-        .bind(&self.context.actor)
-        .bind(action)
-        .bind(subject)
-        .bind(details.to_string())
-        .bind(&self.context.request_id)
-        .execute(&mut *self.tx)
-        .await?;
-        self.audited = true;
-        Ok(())
-    }
-
     /// # Errors
     ///
     /// [`StoreError`]; then nothing of the change happened.
     pub(super) async fn commit(self) -> Result<(), StoreError> {
-        if !self.audited {
+        let Some(audited) = self.audited else {
             return Err(StoreError::Corrupt("a change without an audit record was about to commit".into()));
-        }
+        };
         self.tx.commit().await?;
         for (ring, head) in self.heads {
             self.store.heads.publish(ring, head);
         }
+        self.store.audited.send_replace(audited.seq);
         self.store.deadlines.notify_one();
         Ok(())
     }

@@ -41,11 +41,11 @@ impl Store {
             .execute(&mut *change.tx)
             .await
             .map_err(|error| unless_taken(error, || Refusal::ClientExists(new.name.clone())))?;
-        let details = json!({ "owner": new.owner, "contact": new.contact });
-        change.audit("client.create", &new.name, details).await?;
-        change.commit().await?;
         let CreateClient { name, owner, contact } = new.clone();
-        Ok((Client { name, owner, contact, created_at: timestamp(context.now) }, true))
+        let client = Client { name, owner, contact, created_at: timestamp(context.now) };
+        change.audit("client.create", &client.name, None, Some(json!(client))).await?;
+        change.commit().await?;
+        Ok((client, true))
     }
 
     /// Up to `limit` clients in the order of their names, after `after`.

@@ -76,8 +76,9 @@ impl Store {
             let inserted = entries.build().execute(&mut *change.tx).await;
             inserted.map_err(|error| unless_taken(error, || Refusal::DigestTaken))?;
         }
-        let details = json!({ "client": client, "versions": versions.len(), "last_revision": last });
-        change.audit("ring.import", ring, details).await?;
+        let imported = json!({ "client": client, "versions": versions.len(), "revision": last });
+        let before = json!({ "revision": last.saturating_sub(versions.len() as u64) });
+        change.audit("ring.import", ring, Some(before), Some(imported)).await?;
         change.commit().await?;
         Ok(last)
     }

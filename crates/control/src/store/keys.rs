@@ -63,12 +63,8 @@ impl Store {
         .execute(&mut *change.tx)
         .await?;
         change.insert_version(&id, ring, &new.version, new.digest, new.expires_at).await?;
-        let details = json!({
-            "client": new.client, "version": new.version.as_str(), "scopes": new.scopes,
-            "expires_at": new.expires_at.map(timestamp),
-        });
-        change.audit("key.create", &id, details).await?;
         let key = load_key(&mut change.tx, &id).await?;
+        change.audit("key.create", &id, None, Some(json!(key))).await?;
         change.commit().await?;
         Ok((key, true))
     }
@@ -131,21 +127,18 @@ impl Store {
         if key.revoked_at.is_some() {
             return Ok(key);
         }
-        let mut ended = Vec::new();
         for version in change.versions(id).await?.into_iter().filter(|version| !version.state.is_denied()) {
             change.apply(&version, Event::Revoke).await?;
-            ended.push(version.id);
         }
-        if let Some(rotation) = key.open_rotation {
-            change.end_rotation(&rotation, RotationState::RolledBack, RotationEnd::KeyRevoked).await?;
+        if let Some(rotation) = &key.open_rotation {
+            change.end_rotation(rotation, RotationState::RolledBack, RotationEnd::KeyRevoked).await?;
         }
         sqlx::query("UPDATE keys SET revoked_at = ? WHERE id = ?")
             .bind(int(context.now.0))
             .bind(id)
             .execute(&mut *change.tx)
             .await?;
-        change.audit("key.revoke", id, json!({ "versions": ended })).await?;
-        let key = load_key(&mut change.tx, id).await?;
+        let key = change.audit_key("key.revoke", id, &key).await?;
         change.commit().await?;
         Ok(key)
     }
@@ -159,7 +152,7 @@ impl Store {
     pub async fn revoke_version(&self, context: &Context, key: &str, id: &str) -> Result<Key, StoreError> {
         let mut change = self.begin(context).await?;
         let not_found = || Refusal::NotFound { what: "version", name: id.to_owned() };
-        let mut found = load_key(&mut change.tx, key).await?;
+        let found = load_key(&mut change.tx, key).await?;
         let version = change.version(id).await?.filter(|version| version.key == key).ok_or_else(not_found)?;
         if version.state == State::Revoked {
             return Ok(found);
@@ -168,8 +161,8 @@ impl Store {
             return Err(Refusal::VersionEnded(version.id).into());
         }
         change.apply(&version, Event::Revoke).await?;
-        if let Some(rotation) = found.open_rotation.take() {
-            let rotation = change.rotation(&rotation).await?;
+        if let Some(rotation) = &found.open_rotation {
+            let rotation = change.rotation(rotation).await?;
             if rotation.old_version == id {
                 let end = RotationEnd::OldVersionRevoked;
                 change.end_rotation(&rotation.id, RotationState::Completed, end).await?;
@@ -181,8 +174,7 @@ impl Store {
                 change.end_rotation(&rotation.id, RotationState::RolledBack, end).await?;
             }
         }
-        change.audit("version.revoke", id, json!({ "key": key })).await?;
-        let key = load_key(&mut change.tx, key).await?;
+        let key = change.audit_key("version.revoke", id, &found).await?;
         change.commit().await?;
         Ok(key)
     }

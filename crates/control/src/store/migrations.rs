@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::{SqlSafeStr as _, SqlitePool};
 
-use super::primary_code;
+use super::{StoreError, audit, primary_code};
 
 /// In order; one that was released never changes.
 const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "first light", include_str!("../../migrations/sqlite/0001_first_light.sql")),
     (2, "usage", include_str!("../../migrations/sqlite/0002_usage.sql")),
+    (3, "audit", include_str!("../../migrations/sqlite/0003_audit.sql")),
 ];
 
 /// Why a database cannot be used. Each says what to do; none changes anything.
@@ -62,6 +63,17 @@ pub(super) async fn run(path: &Path, pool: &SqlitePool) -> Result<(), OpenError>
     })
 }
 
+/// What no SQL can do of the third migration. Returns the number of the last audit record.
+pub(super) async fn chain(path: &Path, pool: &SqlitePool) -> Result<u64, OpenError> {
+    let chain = async {
+        audit::chain_older_records(pool).await?;
+        Ok(audit::head(&mut *pool.acquire().await?).await?.seq)
+    };
+    chain
+        .await
+        .map_err(|error: StoreError| OpenError::Unusable { path: path.to_owned(), cause: error.to_string() })
+}
+
 fn migrator(migrations: &[(i64, &'static str, &'static str)]) -> Migrator {
     let migrations = migrations.iter().map(|(version, description, sql)| {
         let sql = sql.into_sql_str();
@@ -72,6 +84,9 @@ fn migrator(migrations: &[(i64, &'static str, &'static str)]) -> Migrator {
 
 #[cfg(test)]
 mod tests {
+    use keywheel_api::audit::{AuditEvent, verify};
+    use keywheel_api::time::timestamp;
+    use keywheel_keyring::Millis;
     use sha2::{Digest as _, Sha256};
 
     use super::*;
@@ -82,6 +97,7 @@ mod tests {
         let released = [
             "cd8ec1fb493217c78015462c4a2d0da09cc99983bd85686d9b4c018631b58473",
             "3a74deec6ce87e59701334f7fa0677801ac782fa5efd6a204f14b300ba60ecc6",
+            "0df93925b1e0e0b8dbfbef787caa4123054608a22d895426fbe920ca53b45fe4",
         ];
         let found: Vec<_> = MIGRATIONS.iter().map(|(_, _, sql)| hex::encode(Sha256::digest(sql))).collect();
         assert_eq!(found, released, "add a migration instead");
@@ -100,6 +116,8 @@ mod tests {
             "INSERT INTO keys VALUES ('key_1', 1, 1, '[]', NULL, 0, NULL)",
             "INSERT INTO versions VALUES
              ('kv_1', 'key_1', 1, zeroblob(32), 'active', NULL, NULL, NULL, 1, 0, NULL, NULL)",
+            "INSERT INTO audit VALUES (1, 5, 'setup', 'ring.create', 'production', '{\"a\":1}', NULL)",
+            "INSERT INTO audit VALUES (2, 6, 'token_1', 'key.create', 'key_1', '{}', 'request-1')",
         ] {
             sqlx::query(sql).execute(&old).await.unwrap();
         }
@@ -109,9 +127,24 @@ mod tests {
         let key = store.key("key_1").await.unwrap();
         assert_eq!((key.versions.len(), key.versions[0].last_used_at), (1, None));
         assert_eq!(store.reporting("production", 1).await.unwrap(), (0, vec![]));
+        let records = store.audit_records(0, 10).await.unwrap();
+        let verified = verify(&records, &[], &[]).unwrap();
+        assert_eq!((verified.head.seq, *store.audited.borrow()), (2, 2));
+        let event = AuditEvent {
+            at: timestamp(Millis(6)),
+            actor: "token_1".into(),
+            action: "key.create".into(),
+            resource: "key_1".into(),
+            before: None,
+            after: Some("{}".into()),
+            request_id: Some("request-1".into()),
+            client_address: None,
+        };
+        assert_eq!(records[1].event, event);
         store.close().await;
         let again = Store::open(&path).await.unwrap();
         assert_eq!(again.rings().await.unwrap()[0].revision, 1);
+        assert_eq!(again.audit_records(0, 10).await.unwrap(), records, "chained once");
         again.close().await;
     }
 }

@@ -5,6 +5,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`change`] | the unit of work: state, audit record and revisions commit together |
+//! | [`audit`] | the audit trail and its checkpoints |
 //! | [`clients`], [`keys`], [`rotations`], [`tokens`] | one resource each |
 //! | [`rings`] | rings, and the rows that documents are cut from |
 //! | [`setup`] | what the first start makes |
@@ -15,6 +16,7 @@
 //! No write waits for a lock that another of our connections holds: there is one writer, and with a
 //! write-ahead log readers neither wait for it nor stop it.
 
+mod audit;
 pub mod change;
 mod clients;
 mod import;
@@ -42,7 +44,7 @@ use std::time::Duration;
 
 use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use change::Heads;
 use usage::UsageQueue;
@@ -61,6 +63,8 @@ pub struct Store {
     readers: SqlitePool,
     heads: Heads,
     usage: UsageQueue,
+    /// The newest audit record's number.
+    pub(crate) audited: watch::Sender<u64>,
     /// Woken when a deadline may have come closer.
     pub(crate) deadlines: Notify,
 }
@@ -129,6 +133,7 @@ impl Store {
             .await;
         let writer = writer.map_err(|error| OpenError::new(path, error))?;
         migrations::run(path, &writer).await?;
+        let audited = migrations::chain(path, &writer).await?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .connect_with(options.pragma("query_only", "on"))
@@ -139,6 +144,7 @@ impl Store {
             readers,
             heads: Heads::default(),
             usage: UsageQueue::default(),
+            audited: watch::Sender::new(audited),
             deadlines: Notify::new(),
         })
     }

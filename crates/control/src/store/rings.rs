@@ -155,7 +155,8 @@ impl Store {
                 .await?;
             versions.push(id);
         }
-        change.audit("ring.remove", "ended versions", json!({ "versions": versions })).await?;
+        let removed = json!({ "removed_versions": versions });
+        change.audit("ring.remove", "ended versions", None, Some(removed)).await?;
         change.commit().await?;
         Ok(rows.len())
     }

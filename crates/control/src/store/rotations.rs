@@ -1,4 +1,3 @@
-use keywheel_api::time::timestamp;
 use keywheel_api::{Rotation, RotationEnd, RotationState, State, time};
 use keywheel_keyring::key_text::random_id;
 use keywheel_keyring::{Digest, Millis, VersionId};
@@ -59,7 +58,7 @@ impl Store {
         if key.revoked_at.is_some() {
             return Err(Refusal::KeyRevoked(key.id).into());
         }
-        if let Some(open) = key.open_rotation {
+        if let Some(open) = key.open_rotation.clone() {
             return Err(Refusal::RotationOpen(open).into());
         }
         let expires_at = key.expires_at.and_then(time::millis);
@@ -89,11 +88,7 @@ impl Store {
         .bind(int(context.now.0))
         .execute(&mut *change.tx)
         .await?;
-        let details = json!({
-            "key": key.id, "old_version": old.id, "new_version": new.version.as_str(),
-            "overlap_ends_at": timestamp(ends_at),
-        });
-        change.audit("rotation.start", &id, details).await?;
+        change.audit_key("rotation.start", &id, &key).await?;
         if new.overlap == 0 {
             change.complete(&id).await?;
         }
@@ -178,12 +173,13 @@ impl Change<'_> {
     /// Retires the old version.
     async fn complete(&mut self, id: &str) -> Result<(), StoreError> {
         let rotation = self.rotation(id).await?;
+        let key = self.key(&rotation.key).await?;
         let old = self.version(&rotation.old_version).await?;
         let old = old.ok_or_else(|| StoreError::Corrupt(format!("rotation {id} without its old version")))?;
         self.apply(&old, Event::Retire).await?;
         self.end_rotation(id, RotationState::Completed, RotationEnd::Deadline).await?;
-        let details = json!({ "key": rotation.key, "retired": old.id });
-        self.audit("rotation.complete", id, details).await
+        self.audit_key("rotation.complete", id, &key).await?;
+        Ok(())
     }
 }
 

@@ -46,7 +46,7 @@ pub(super) fn version(row: &SqliteRow) -> Result<VersionRow, StoreError> {
         id: row.try_get("id")?,
         key: row.try_get("key_id")?,
         ring: row.try_get("ring_id")?,
-        digest: digest(row)?,
+        digest: digest(row, "digest")?,
         state: word(row, "state")?,
         not_before: optional_time(row, "not_before")?,
         expires_at: optional_time(row, "expires_at")?,
@@ -94,7 +94,7 @@ pub(super) fn entry(row: &SqliteRow) -> Result<(Entry, bool), StoreError> {
     let own = optional_time(row, "expires_at")?;
     let removed: Option<i64> = row.try_get("removed_at")?;
     let entry = Entry {
-        digest: digest(row)?,
+        digest: digest(row, "digest")?,
         version: row.try_get("version")?,
         key: row.try_get("key_id")?,
         client: row.try_get("client")?,
@@ -123,8 +123,8 @@ pub(super) fn optional_timestamp(row: &SqliteRow, column: &str) -> Result<Option
     Ok(optional_time(row, column)?.map(timestamp))
 }
 
-fn digest(row: &SqliteRow) -> Result<Digest, StoreError> {
-    let bytes: &[u8] = row.try_get("digest")?;
+pub(super) fn digest(row: &SqliteRow, column: &str) -> Result<Digest, StoreError> {
+    let bytes: &[u8] = row.try_get(column)?;
     let bytes = bytes.try_into().map_err(|_| StoreError::Corrupt("a digest of a wrong length".into()))?;
     Ok(Digest::from_bytes(bytes))
 }

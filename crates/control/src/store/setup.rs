@@ -51,8 +51,9 @@ impl Store {
             .execute(&mut *change.tx)
             .await
             .map_err(StoreError::from)?;
-        let details = json!({ "epoch": setup.epoch, "signer": setup.public_key.id().to_string() });
-        change.audit("ring.create", &setup.ring, details).await?;
+        let (epoch, signer) = (setup.epoch, setup.public_key.id().to_string());
+        let ring = json!({ "epoch": epoch, "key_prefix": setup.key_prefix.as_str(), "signer": signer });
+        change.audit("ring.create", &setup.ring, None, Some(ring)).await?;
         change.insert_token(Role::Admin, setup.admin_token).await?;
         hand_over()?;
         Ok(change.commit().await?)

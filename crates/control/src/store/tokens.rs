@@ -53,7 +53,7 @@ impl Change<'_> {
             .bind(int(self.now().0))
             .execute(&mut *self.tx)
             .await?;
-        self.audit("token.create", &id, json!({ "role": role })).await?;
+        self.audit("token.create", &id, None, Some(json!({ "role": role }))).await?;
         Ok(id)
     }
 }

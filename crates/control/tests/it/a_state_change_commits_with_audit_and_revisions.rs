@@ -45,9 +45,16 @@ async fn what_cannot_be_recorded_does_not_happen() {
     plane.post(&format!("/v1/keys/{}/rotations", key.id), rotation).await.problem("internal");
     plane.post(&format!("/v1/keys/{}/revoke", key.id), json!({})).await.problem("internal");
     plane.post("/v1/keys", json!({ "client": "acme" })).await.problem("internal");
+    let answer = plane.post("/v1/clients", json!({ "name": "other" })).await;
+    assert_eq!((answer.status.as_u16(), answer.problem("internal").status), (500, 500));
+    plane.post("/v1/tokens", json!({ "role": "proxy" })).await.problem("internal");
 
     let stored: i64 = sqlx::query_scalar("SELECT revision FROM rings").fetch_one(&database).await.unwrap();
     assert_eq!((plane.head(), stored), (1, 1));
+    let made =
+        "SELECT (SELECT count(*) FROM clients), (SELECT count(*) FROM tokens), (SELECT count(*) FROM keys)";
+    let made: (i64, i64, i64) = sqlx::query_as(made).fetch_one(&database).await.unwrap();
+    assert_eq!(made, (1, 1, 1));
     let key = plane.show(&key).await;
     assert_eq!(key.versions.len(), 1);
     assert_eq!(key.versions[0].state, State::Active);

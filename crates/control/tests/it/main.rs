@@ -19,6 +19,7 @@ mod pages_join_end_to_end;
 mod proxies_are_shown_as_they_report;
 mod readers_accept_what_the_server_signs;
 mod revoking_ends_at_once;
+mod the_audit_trail_tells_of_tampering;
 mod tokens_guard_both_listeners;
 mod unusable_data_is_left_alone;
 mod usage_counts_once;

@@ -175,5 +175,5 @@ pub(crate) fn new_version() -> Value {
 }
 
 pub(crate) fn context() -> Context {
-    Context { actor: "test".into(), now: clock::now(), request_id: None }
+    Context::system(clock::now())
 }

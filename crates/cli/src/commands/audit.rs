@@ -1,0 +1,130 @@
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use keywheel_api::audit::{Head, Verified, Verifier};
+use keywheel_api::{AuditRecord, Checkpoint, Checkpoints, List};
+use keywheel_keyring::{Digest, PublicKey};
+use serde::Serialize;
+
+use crate::args;
+use crate::failure::Failure;
+use crate::http::{Api, Repeat};
+use crate::output::{Output, print, table};
+
+/// The most records of one page.
+const PAGE: u32 = 500;
+
+/// What `verify` found.
+#[derive(Serialize)]
+struct Report {
+    records: u64,
+    /// The hash of the last record.
+    head: Digest,
+    checkpoints: u64,
+    /// The last record that a checkpoint covers.
+    covered: u64,
+}
+
+pub(crate) async fn run(command: args::Audit, api: &Api, output: Output) -> Result<(), Failure> {
+    match command {
+        args::Audit::List { after, limit } => {
+            let records = take(api, after, limit).await?;
+            output.result(&records, |records| list(records))
+        }
+        args::Audit::Verify { checkpoint, trust } => {
+            let verified = verify(api, &checkpoint, trust).await?;
+            let Verified { head: Head { seq, hash }, checkpoints, covered } = verified;
+            output.result(&Report { records: seq, head: hash, checkpoints, covered }, found)
+        }
+        args::Audit::Checkpoint => {
+            let signed: Checkpoint = api.post("/v1/audit/checkpoints", &(), Repeat::Safe).await?;
+            print(&serde_json::to_string(&signed).map_err(std::io::Error::from)?)
+        }
+    }
+}
+
+async fn take(api: &Api, after: u64, limit: Option<u64>) -> Result<Vec<AuditRecord>, Failure> {
+    let (mut records, mut after) = (Vec::new(), after);
+    loop {
+        let left = limit.map_or(u64::MAX, |limit| limit.saturating_sub(records.len() as u64));
+        let page = u64::from(PAGE).min(left);
+        if page == 0 {
+            return Ok(records);
+        }
+        let page: List<AuditRecord> = api.get(&format!("/v1/audit?after={after}&limit={page}")).await?;
+        match page.items.last() {
+            Some(last) => after = last.seq,
+            None => return Ok(records),
+        }
+        records.extend(page.items);
+        if page.next.is_none() {
+            return Ok(records);
+        }
+    }
+}
+
+/// Here and not on the server: whoever altered its database may have altered the server too.
+async fn verify(api: &Api, files: &[PathBuf], trust: Vec<PublicKey>) -> Result<Verified, Failure> {
+    let mut kept = files.iter().map(|path| read(path)).collect::<Result<Vec<_>, _>>()?;
+    // Before the records: a checkpoint that is signed meanwhile may cover some that were not there yet.
+    let shown: Checkpoints = api.get("/v1/audit/checkpoints?limit=1").await?;
+    let stored: Vec<Checkpoint> = api.list("/v1/audit/checkpoints", &[]).await?;
+    kept.extend(stored);
+    let trust = if trust.is_empty() {
+        shown.trust.iter().filter_map(|key| key.parse().ok()).collect()
+    } else {
+        trust
+    };
+    let mut verifier = Verifier::new(kept, &trust).map_err(Failure::Audit)?;
+    let mut after = 0;
+    loop {
+        let page: List<AuditRecord> = api.get(&format!("/v1/audit?after={after}&limit={PAGE}")).await?;
+        for record in &page.items {
+            verifier.take(record).map_err(Failure::Audit)?;
+            after = record.seq;
+        }
+        if page.next.is_none() {
+            return verifier.finish().map_err(Failure::Audit);
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Checkpoint, Failure> {
+    let failed = |cause: std::io::Error| Failure::CheckpointFile { path: path.to_owned(), cause };
+    serde_json::from_slice(&fs::read(path).map_err(failed)?).map_err(|error| failed(error.into()))
+}
+
+fn list(records: &[AuditRecord]) -> String {
+    if records.is_empty() {
+        return "No records there.".into();
+    }
+    let row = |AuditRecord { seq, event, .. }: &AuditRecord| {
+        let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
+        [
+            seq.to_string(),
+            event.at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
+            event.actor.clone(),
+            event.action.clone(),
+            event.resource.clone(),
+            or_dash(&event.client_address),
+            or_dash(&event.request_id),
+        ]
+    };
+    let head = ["RECORD", "TIME", "ACTOR", "ACTION", "RESOURCE", "ADDRESS", "REQUEST"];
+    table(head, &records.iter().map(row).collect::<Vec<_>>())
+}
+
+fn found(report: &Report) -> String {
+    let Report { records, head, checkpoints, covered } = report;
+    let after = match records.saturating_sub(*covered) {
+        0 => String::new(),
+        some => format!(
+            "\nThe newest {some} are not covered by a checkpoint yet: had some been dropped after them, or they \
+             been rewritten, it would not show. `keywheel audit checkpoint` covers them.",
+        ),
+    };
+    format!(
+        "The audit trail is whole: {records} records, {checkpoints} checkpoints, the last at record {covered}.\n\
+         Head  {head}{after}",
+    )
+}

@@ -1,0 +1,238 @@
+//! The audit trail. Nothing here changes or removes a record.
+
+use keywheel_api::Key;
+use keywheel_api::audit::{AuditEvent, AuditRecord, Checkpoint, Head};
+use keywheel_api::time::{millis, timestamp};
+
+use serde_json::{Value, json};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row as _, SqliteConnection, SqlitePool};
+
+use super::change::Change;
+use super::rows::{digest, int, time, uint};
+use super::{Store, StoreError};
+
+const RECORD: &str = "SELECT seq, at, actor, action, resource, before, after, request_id, client_address,
+    previous, hash FROM audit ";
+
+const CHECKPOINT: &str = "SELECT id, seq, hash, at, signer, signature FROM audit_checkpoints ";
+
+impl Store {
+    /// Up to `limit` records after number `after`.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn audit_records(&self, after: u64, limit: u32) -> Result<Vec<AuditRecord>, StoreError> {
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!("{RECORD} WHERE seq > ? ORDER BY seq LIMIT ?")))
+            .bind(int(after))
+            .bind(limit)
+            .fetch_all(&self.readers)
+            .await?;
+        rows.iter().map(record).collect()
+    }
+
+    /// Where the trail ends.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn audit_head(&self) -> Result<Head, StoreError> {
+        let mut connection = self.readers.acquire().await?;
+        head(&mut connection).await
+    }
+
+    /// Up to `limit` checkpoints in the order in which they were signed, each with its id, after id `after`.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn checkpoints(&self, after: u64, limit: u32) -> Result<Vec<(u64, Checkpoint)>, StoreError> {
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!("{CHECKPOINT} WHERE id > ? ORDER BY id LIMIT ?")))
+            .bind(int(after))
+            .bind(limit)
+            .fetch_all(&self.readers)
+            .await?;
+        rows.iter().map(|row| Ok((uint(row.try_get("id")?), checkpoint(row)?))).collect()
+    }
+
+    /// The checkpoint that was signed last.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn last_checkpoint(&self) -> Result<Option<Checkpoint>, StoreError> {
+        let row = sqlx::query(sqlx::AssertSqlSafe(format!("{CHECKPOINT} ORDER BY id DESC LIMIT 1")))
+            .fetch_optional(&self.readers)
+            .await?;
+        row.as_ref().map(checkpoint).transpose()
+    }
+
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn keep_checkpoint(&self, checkpoint: &Checkpoint) -> Result<(), StoreError> {
+        sqlx::query(
+            "INSERT INTO audit_checkpoints (seq, hash, at, signer, signature) VALUES (?, ?, ?, ?, ?)",
+        )
+        .bind(int(checkpoint.seq))
+        .bind(checkpoint.hash.as_bytes().as_slice())
+        .bind(int(millis(checkpoint.at).unwrap_or_default().0))
+        .bind(&checkpoint.signer)
+        .bind(&checkpoint.signature)
+        .execute(&self.writer)
+        .await?;
+        Ok(())
+    }
+}
+
+impl Change<'_> {
+    /// Records what was done to `resource`, which was `before` and is `after`. Neither may hold a secret.
+    pub(super) async fn audit(
+        &mut self,
+        action: &'static str,
+        resource: &str,
+        before: Option<Value>,
+        after: Option<Value>,
+    ) -> Result<(), StoreError> {
+        let context = self.context;
+        // An object's members are written in the order of their names and without spaces.
+        let canonical = |value: Value| value.to_string();
+        let event = AuditEvent {
+            at: timestamp(context.now),
+            actor: context.actor.clone(),
+            action: action.to_owned(),
+            resource: resource.to_owned(),
+            before: before.map(canonical),
+            after: after.map(canonical),
+            request_id: context.request_id.clone(),
+            client_address: context.client_address.map(|address| address.to_string()),
+        };
+        let head = match self.audited {
+            Some(head) => head,
+            // The transaction holds the write lock, so nobody else appends.
+            None => head(&mut self.tx).await?,
+        };
+        let record = head.append(event);
+        insert(&mut self.tx, &record).await?;
+        self.audited = Some(record.head());
+        Ok(())
+    }
+
+    /// Records what was done to a key, or to a version or a rotation of it. Returns the key as it is.
+    pub(super) async fn audit_key(
+        &mut self,
+        action: &'static str,
+        resource: &str,
+        before: &Key,
+    ) -> Result<Key, StoreError> {
+        let after = self.key(&before.id).await?;
+        self.audit(action, resource, Some(state(before, &after)), Some(state(&after, before))).await?;
+        Ok(after)
+    }
+}
+
+/// A key and those of its versions that are not the same in `other`: a key may have had many.
+fn state(key: &Key, other: &Key) -> Value {
+    let mut key = key.clone();
+    key.versions.retain(|version| !other.versions.contains(version));
+    json!(key)
+}
+
+/// Chains the records of a database whose schema is older than the chain. What they say of a change is what
+/// was recorded then, in `after`.
+pub(super) async fn chain_older_records(pool: &SqlitePool) -> Result<(), StoreError> {
+    let unchained = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'audit_unchained')";
+    if !sqlx::query_scalar::<_, bool>(unchained).fetch_one(pool).await? {
+        return Ok(());
+    }
+    let mut tx = pool.begin_with("BEGIN IMMEDIATE").await?;
+    let mut head = head(&mut tx).await?;
+    loop {
+        // A number that is missing there stays missing, and verification says so.
+        let row = sqlx::query(
+            "SELECT seq, at, actor, action, subject, details, request_id FROM audit_unchained
+             WHERE seq > ? ORDER BY seq LIMIT 1",
+        )
+        .bind(int(head.seq))
+        .fetch_optional(&mut *tx)
+        .await?;
+        let Some(row) = row else { break };
+        let event = AuditEvent {
+            at: timestamp(time(&row, "at")?),
+            actor: row.try_get("actor")?,
+            action: row.try_get("action")?,
+            resource: row.try_get("subject")?,
+            before: None,
+            after: row.try_get("details")?,
+            request_id: row.try_get("request_id")?,
+            client_address: None,
+        };
+        let seq = uint(row.try_get("seq")?);
+        let record = Head { seq: seq.saturating_sub(1), ..head }.append(event);
+        insert(&mut tx, &record).await?;
+        head = record.head();
+    }
+    sqlx::query("DROP TABLE audit_unchained").execute(&mut *tx).await?;
+    Ok(tx.commit().await?)
+}
+
+pub(super) async fn head(connection: &mut SqliteConnection) -> Result<Head, StoreError> {
+    let row = sqlx::query("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1");
+    match row.fetch_optional(connection).await? {
+        Some(row) => Ok(Head { seq: uint(row.try_get("seq")?), hash: digest(&row, "hash")? }),
+        None => Ok(Head::START),
+    }
+}
+
+async fn insert(connection: &mut SqliteConnection, record: &AuditRecord) -> Result<(), StoreError> {
+    let AuditRecord { seq, event, previous, hash } = record;
+    sqlx::query(
+        "INSERT INTO audit (seq, at, actor, action, resource, before, after, request_id, client_address,
+             previous, hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(int(*seq))
+    .bind(int(millis(event.at).unwrap_or_default().0))
+    .bind(&event.actor)
+    .bind(&event.action)
+    .bind(&event.resource)
+    .bind(&event.before)
+    .bind(&event.after)
+    .bind(&event.request_id)
+    .bind(&event.client_address)
+    .bind(previous.as_bytes().as_slice())
+    .bind(hash.as_bytes().as_slice())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// A row as it is, whatever was done to it: to judge it is for whoever verifies.
+fn record(row: &SqliteRow) -> Result<AuditRecord, StoreError> {
+    let seq = uint(row.try_get("seq")?);
+    let read = || {
+        let event = AuditEvent {
+            at: timestamp(time(row, "at")?),
+            actor: row.try_get("actor")?,
+            action: row.try_get("action")?,
+            resource: row.try_get("resource")?,
+            before: row.try_get("before")?,
+            after: row.try_get("after")?,
+            request_id: row.try_get("request_id")?,
+            client_address: row.try_get("client_address")?,
+        };
+        let (previous, hash) = (digest(row, "previous")?, digest(row, "hash")?);
+        Ok(AuditRecord { seq, event, previous, hash })
+    };
+    read().map_err(|error: StoreError| StoreError::Corrupt(format!("audit record {seq}: {error}")))
+}
+
+fn checkpoint(row: &SqliteRow) -> Result<Checkpoint, StoreError> {
+    Ok(Checkpoint {
+        seq: uint(row.try_get("seq")?),
+        hash: digest(row, "hash")?,
+        at: timestamp(time(row, "at")?),
+        signer: row.try_get("signer")?,
+        signature: row.try_get("signature")?,
+    })
+}
