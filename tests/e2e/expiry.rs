@@ -13,6 +13,7 @@ async fn a_key_expires_by_the_proxys_own_clock_while_the_control_plane_is_dead()
         client: "acme".into(),
         ring: None,
         scopes: Vec::new(),
+        not_before: None,
         expires_at: Some(expires_at),
         version: None,
     };

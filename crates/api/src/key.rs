@@ -14,6 +14,9 @@ pub struct CreateKey {
     pub ring: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scopes: Vec<String>,
+    /// From when on its first version is accepted; at once when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Timestamp>,
     /// When every version of the key ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
@@ -64,6 +67,54 @@ pub struct Version {
     /// nobody used it.
     #[serde(default)]
     pub last_used_at: Option<Timestamp>,
+}
+
+/// How to end a version, a key or all keys of a client; without a body, its default.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Revoke {
+    /// Revoked for ever: the secret is known to somebody else.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub compromised: bool,
+}
+
+/// The most digests of one [`ReportCompromised`].
+pub const MAX_COMPROMISED: usize = 500;
+
+/// `POST /v1/compromised`: secrets that leaked, whichever rings and clients they belong to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReportCompromised {
+    /// 1 to [`MAX_COMPROMISED`].
+    pub digests: Vec<Digest>,
+}
+
+/// What became of [`ReportCompromised`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compromised {
+    /// Key versions that have one of the digests; they are compromised now, if they were not before.
+    pub versions: Vec<CompromisedVersion>,
+    /// Digests that no ring knows. They are remembered, so that none can be brought in later.
+    pub unknown: Vec<Digest>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompromisedVersion {
+    pub digest: Digest,
+    pub version: String,
+    pub key: String,
+    pub client: String,
+    pub ring: String,
+    /// Its state before.
+    pub was: State,
+}
+
+/// The keys of a client that were ended together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevokedClient {
+    pub client: String,
+    /// How many of its keys had a version that ended now.
+    pub keys: u64,
 }
 
 /// The answer that made a key.

@@ -44,11 +44,14 @@ pub mod usage;
 pub use audit::{AuditRecord, Checkpoint, Checkpoints};
 pub use client::{Client, CreateClient};
 pub use jiff::Timestamp;
-pub use key::{CreateKey, Key, KeyWithSecret, NewVersion, Version};
+pub use key::{
+    Compromised, CompromisedVersion, CreateKey, Key, KeyWithSecret, NewVersion, ReportCompromised, Revoke,
+    RevokedClient, Version,
+};
 pub use keywheel_keyring::State;
 pub use problem::{FieldError, Problem, ProblemKind};
 pub use ring::{Proxy, Ring};
-pub use rotation::{Rotation, RotationEnd, RotationState, RotationWithSecret, StartRotation};
+pub use rotation::{RollBack, Rotation, RotationEnd, RotationState, RotationWithSecret, StartRotation};
 pub use token::{CreateToken, Role, Token};
 pub use usage::{KeyUsage, Reporting, RingUsage, UsageHour};
 

@@ -59,6 +59,11 @@ pub(crate) enum Command {
     /// Create, rotate and revoke keys
     #[command(subcommand)]
     Key(Key),
+    /// Take back what `key rotate` began
+    #[command(subcommand)]
+    Rotation(Rotation),
+    /// End every key of a list that leaked, whichever client it belongs to
+    Revoke(Revoke),
     /// What proxies enforce
     #[command(subcommand)]
     Ring(Ring),
@@ -121,6 +126,13 @@ pub(crate) enum Client {
     },
     /// List clients
     List,
+    /// End every key of a client now
+    Revoke {
+        name: String,
+        /// For ever: the secrets are known to somebody else
+        #[arg(long)]
+        compromised: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -132,6 +144,9 @@ pub(crate) enum Key {
         /// What the key may do, such as `trade`; repeat for more
         #[arg(long = "scope", value_name = "SCOPE")]
         scopes: Vec<String>,
+        /// When it is accepted first, such as 12h from now; at once if not given
+        #[arg(long, value_name = "DURATION", value_parser = duration)]
+        begins_in: Option<Duration>,
         /// When the key ends, such as 90d
         #[arg(long, value_name = "DURATION", value_parser = duration)]
         expires_in: Option<Duration>,
@@ -160,6 +175,12 @@ pub(crate) enum Key {
         /// How long both versions are accepted, such as 30m; at most 90d
         #[arg(long, value_name = "DURATION", value_parser = duration)]
         overlap: Duration,
+        /// When the new version is accepted and the overlap begins, such as 12h from now; at once if not given
+        #[arg(long, value_name = "DURATION", value_parser = duration)]
+        begins_in: Option<Duration>,
+        /// Take the place of a rotation that is open; what is retiring keeps its deadline
+        #[arg(long)]
+        supersede: bool,
     },
     /// End a key now
     Revoke {
@@ -167,7 +188,47 @@ pub(crate) enum Key {
         /// This version only
         #[arg(long)]
         version: Option<String>,
+        /// For ever: the secret is known to somebody else
+        #[arg(long)]
+        compromised: bool,
     },
+    /// Take a revocation back, while the ring remembers the key
+    Reinstate {
+        key: String,
+        /// This version only, even if it retired
+        #[arg(long)]
+        version: Option<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Rotation {
+    /// Make the old version active again; the new one is accepted until the end of an overlap
+    Rollback {
+        rotation: String,
+        /// How long the new version is still accepted, such as 30m; the rotation's own overlap if not given
+        #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with = "revoke_new")]
+        overlap: Option<Duration>,
+        /// End the new version at once
+        #[arg(long)]
+        revoke_new: bool,
+    },
+    /// Take a rotation back whose new version is not accepted yet
+    Cancel { rotation: String },
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Revoke {
+    /// For ever, since the secrets are known to somebody else: a list is not revoked otherwise
+    #[arg(long, required = true)]
+    pub(crate) compromised: bool,
+    /// A file with one key on each line, or `-` for standard input. Keys are hashed here, and neither sent
+    /// nor printed
+    #[arg(long, value_name = "FILE")]
+    pub(crate) from: PathBuf,
+    /// Each line is the SHA-256 of a key, 64 hexadecimal digits, and not the key
+    #[arg(long)]
+    pub(crate) digests: bool,
 }
 
 #[derive(Debug, Subcommand)]

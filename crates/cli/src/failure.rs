@@ -77,6 +77,14 @@ pub(crate) enum Failure {
     Random(#[from] keywheel_control::secret::NoRandomness),
     #[error("{0}")]
     Io(#[from] std::io::Error),
+    #[error("cannot read the list {}: {cause}", .path.display())]
+    List { path: PathBuf, cause: std::io::Error },
+    #[error(
+        "line {line} of the list is no digest: 64 hexadecimal digits, or leave --digests out to give keys"
+    )]
+    ListLine { line: usize },
+    #[error("the list {} names no key; write one on each line", .path.display())]
+    EmptyList { path: PathBuf },
     #[error("the ring's key prefix `{0}` is none that this keywheel knows; use a newer one")]
     KeyPrefix(String),
 }

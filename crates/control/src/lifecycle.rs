@@ -1,11 +1,18 @@
-//! What may happen to a key version, and what becomes of it. Pure: no clock and no store.
+//! What may happen to a key version and to a rotation, and what becomes of it. Pure: no clock and no store.
 //!
 //! ```text
-//! pending ──► active ──► retiring ──► retired
-//!    │          │  ◄──────  │
-//!    └──────────┴───────────┴───────► revoked
+//! pending ──► active ──► retiring ──► retired ──┐
+//!    │        ▲ │  ◄──────  │                   │     compromised: from each of them,
+//!    │        │ │           │                   │     and nothing leads back from it
+//!    └────────┼─┴───────────┴───────► revoked   │
+//!             └──────────── reinstated ─┴───────┘
+//!
+//! distributing ──► overlapping ──► draining ──► completed
+//!      │                │             │
+//!      └────────────────┴─────────────┴───────► rolled back      blocked: from each that is open
 //! ```
 
+use keywheel_api::RotationState;
 use keywheel_keyring::{Millis, State};
 
 /// What happens to a version.
@@ -13,7 +20,7 @@ use keywheel_keyring::{Millis, State};
 pub enum Event {
     /// Its `not_before` came.
     Begin,
-    /// A rotation published its successor.
+    /// A rotation gave it a deadline: the holder is to move to another version.
     Supersede,
     /// Its overlap ended.
     Retire,
@@ -21,28 +28,130 @@ pub enum Event {
     Restore,
     /// An operator ended it.
     Revoke,
+    /// Its secret is known to somebody else.
+    Compromise,
+    /// An operator brought it back after it had ended.
+    Reinstate,
 }
 
-/// Nothing of that kind can happen to a version in this state.
+/// Why an event cannot happen to a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{event:?} cannot happen to a version that is {state:?}")]
-pub struct Impossible {
-    pub state: State,
-    pub event: Event,
+pub enum Refused {
+    #[error("it began already")]
+    Begun,
+    #[error("it has not begun")]
+    NotBegun,
+    #[error("no overlap of it is under way")]
+    NotRetiring,
+    #[error("it is retiring already")]
+    Retiring,
+    #[error("it has ended")]
+    Ended,
+    #[error("it has not ended")]
+    NotEnded,
+    /// For ever.
+    #[error("it is compromised")]
+    Compromised,
+    /// The server never writes such a state.
+    #[error("its state cannot be explained")]
+    Unexplained,
 }
 
 /// The state after `event`.
 ///
 /// # Errors
 ///
-/// [`Impossible`]: ended versions stay ended.
-pub const fn next(state: State, event: Event) -> Result<State, Impossible> {
+/// [`Refused`], which says what stands in the way.
+pub const fn next(state: State, event: Event) -> Result<State, Refused> {
     match (state, event) {
-        (State::Pending, Event::Begin) | (State::Retiring, Event::Restore) => Ok(State::Active),
+        (State::Compromised, _) => Err(Refused::Compromised),
+        (State::Unreadable, _) => Err(Refused::Unexplained),
+
+        (State::Pending, Event::Begin) => Ok(State::Active),
+        (State::Active | State::Retiring, Event::Begin) => Err(Refused::Begun),
+
         (State::Active, Event::Supersede) => Ok(State::Retiring),
+        (State::Retiring, Event::Supersede) => Err(Refused::Retiring),
+
         (State::Retiring, Event::Retire) => Ok(State::Retired),
+        (State::Retiring, Event::Restore) => Ok(State::Active),
+        (State::Active, Event::Retire | Event::Restore) => Err(Refused::NotRetiring),
+        (State::Pending, Event::Supersede | Event::Retire | Event::Restore) => Err(Refused::NotBegun),
+
         (State::Pending | State::Active | State::Retiring, Event::Revoke) => Ok(State::Revoked),
-        (state, event) => Err(Impossible { state, event }),
+        (
+            State::Pending | State::Active | State::Retiring | State::Retired | State::Revoked,
+            Event::Compromise,
+        ) => Ok(State::Compromised),
+
+        (State::Retired | State::Revoked, Event::Reinstate) => Ok(State::Active),
+        (State::Pending | State::Active | State::Retiring, Event::Reinstate) => Err(Refused::NotEnded),
+        (
+            State::Retired | State::Revoked,
+            Event::Begin | Event::Supersede | Event::Retire | Event::Restore | Event::Revoke,
+        ) => Err(Refused::Ended),
+    }
+}
+
+/// What happens to a rotation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// The new version is accepted, and the old one has its deadline.
+    Begin,
+    /// The old version is about to end.
+    Drain,
+    /// The old version ended.
+    Complete,
+    /// The old version stays, the new one goes.
+    RollBack,
+    /// It is taken back before anybody could use the new version.
+    Cancel,
+    /// Something that the policy asks for is missing.
+    Block,
+}
+
+/// Why something cannot happen to a rotation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoTurn {
+    #[error("its new version is not accepted yet")]
+    NotBegun,
+    #[error("its new version is accepted already")]
+    Begun,
+    #[error("its old version is about to end already")]
+    Draining,
+    #[error("it is blocked already")]
+    Blocked,
+    #[error("it has ended")]
+    Ended,
+}
+
+/// The state of a rotation after `turn`.
+///
+/// # Errors
+///
+/// [`NoTurn`], which says what stands in the way.
+pub const fn turn(state: RotationState, turn: Turn) -> Result<RotationState, NoTurn> {
+    use RotationState::{Blocked, Completed, Distributing, Draining, Overlapping, RolledBack};
+    match (state, turn) {
+        (Completed | RolledBack, _) => Err(NoTurn::Ended),
+
+        // What blocks a rotation is over once its next step happens.
+        (Distributing | Blocked, Turn::Begin) => Ok(Overlapping),
+        (Overlapping | Draining, Turn::Begin) => Err(NoTurn::Begun),
+
+        (Overlapping | Blocked, Turn::Drain) => Ok(Draining),
+        (Distributing, Turn::Drain) => Err(NoTurn::NotBegun),
+        (Draining, Turn::Drain) => Err(NoTurn::Draining),
+
+        // Also from `distributing`: the old version may be revoked before the new one begins.
+        (Distributing | Overlapping | Draining | Blocked, Turn::Complete) => Ok(Completed),
+        (Distributing | Overlapping | Draining | Blocked, Turn::RollBack) => Ok(RolledBack),
+
+        (Distributing, Turn::Cancel) => Ok(RolledBack),
+        (Overlapping | Draining | Blocked, Turn::Cancel) => Err(NoTurn::Begun),
+
+        (Distributing | Overlapping | Draining, Turn::Block) => Ok(Blocked),
+        (Blocked, Turn::Block) => Err(NoTurn::Blocked),
     }
 }
 
@@ -67,6 +176,10 @@ pub fn when_successor_is_revoked(now: Millis, own: Option<Millis>, retire_at: Op
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
     use super::*;
 
     const STATES: [State; 7] = [
@@ -78,33 +191,105 @@ mod tests {
         State::Compromised,
         State::Unreadable,
     ];
-    const EVENTS: [Event; 5] = [Event::Begin, Event::Supersede, Event::Retire, Event::Restore, Event::Revoke];
+    const EVENTS: [Event; 7] = [
+        Event::Begin,
+        Event::Supersede,
+        Event::Retire,
+        Event::Restore,
+        Event::Revoke,
+        Event::Compromise,
+        Event::Reinstate,
+    ];
 
     #[test]
-    fn these_transitions_exist_and_no_others() {
-        let exist = [
-            (State::Pending, Event::Begin, State::Active),
-            (State::Active, Event::Supersede, State::Retiring),
-            (State::Retiring, Event::Retire, State::Retired),
-            (State::Retiring, Event::Restore, State::Active),
-            (State::Pending, Event::Revoke, State::Revoked),
-            (State::Active, Event::Revoke, State::Revoked),
-            (State::Retiring, Event::Revoke, State::Revoked),
+    fn every_event_on_every_state_has_its_outcome() {
+        use Refused::{Begun, Compromised, Ended, NotBegun, NotEnded, NotRetiring, Retiring, Unexplained};
+        let (active, retiring, retired) = (Ok(State::Active), Ok(State::Retiring), Ok(State::Retired));
+        let (revoked, compromised) = (Ok(State::Revoked), Ok(State::Compromised));
+        let (no, never) = (Err(Ended), Err(Compromised));
+        // In the order of EVENTS: begin, supersede, retire, restore, revoke, compromise, reinstate.
+        let outcomes = [
+            (
+                State::Pending,
+                [active, Err(NotBegun), Err(NotBegun), Err(NotBegun), revoked, compromised, Err(NotEnded)],
+            ),
+            (
+                State::Active,
+                [
+                    Err(Begun),
+                    retiring,
+                    Err(NotRetiring),
+                    Err(NotRetiring),
+                    revoked,
+                    compromised,
+                    Err(NotEnded),
+                ],
+            ),
+            (
+                State::Retiring,
+                [Err(Begun), Err(Retiring), retired, active, revoked, compromised, Err(NotEnded)],
+            ),
+            (State::Retired, [no, no, no, no, no, compromised, active]),
+            (State::Revoked, [no, no, no, no, no, compromised, active]),
+            (State::Compromised, [never; 7]),
+            (State::Unreadable, [Err(Unexplained); 7]),
         ];
-        for state in STATES {
-            for event in EVENTS {
-                let want = exist.iter().find(|(from, on, _)| (*from, *on) == (state, event));
-                let want = want.map(|(_, _, to)| *to).ok_or(Impossible { state, event });
-                assert_eq!(next(state, event), want);
+        assert_eq!(outcomes.map(|(state, _)| state), STATES);
+        for (state, wants) in outcomes {
+            for (event, want) in EVENTS.into_iter().zip(wants) {
+                assert_eq!(next(state, event), want, "{state:?} {event:?}");
             }
         }
     }
 
     #[test]
-    fn nothing_leads_back_from_a_denial() {
-        for state in STATES.into_iter().filter(|state| state.is_denied()) {
-            for event in EVENTS {
-                assert!(next(state, event).is_err(), "{state:?} {event:?}");
+    fn every_turn_of_every_rotation_has_its_outcome() {
+        use RotationState::{Blocked, Completed, Distributing, Draining, Overlapping, RolledBack};
+        let begun = Err(NoTurn::Begun);
+        // In the order begin, drain, complete, roll back, cancel, block.
+        let turns = [Turn::Begin, Turn::Drain, Turn::Complete, Turn::RollBack, Turn::Cancel, Turn::Block];
+        let (done, back, stuck) = (Ok(Completed), Ok(RolledBack), Ok(Blocked));
+        let outcomes = [
+            (Distributing, [Ok(Overlapping), Err(NoTurn::NotBegun), done, back, back, stuck]),
+            (Overlapping, [begun, Ok(Draining), done, back, begun, stuck]),
+            (Draining, [begun, Err(NoTurn::Draining), done, back, begun, stuck]),
+            (Blocked, [Ok(Overlapping), Ok(Draining), done, back, begun, Err(NoTurn::Blocked)]),
+            (Completed, [Err(NoTurn::Ended); 6]),
+            (RolledBack, [Err(NoTurn::Ended); 6]),
+        ];
+        for (state, wants) in outcomes {
+            for (event, want) in turns.into_iter().zip(wants) {
+                assert_eq!(turn(state, event), want, "{state:?} {event:?}");
+            }
+            assert_eq!(state.is_open(), turn(state, Turn::RollBack).is_ok(), "{state:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn from_compromised_nothing_leads_back(
+            before in vec(select(&EVENTS[..]), 0..20),
+            after in vec(select(&EVENTS[..]), 0..20),
+        ) {
+            let walk = |state, events: Vec<Event>| {
+                events.into_iter().fold(state, |state, event| next(state, event).unwrap_or(state))
+            };
+            let state = walk(State::Pending, before);
+            let compromised = next(state, Event::Compromise).unwrap_or(state);
+            prop_assert_eq!(compromised, State::Compromised);
+            prop_assert_eq!(walk(compromised, after), State::Compromised);
+        }
+
+        #[test]
+        fn nothing_but_a_reinstatement_leads_back_from_a_denial(
+            from in select(&STATES[..]),
+            events in vec(select(&EVENTS[..]), 0..20),
+        ) {
+            let mut state = from;
+            for event in events {
+                let after = next(state, event).unwrap_or(state);
+                prop_assert!(!state.is_denied() || after.is_denied() || event == Event::Reinstate);
+                state = after;
             }
         }
     }

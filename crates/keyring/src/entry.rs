@@ -75,7 +75,7 @@ pub struct Entry {
     pub expires_at: Option<Millis>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scopes: Vec<String>,
-    /// Whether a newer version of the same key is accepted already.
+    /// Whether another version of the same key is accepted, to which the holder should move.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub successor: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -61,8 +61,15 @@ impl Admin {
     /// As [`Admin::create_client`].
     pub async fn create_key(&self, client: &str, scopes: &[&str]) -> anyhow::Result<Issued> {
         let scopes = scopes.iter().map(|scope| (*scope).into()).collect();
-        self.create(&CreateKey { client: client.into(), ring: None, scopes, expires_at: None, version: None })
-            .await
+        self.create(&CreateKey {
+            client: client.into(),
+            ring: None,
+            scopes,
+            not_before: None,
+            expires_at: None,
+            version: None,
+        })
+        .await
     }
 
     /// # Errors
@@ -100,7 +107,7 @@ impl Admin {
         key: &str,
         overlap_seconds: u64,
     ) -> anyhow::Result<RotationWithSecret> {
-        let body = StartRotation { overlap_seconds, version: None };
+        let body = StartRotation { overlap_seconds, not_before: None, supersede: false, version: None };
         self.post(&format!("/v1/keys/{key}/rotations"), &body).await
     }
 

@@ -1,5 +1,6 @@
-use keywheel_api::{Client, CreateClient};
+use keywheel_api::{Client, CreateClient, Revoke, RevokedClient};
 
+use super::key::segment;
 use crate::args;
 use crate::failure::Failure;
 use crate::http::{Api, Repeat};
@@ -18,6 +19,13 @@ pub(crate) async fn run(command: args::Client, api: &Api, output: Output) -> Res
         args::Client::List => {
             let clients: Vec<Client> = api.list("/v1/clients", &[]).await?;
             output.result(&clients, |clients| list(clients))
+        }
+        args::Client::Revoke { name, compromised } => {
+            let path = format!("/v1/clients/{}/revoke", segment(&name));
+            let revoked: RevokedClient = api.post(&path, &Revoke { compromised }, Repeat::Safe).await?;
+            output.result(&revoked, |revoked| {
+                format!("{} keys of client {} are revoked.", revoked.keys, revoked.client)
+            })
         }
     }
 }

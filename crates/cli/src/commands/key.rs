@@ -2,8 +2,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use keywheel_api::{
-    CreateKey, Key, KeyUsage, KeyWithSecret, NewVersion, Reporting, Ring, RotationWithSecret, StartRotation,
-    State, Timestamp,
+    CreateKey, Key, KeyUsage, KeyWithSecret, NewVersion, Reporting, Revoke, Ring, RotationState,
+    RotationWithSecret, StartRotation, State, Timestamp,
 };
 use keywheel_control::secret::random;
 use keywheel_keyring::{KeyPrefix, PlainKey, VersionId};
@@ -15,10 +15,12 @@ use crate::output::{Output, table};
 
 pub(crate) async fn run(command: args::Key, api: &Api, output: Output) -> Result<(), Failure> {
     match command {
-        args::Key::Create { client, scopes, expires_in, ring } => {
+        args::Key::Create { client, scopes, begins_in, expires_in, ring } => {
             let (secret, version) = make(api, &ring).await?;
             let expires_at = expires_in.map(from_now);
-            let new = CreateKey { client, ring: Some(ring), scopes, expires_at, version: Some(version) };
+            let not_before = begins_in.map(from_now);
+            let (ring, version) = (Some(ring), Some(version));
+            let new = CreateKey { client, ring, scopes, not_before, expires_at, version };
             let mut made: KeyWithSecret = api.post("/v1/keys", &new, Repeat::Safe).await?;
             made.secret = Some(secret.expose().to_owned());
             output.result(&made, created)
@@ -41,25 +43,40 @@ pub(crate) async fn run(command: args::Key, api: &Api, output: Output) -> Result
             let usage: KeyUsage = api.get(&path).await?;
             output.result(&usage, used)
         }
-        args::Key::Rotate { key, overlap } => {
+        args::Key::Rotate { key, overlap, begins_in, supersede } => {
             let path = format!("/v1/keys/{}", segment(&key));
             let key: Key = api.get(&path).await?;
             let (secret, version) = make(api, &key.ring).await?;
-            let new = StartRotation { overlap_seconds: overlap.as_secs(), version: Some(version) };
+            let not_before = begins_in.map(from_now);
+            let (overlap_seconds, version) = (overlap.as_secs(), Some(version));
+            let new = StartRotation { overlap_seconds, not_before, supersede, version };
             let mut made: RotationWithSecret =
                 api.post(&format!("{path}/rotations"), &new, Repeat::Safe).await?;
             made.secret = Some(secret.expose().to_owned());
             output.result(&made, rotated)
         }
-        args::Key::Revoke { key, version } => {
+        args::Key::Revoke { key, version, compromised } => {
             let path = match &version {
                 Some(version) => format!("/v1/keys/{}/versions/{}/revoke", segment(&key), segment(version)),
                 None => format!("/v1/keys/{}/revoke", segment(&key)),
             };
-            let key: Key = api.post(&path, &(), Repeat::Safe).await?;
+            let key: Key = api.post(&path, &Revoke { compromised }, Repeat::Safe).await?;
             output.result(&key, |key| match version {
                 Some(version) => format!("Version {version} is revoked.\n\n{}", show(key)),
                 None => format!("Key {} is revoked: none of its versions is accepted any more.", key.id),
+            })
+        }
+        args::Key::Reinstate { key, version } => {
+            let path = match &version {
+                Some(version) => {
+                    format!("/v1/keys/{}/versions/{}/reinstate", segment(&key), segment(version))
+                }
+                None => format!("/v1/keys/{}/reinstate", segment(&key)),
+            };
+            let key: Key = api.post(&path, &(), Repeat::Safe).await?;
+            output.result(&key, |key| {
+                let what = version.map_or_else(|| format!("Key {}", key.id), |id| format!("Version {id}"));
+                format!("{what} is reinstated.\n\n{}", show(key))
             })
         }
     }
@@ -96,8 +113,11 @@ fn from_now(duration: Duration) -> Timestamp {
 fn created(made: &KeyWithSecret) -> String {
     let key = &made.key;
     let expiry = key.expires_at.map(|at| format!("It expires at {}.\n", when(at))).unwrap_or_default();
+    let first = key.versions.first().filter(|version| version.state == State::Pending);
+    let begin = first.and_then(|version| version.not_before);
+    let begin = begin.map_or_else(|| "active".into(), |at| format!("accepted from {} on", when(at)));
     format!(
-        "Key {} for {} is active.\n\n  {}\n\nThis is the only time it is shown.\n{expiry}\nNext: keywheel key rotate {} --overlap 30m",
+        "Key {} for {} is {begin}.\n\n  {}\n\nThis is the only time it is shown.\n{expiry}\nNext: keywheel key rotate {} --overlap 30m",
         key.id,
         key.client,
         made.secret.as_deref().unwrap_or_default(),
@@ -108,6 +128,13 @@ fn created(made: &KeyWithSecret) -> String {
 fn rotated(made: &RotationWithSecret) -> String {
     let rotation = &made.rotation;
     let until = match rotation.ended_at {
+        None if rotation.state == RotationState::Distributing => format!(
+            "It is accepted from {} on, and the old version, {}, until {}.\nUntil it begins: keywheel rotation cancel {}",
+            when(rotation.begins_at),
+            rotation.old_version,
+            when(rotation.overlap_ends_at),
+            rotation.id,
+        ),
         None => format!(
             "The old version, {}, is accepted until {}.",
             rotation.old_version,
@@ -202,11 +229,11 @@ fn scopes(key: &Key) -> String {
     if key.scopes.is_empty() { "-".into() } else { key.scopes.join(" ") }
 }
 
-fn when(at: Timestamp) -> String {
+pub(super) fn when(at: Timestamp) -> String {
     at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
 
-const fn state(state: State) -> &'static str {
+pub(super) const fn state(state: State) -> &'static str {
     match state {
         State::Active => "active",
         State::Retiring => "retiring",

@@ -4,6 +4,7 @@ mod fake_proxy;
 mod support;
 
 mod a_key_lives_its_life;
+mod a_leaked_list_is_revoked;
 mod a_ring_is_pushed;
 mod a_seed_is_a_whole_ring;
 mod audit_verify_names_the_first_bad_record;
@@ -14,3 +15,4 @@ mod no_plaintext_is_logged;
 mod serve_says_why_it_cannot_start;
 mod the_command_line_wins_over_the_environment;
 mod usage_is_shown;
+mod what_was_done_is_taken_back;

@@ -1,16 +1,16 @@
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use keywheel_api::{Client, CreateClient, List};
+use keywheel_api::{Client, CreateClient, List, Revoke, RevokedClient};
 use keywheel_keyring::entry::is_name;
 use serde::Deserialize;
 use tracing::info;
 
 use super::auth::By;
-use super::body::{Json, Params};
+use super::body::{Json, JsonOrDefault, Params};
 use super::error::ApiError;
-use super::{PAGE, require, uncancelled};
+use super::{PAGE, keys, require, uncancelled};
 use crate::Control;
 
 pub(crate) const NAME_RULE: &str = "1 to 128 visible ASCII characters without quotes, commas and backslashes";
@@ -46,4 +46,18 @@ pub(crate) async fn list(
 ) -> Result<axum::Json<List<Client>>, ApiError> {
     let items = control.store.clients(&page.after, PAGE).await?;
     Ok(axum::Json(List::new(items, PAGE, |client| client.name.clone())))
+}
+
+/// Every key of the client.
+pub(crate) async fn revoke(
+    State(control): State<Arc<Control>>,
+    Path(client): Path<String>,
+    By(context): By,
+    JsonOrDefault(how): JsonOrDefault<Revoke>,
+) -> Result<axum::Json<RevokedClient>, ApiError> {
+    let ending = keys::ending(how);
+    let change = async move { control.store.revoke_client(&context, &client, ending).await };
+    let revoked = uncancelled(change).await?;
+    info!(client = revoked.client, "Revoked {} keys of client {}", revoked.keys, revoked.client);
+    Ok(axum::Json(revoked))
 }

@@ -94,13 +94,21 @@ fn refused(refusal: Refusal) -> Problem {
         Refusal::ClientExists(_) => ProblemKind::ClientExists,
         Refusal::VersionExists(_) | Refusal::DigestTaken => ProblemKind::VersionConflict,
         Refusal::VersionEnded(_) => ProblemKind::VersionEnded,
+        Refusal::NotEnded { .. } => ProblemKind::NotEnded,
+        Refusal::VersionRemoved(_) => ProblemKind::VersionRemoved,
+        Refusal::VersionCompromised(_) | Refusal::DigestCompromised(_) => ProblemKind::Compromised,
         Refusal::RotationOpen(_) => ProblemKind::RotationOpen,
+        Refusal::RotationEnded(_) => ProblemKind::RotationEnded,
+        Refusal::RotationBegun(_) => ProblemKind::RotationBegun,
+        Refusal::KeyPending { .. } => ProblemKind::KeyPending,
         Refusal::KeyRevoked(_) => ProblemKind::KeyRevoked,
         Refusal::KeyExpired(_) => ProblemKind::KeyExpired,
     };
     let problem = Problem::new(kind, refusal.to_string());
     match refusal {
-        Refusal::RotationOpen(rotation) => problem.with_rotation(rotation),
+        Refusal::RotationOpen(rotation)
+        | Refusal::RotationEnded(rotation)
+        | Refusal::RotationBegun(rotation) => problem.with_rotation(rotation),
         _ => problem,
     }
 }

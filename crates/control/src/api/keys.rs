@@ -2,19 +2,22 @@ use std::sync::Arc;
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use keywheel_api::{CreateKey, Key, KeyWithSecret, List, NewVersion, Timestamp, time};
+use keywheel_api::key::MAX_COMPROMISED;
+use keywheel_api::{
+    Compromised, CreateKey, Key, KeyWithSecret, List, NewVersion, ReportCompromised, Revoke, Timestamp, time,
+};
 use keywheel_keyring::entry::{MAX_SCOPES, is_scope};
 use keywheel_keyring::{Digest, KeyPrefix, Millis, PlainKey, VersionId};
 use serde::Deserialize;
 use tracing::info;
 
 use super::auth::By;
-use super::body::{Json, Params};
+use super::body::{Json, JsonOrDefault, Params};
 use super::error::ApiError;
 use super::{PAGE, require, uncancelled};
 use crate::Control;
 use crate::secret::random;
-use crate::store::{NewKey, Refusal, StoreError};
+use crate::store::{Ending, NewKey, Refusal, StoreError};
 
 /// An expiry further away is a slip of the pen: 100 years.
 const MAX_EXPIRY: u64 = 100 * 365 * 24 * 60 * 60 * 1000;
@@ -46,12 +49,14 @@ pub(crate) async fn create(
         "at most 32 scopes, each 1 to 64 visible ASCII characters without quotes, commas and backslashes",
     )?;
     let expires_at = new.expires_at.map(|at| expiry(at, context.now)).transpose()?;
+    let not_before = new.not_before.map(|at| beginning(at, context.now, expires_at)).transpose()?;
     let ring = new.ring.unwrap_or_else(|| control.default_ring().to_owned());
     let made = version(&control, &ring, new.version)?;
     let new = NewKey {
         ring,
         client: new.client,
         scopes: new.scopes,
+        not_before,
         expires_at,
         version: made.id,
         digest: made.digest,
@@ -84,9 +89,11 @@ pub(crate) async fn revoke(
     State(control): State<Arc<Control>>,
     Path(key): Path<String>,
     By(context): By,
+    JsonOrDefault(how): JsonOrDefault<Revoke>,
 ) -> Result<axum::Json<Key>, ApiError> {
-    let key = uncancelled(async move { control.store.revoke_key(&context, &key).await }).await?;
-    info!(key.id, "Revoked key {}", key.id);
+    let change = async move { control.store.revoke_key(&context, &key, ending(how)).await };
+    let key = uncancelled(change).await?;
+    info!(key.id, compromised = how.compromised, "Revoked key {}", key.id);
     Ok(axum::Json(key))
 }
 
@@ -94,13 +101,56 @@ pub(crate) async fn revoke_version(
     State(control): State<Arc<Control>>,
     Path((key, version)): Path<(String, String)>,
     By(context): By,
+    JsonOrDefault(how): JsonOrDefault<Revoke>,
 ) -> Result<axum::Json<Key>, ApiError> {
     let change = async move {
-        let key = control.store.revoke_version(&context, &key, &version).await?;
-        info!(key.id, version.id = version, "Revoked version {version} of key {}", key.id);
+        let key = control.store.revoke_version(&context, &key, &version, ending(how)).await?;
+        let compromised = how.compromised;
+        info!(key.id, version.id = version, compromised, "Revoked version {version} of key {}", key.id);
         Ok::<_, StoreError>(key)
     };
     Ok(axum::Json(uncancelled(change).await?))
+}
+
+pub(crate) async fn reinstate(
+    State(control): State<Arc<Control>>,
+    Path(key): Path<String>,
+    By(context): By,
+) -> Result<axum::Json<Key>, ApiError> {
+    let key = uncancelled(async move { control.store.reinstate_key(&context, &key).await }).await?;
+    info!(key.id, "Reinstated key {}", key.id);
+    Ok(axum::Json(key))
+}
+
+pub(crate) async fn reinstate_version(
+    State(control): State<Arc<Control>>,
+    Path((key, version)): Path<(String, String)>,
+    By(context): By,
+) -> Result<axum::Json<Key>, ApiError> {
+    let change = async move {
+        let key = control.store.reinstate_version(&context, &key, &version).await?;
+        info!(key.id, version.id = version, "Reinstated version {version} of key {}", key.id);
+        Ok::<_, StoreError>(key)
+    };
+    Ok(axum::Json(uncancelled(change).await?))
+}
+
+/// Secrets that leaked, by their digests.
+pub(crate) async fn compromise(
+    State(control): State<Arc<Control>>,
+    By(context): By,
+    Json(leaked): Json<ReportCompromised>,
+) -> Result<axum::Json<Compromised>, ApiError> {
+    require((1..=MAX_COMPROMISED).contains(&leaked.digests.len()), "digests", "1 to 500 digests")?;
+    let change = async move { control.store.compromise(&context, &leaked.digests).await };
+    let report = uncancelled(change).await?;
+    let (versions, unknown) = (report.versions.len(), report.unknown.len());
+    info!(versions, unknown, "Compromised {versions} versions; {unknown} digests are of no key here");
+    Ok(axum::Json(report))
+}
+
+pub(super) const fn ending(how: Revoke) -> Ending {
+    if how.compromised { Ending::Compromised } else { Ending::Revoked }
 }
 
 /// The caller's version, or a new one.
@@ -125,5 +175,13 @@ fn expiry(at: Timestamp, now: Millis) -> Result<Millis, ApiError> {
     let at = time::millis(at).unwrap_or_default();
     let sane = at > now && at.saturating_since(now) <= MAX_EXPIRY;
     require(sane, "expires_at", "a time in the future, at most 100 years away")?;
+    Ok(at)
+}
+
+/// A beginning in the past is at once.
+pub(super) fn beginning(at: Timestamp, now: Millis, end: Option<Millis>) -> Result<Millis, ApiError> {
+    let at = time::millis(at).unwrap_or_default();
+    let sane = at.saturating_since(now) <= MAX_EXPIRY && end.is_none_or(|end| at < end);
+    require(sane, "not_before", "a time before the key's `expires_at`, at most 100 years away")?;
     Ok(at)
 }

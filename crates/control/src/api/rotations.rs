@@ -3,15 +3,15 @@ use std::sync::Arc;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use keywheel_api::rotation::MAX_OVERLAP_SECONDS;
-use keywheel_api::{Rotation, RotationWithSecret, StartRotation};
+use keywheel_api::{RollBack, Rotation, RotationWithSecret, StartRotation, time};
 use tracing::info;
 
 use super::auth::By;
-use super::body::Json;
+use super::body::{Json, JsonOrDefault};
 use super::error::ApiError;
 use super::{keys, require, uncancelled};
 use crate::Control;
-use crate::store::NewRotation;
+use crate::store::{NewRotation, RollBackTo};
 
 pub(crate) async fn start(
     State(control): State<Arc<Control>>,
@@ -19,23 +19,25 @@ pub(crate) async fn start(
     By(context): By,
     Json(new): Json<StartRotation>,
 ) -> Result<(StatusCode, axum::Json<RotationWithSecret>), ApiError> {
-    let sane = new.overlap_seconds <= MAX_OVERLAP_SECONDS;
-    require(sane, "overlap_seconds", "0 to 7776000 seconds, which are 90 days")?;
-    let ring = control.store.key(&key).await?.ring;
-    let made = keys::version(&control, &ring, new.version)?;
-    let overlap = new.overlap_seconds.saturating_mul(1000);
-    let new = NewRotation { key, overlap, version: made.id, digest: made.digest };
+    let overlap = overlap(new.overlap_seconds)?;
+    let found = control.store.key(&key).await?;
+    let expires_at = found.expires_at.and_then(time::millis);
+    let not_before = new.not_before.map(|at| keys::beginning(at, context.now, expires_at)).transpose()?;
+    let made = keys::version(&control, &found.ring, new.version)?;
+    let (supersede, version, digest) = (new.supersede, made.id, made.digest);
+    let new = NewRotation { key, overlap, not_before, supersede, version, digest };
     let (rotation, created) =
         uncancelled(async move { control.store.start_rotation(&context, &new).await }).await?;
     if created {
         info!(
             rotation.id,
             key.id = rotation.key,
-            "Rotating key {}: {} until {}, then only {}",
+            "Rotating key {}: {} until {}, and {} from {} on",
             rotation.key,
             rotation.old_version,
             rotation.overlap_ends_at,
             rotation.new_version,
+            rotation.begins_at,
         );
     }
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
@@ -48,4 +50,47 @@ pub(crate) async fn show(
     Path(rotation): Path<String>,
 ) -> Result<axum::Json<Rotation>, ApiError> {
     Ok(axum::Json(control.store.rotation(&rotation).await?))
+}
+
+pub(crate) async fn roll_back(
+    State(control): State<Arc<Control>>,
+    Path(rotation): Path<String>,
+    By(context): By,
+    JsonOrDefault(how): JsonOrDefault<RollBack>,
+) -> Result<axum::Json<Rotation>, ApiError> {
+    let to = if how.revoke_new {
+        let rule = "not together with `revoke_new`, which leaves no overlap";
+        require(how.overlap_seconds.is_none(), "overlap_seconds", rule)?;
+        RollBackTo::Revoke
+    } else {
+        RollBackTo::Overlap(how.overlap_seconds.map(overlap).transpose()?)
+    };
+    let change = async move { control.store.roll_back(&context, &rotation, to).await };
+    let rotation = uncancelled(change).await?;
+    info!(
+        rotation.id,
+        key.id = rotation.key,
+        "Rolled rotation {} back: version {} is active",
+        rotation.id,
+        rotation.old_version,
+    );
+    Ok(axum::Json(rotation))
+}
+
+pub(crate) async fn cancel(
+    State(control): State<Arc<Control>>,
+    Path(rotation): Path<String>,
+    By(context): By,
+) -> Result<axum::Json<Rotation>, ApiError> {
+    let change = async move { control.store.cancel_rotation(&context, &rotation).await };
+    let rotation = uncancelled(change).await?;
+    info!(rotation.id, key.id = rotation.key, "Cancelled rotation {}", rotation.id);
+    Ok(axum::Json(rotation))
+}
+
+/// In milliseconds.
+fn overlap(seconds: u64) -> Result<u64, ApiError> {
+    let sane = seconds <= MAX_OVERLAP_SECONDS;
+    require(sane, "overlap_seconds", "0 to 7776000 seconds, which are 90 days")?;
+    Ok(seconds.saturating_mul(1000))
 }

@@ -25,7 +25,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`Refusal::DigestTaken`] if the ring has one of the digests already, or two are the same.
+    /// [`Refusal::DigestTaken`] if the ring has one of the digests already, or two are the same;
+    /// [`Refusal::DigestCompromised`].
     pub async fn import(
         &self,
         context: &Context,
@@ -47,6 +48,8 @@ impl Store {
                 let key = random_id("key", random()?);
                 rows.push((key, VersionId::from_random(random()?), revision, version));
             }
+            let digests: Vec<_> = chunk.iter().map(|version| version.digest).collect();
+            change.refuse_compromised(&digests).await?;
             // Of full chunks the text is the same, so SQLite prepares it once.
             let mut keys: QueryBuilder<Sqlite> = QueryBuilder::new(
                 "INSERT INTO keys (id, ring_id, client_id, scopes, expires_at, created_at) ",

@@ -1,5 +1,5 @@
 use keywheel_api::time::timestamp;
-use keywheel_api::{Key, RotationEnd, RotationState, State};
+use keywheel_api::{Key, State};
 use keywheel_keyring::key_text::random_id;
 use keywheel_keyring::{Digest, Millis, VersionId};
 use serde_json::json;
@@ -14,10 +14,11 @@ use crate::secret::random;
 const KEY: &str = "SELECT k.id, r.name AS ring, c.name AS client, k.scopes, k.created_at, k.expires_at,
     k.revoked_at, o.id AS open_rotation
     FROM keys k JOIN rings r ON r.id = k.ring_id JOIN clients c ON c.id = k.client_id
-    LEFT JOIN rotations o ON o.key_id = k.id AND o.state = 'overlapping' ";
+    LEFT JOIN rotations o ON o.key_id = k.id AND o.ended_at IS NULL ";
 
-const VERSION: &str = "SELECT id, key_id, ring_id, digest, state, not_before, expires_at, retire_at,
-    revision, created_at, ended_at, last_used_at FROM versions ";
+pub(super) const VERSION: &str =
+    "SELECT id, key_id, ring_id, digest, state, not_before, expires_at, retire_at,
+    revision, created_at, ended_at, removed_at, reinstated_in, last_used_at FROM versions ";
 
 /// A key to make, with its first version.
 #[derive(Debug, Clone)]
@@ -25,18 +26,27 @@ pub struct NewKey {
     pub ring: String,
     pub client: String,
     pub scopes: Vec<String>,
+    pub not_before: Option<Millis>,
     pub expires_at: Option<Millis>,
     pub version: VersionId,
     pub digest: Digest,
 }
 
+/// A version to publish.
+pub(super) struct NewVersion<'a> {
+    pub(super) id: &'a VersionId,
+    pub(super) digest: Digest,
+    pub(super) not_before: Option<Millis>,
+    pub(super) expires_at: Option<Millis>,
+}
+
 impl Store {
-    /// Makes a key whose first version is active at once. Repeated with the same version and digest
+    /// Makes a key whose first version is active, or pending until its `not_before`. Repeated with the same version and digest
     /// it returns what the first call made, and `false`.
     ///
     /// # Errors
     ///
-    /// [`Refusal`]: no such ring or client, or the version or digest is taken.
+    /// [`Refusal`]: no such ring or client, the version or digest is taken, or the digest is compromised.
     pub async fn create_key(&self, context: &Context, new: &NewKey) -> Result<(Key, bool), StoreError> {
         let mut change = self.begin(context).await?;
         if let Some(existing) = change.version(new.version.as_str()).await? {
@@ -45,7 +55,8 @@ impl Store {
             let same = existing.digest == new.digest
                 && key.versions.first().is_some_and(|first| first.id == existing.id)
                 && (&key.ring, &key.client, &key.scopes) == (&new.ring, &new.client, &new.scopes)
-                && key.expires_at == new.expires_at.map(timestamp);
+                && key.expires_at == new.expires_at.map(timestamp)
+                && existing.not_before == new.not_before;
             return if same { Ok((key, false)) } else { Err(Refusal::VersionExists(existing.id).into()) };
         }
         let ring = change.ring_id(&new.ring).await?;
@@ -62,7 +73,13 @@ impl Store {
         .bind(int(context.now.0))
         .execute(&mut *change.tx)
         .await?;
-        change.insert_version(&id, ring, &new.version, new.digest, new.expires_at).await?;
+        let version = NewVersion {
+            id: &new.version,
+            digest: new.digest,
+            not_before: new.not_before,
+            expires_at: new.expires_at,
+        };
+        change.insert_version(&id, ring, &version).await?;
         let key = load_key(&mut change.tx, &id).await?;
         change.audit("key.create", &id, None, Some(json!(key))).await?;
         change.commit().await?;
@@ -114,92 +131,32 @@ impl Store {
         }
         Ok(keys)
     }
-
-    /// Ends every version of a key now. A rotation under way is rolled back. Revoking twice is
-    /// revoking once.
-    ///
-    /// # Errors
-    ///
-    /// [`Refusal::NotFound`].
-    pub async fn revoke_key(&self, context: &Context, id: &str) -> Result<Key, StoreError> {
-        let mut change = self.begin(context).await?;
-        let key = load_key(&mut change.tx, id).await?;
-        if key.revoked_at.is_some() {
-            return Ok(key);
-        }
-        for version in change.versions(id).await?.into_iter().filter(|version| !version.state.is_denied()) {
-            change.apply(&version, Event::Revoke).await?;
-        }
-        if let Some(rotation) = &key.open_rotation {
-            change.end_rotation(rotation, RotationState::RolledBack, RotationEnd::KeyRevoked).await?;
-        }
-        sqlx::query("UPDATE keys SET revoked_at = ? WHERE id = ?")
-            .bind(int(context.now.0))
-            .bind(id)
-            .execute(&mut *change.tx)
-            .await?;
-        let key = change.audit_key("key.revoke", id, &key).await?;
-        change.commit().await?;
-        Ok(key)
-    }
-
-    /// Ends one version now. In a rotation, revoking the old version completes it, and revoking the
-    /// new one rolls it back: the old one is active again, unless its own time is over.
-    ///
-    /// # Errors
-    ///
-    /// [`Refusal::NotFound`], or [`Refusal::VersionEnded`] for a version that retired.
-    pub async fn revoke_version(&self, context: &Context, key: &str, id: &str) -> Result<Key, StoreError> {
-        let mut change = self.begin(context).await?;
-        let not_found = || Refusal::NotFound { what: "version", name: id.to_owned() };
-        let found = load_key(&mut change.tx, key).await?;
-        let version = change.version(id).await?.filter(|version| version.key == key).ok_or_else(not_found)?;
-        if version.state == State::Revoked {
-            return Ok(found);
-        }
-        if lifecycle::next(version.state, Event::Revoke).is_err() {
-            return Err(Refusal::VersionEnded(version.id).into());
-        }
-        change.apply(&version, Event::Revoke).await?;
-        if let Some(rotation) = &found.open_rotation {
-            let rotation = change.rotation(rotation).await?;
-            if rotation.old_version == id {
-                let end = RotationEnd::OldVersionRevoked;
-                change.end_rotation(&rotation.id, RotationState::Completed, end).await?;
-            } else if rotation.new_version == id {
-                let old = change.version(&rotation.old_version).await?.ok_or_else(not_found)?;
-                let event = lifecycle::when_successor_is_revoked(change.now(), old.expires_at, old.retire_at);
-                change.apply(&old, event).await?;
-                let end = RotationEnd::NewVersionRevoked;
-                change.end_rotation(&rotation.id, RotationState::RolledBack, end).await?;
-            }
-        }
-        let key = change.audit_key("version.revoke", id, &found).await?;
-        change.commit().await?;
-        Ok(key)
-    }
 }
 
 impl Change<'_> {
-    /// Publishes a new active version, which takes one revision.
+    /// Publishes a new version, which takes one revision.
     pub(super) async fn insert_version(
         &mut self,
         key: &str,
         ring: i64,
-        id: &VersionId,
-        digest: Digest,
-        expires_at: Option<Millis>,
+        new: &NewVersion<'_>,
     ) -> Result<(), StoreError> {
+        self.refuse_compromised(&[new.digest]).await?;
+        let pending = new.not_before.is_some_and(|at| at > self.now());
+        let state = if pending { State::Pending } else { State::Active };
         let revision = self.next_revision(ring).await?;
         sqlx::query(
-            "INSERT INTO versions (id, key_id, ring_id, digest, state, expires_at, revision, created_at)
-             VALUES (?, ?, ?, ?, 'active', ?, ?, ?)",
+            "INSERT INTO versions
+             (id, key_id, ring_id, digest, state, not_before, expires_at, revision, created_at)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         )
-        .bind(id.as_str())
+        .bind(new.id.as_str())
         .bind(key)
         .bind(ring)
-        .bind(digest.as_bytes().as_slice())
-        .bind(expires_at.map(|at| int(at.0)))
+        .bind(new.digest.as_bytes().as_slice())
+        .bind(state_name(state))
+        .bind(new.not_before.map(|at| int(at.0)))
+        .bind(new.expires_at.map(|at| int(at.0)))
         .bind(int(revision))
         .bind(int(self.context.now.0))
         .execute(&mut *self.tx)
@@ -211,18 +168,29 @@ impl Change<'_> {
     /// Moves a version to its next state, which takes one revision.
     pub(super) async fn apply(&mut self, version: &VersionRow, event: Event) -> Result<(), StoreError> {
         let state = lifecycle::next(version.state, event)?;
+        if event == Event::Compromise {
+            self.remember_compromised(version.digest).await?;
+        }
         // What is active has no end of overlap; what ended keeps it for the record.
-        let retire_at = version.retire_at.filter(|_| event != Event::Restore);
+        let retire_at = version.retire_at.filter(|_| state != State::Active);
         let ended_at = state.is_denied().then_some(int(self.context.now.0));
         let revision = self.next_revision(version.ring).await?;
-        sqlx::query("UPDATE versions SET state = ?, retire_at = ?, ended_at = ?, revision = ? WHERE id = ?")
-            .bind(state_name(state))
-            .bind(retire_at.map(|at| int(at.0)))
-            .bind(ended_at)
-            .bind(int(revision))
-            .bind(&version.id)
-            .execute(&mut *self.tx)
-            .await?;
+        // Proxies hear again of a version that they had forgotten, should its state still change.
+        sqlx::query(
+            "UPDATE versions SET state = ?, retire_at = ?, ended_at = ?, removed_at = NULL, revision = ?,
+             reinstated_in = CASE WHEN ? THEN (SELECT epoch FROM rings WHERE rings.id = ring_id)
+                                  WHEN ? THEN NULL ELSE reinstated_in END
+             WHERE id = ?",
+        )
+        .bind(state_name(state))
+        .bind(retire_at.map(|at| int(at.0)))
+        .bind(ended_at)
+        .bind(int(revision))
+        .bind(event == Event::Reinstate)
+        .bind(state.is_denied())
+        .bind(&version.id)
+        .execute(&mut *self.tx)
+        .await?;
         Ok(())
     }
 

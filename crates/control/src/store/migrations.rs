@@ -13,6 +13,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "first light", include_str!("../../migrations/sqlite/0001_first_light.sql")),
     (2, "usage", include_str!("../../migrations/sqlite/0002_usage.sql")),
     (3, "audit", include_str!("../../migrations/sqlite/0003_audit.sql")),
+    (4, "lifecycle", include_str!("../../migrations/sqlite/0004_lifecycle.sql")),
 ];
 
 /// Why a database cannot be used. Each says what to do; none changes anything.
@@ -98,6 +99,7 @@ mod tests {
             "cd8ec1fb493217c78015462c4a2d0da09cc99983bd85686d9b4c018631b58473",
             "3a74deec6ce87e59701334f7fa0677801ac782fa5efd6a204f14b300ba60ecc6",
             "0df93925b1e0e0b8dbfbef787caa4123054608a22d895426fbe920ca53b45fe4",
+            "d1cf042de8923525443ec2f88147aba8f966ca08f1054cf138abacaf01c8ec76",
         ];
         let found: Vec<_> = MIGRATIONS.iter().map(|(_, _, sql)| hex::encode(Sha256::digest(sql))).collect();
         assert_eq!(found, released, "add a migration instead");
@@ -115,7 +117,10 @@ mod tests {
             "INSERT INTO clients VALUES (1, 'acme', NULL, NULL, 0)",
             "INSERT INTO keys VALUES ('key_1', 1, 1, '[]', NULL, 0, NULL)",
             "INSERT INTO versions VALUES
-             ('kv_1', 'key_1', 1, zeroblob(32), 'active', NULL, NULL, NULL, 1, 0, NULL, NULL)",
+             ('kv_1', 'key_1', 1, zeroblob(32), 'retiring', NULL, NULL, 90, 1, 0, NULL, NULL),
+             ('kv_2', 'key_1', 1, randomblob(32), 'active', NULL, NULL, NULL, 2, 30, NULL, NULL)",
+            "INSERT INTO rotations VALUES
+             ('rot_1', 'key_1', 'kv_1', 'kv_2', 'overlapping', NULL, 90, 30, NULL)",
             "INSERT INTO audit VALUES (1, 5, 'setup', 'ring.create', 'production', '{\"a\":1}', NULL)",
             "INSERT INTO audit VALUES (2, 6, 'token_1', 'key.create', 'key_1', '{}', 'request-1')",
         ] {
@@ -125,7 +130,11 @@ mod tests {
 
         let store = Store::open(&path).await.unwrap();
         let key = store.key("key_1").await.unwrap();
-        assert_eq!((key.versions.len(), key.versions[0].last_used_at), (1, None));
+        assert_eq!((key.versions.len(), key.versions[0].last_used_at), (2, None));
+        assert_eq!(key.open_rotation.as_deref(), Some("rot_1"));
+        let rotation = store.rotation("rot_1").await.unwrap();
+        assert_eq!(rotation.begins_at, rotation.created_at);
+        assert_eq!(store.next_deadline().await.unwrap(), Some(keywheel_keyring::Millis(90)));
         assert_eq!(store.reporting("production", 1).await.unwrap(), (0, vec![]));
         let records = store.audit_records(0, 10).await.unwrap();
         let verified = verify(&records, &[], &[]).unwrap();

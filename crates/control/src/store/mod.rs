@@ -9,6 +9,8 @@
 //! | [`clients`], [`keys`], [`rotations`], [`tokens`] | one resource each |
 //! | [`rings`] | rings, and the rows that documents are cut from |
 //! | [`setup`] | what the first start makes |
+//! | [`deadlines`] | what happens to versions and rotations by its time |
+//! | [`endings`] | revoked, compromised, brought back |
 //! | [`import`] | many digests at once |
 //! | [`usage`] | what proxies counted, written for all who wait |
 //! | [`rows`] | rows as types |
@@ -19,6 +21,8 @@
 mod audit;
 pub mod change;
 mod clients;
+mod deadlines;
+mod endings;
 mod import;
 mod keys;
 mod migrations;
@@ -30,11 +34,13 @@ mod tokens;
 mod usage;
 
 pub use change::Context;
+pub use deadlines::Due;
+pub use endings::Ending;
 pub use import::ImportedVersion;
 pub use keys::NewKey;
 pub use migrations::OpenError;
 pub use rings::{Cut, RingRecord, Signer};
-pub use rotations::NewRotation;
+pub use rotations::{NewRotation, RollBackTo};
 pub use setup::Setup;
 pub use usage::NewUsage;
 
@@ -42,6 +48,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use keywheel_api::Timestamp;
+use keywheel_keyring::Digest;
 use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use tokio::sync::{Notify, watch};
@@ -105,9 +113,25 @@ pub enum Refusal {
     DigestTaken,
     #[error("version `{0}` has ended already and is refused everywhere")]
     VersionEnded(String),
-    #[error("rotation `{0}` is open; wait for its end, or revoke one of its versions")]
+    #[error("{what} `{name}` has not ended, so there is nothing to reinstate")]
+    NotEnded { what: &'static str, name: String },
+    #[error(
+        "version `{0}` ended so long ago that proxies have forgotten it; create a new key, or rotate this one"
+    )]
+    VersionRemoved(String),
+    #[error("version `{0}` is compromised, which is for ever; rotate the key, or create a new one")]
+    VersionCompromised(String),
+    #[error("digest {0} is known to be compromised and is never accepted again; make another key")]
+    DigestCompromised(Digest),
+    #[error("rotation `{0}` is open; wait for its end, roll it back, or start this one with `supersede`")]
     RotationOpen(String),
-    #[error("key `{0}` has no active version: it was revoked; create a new key")]
+    #[error("rotation `{0}` has ended; reinstate a version of its key to have that accepted again")]
+    RotationEnded(String),
+    #[error("rotation `{0}` has begun, and its new version may be in use; roll it back instead")]
+    RotationBegun(String),
+    #[error("key `{key}` is not accepted before {at}; wait until then, or revoke it and create another one")]
+    KeyPending { key: String, at: Timestamp },
+    #[error("key `{0}` has no active version: it was revoked; create a new key, or reinstate it")]
     KeyRevoked(String),
     #[error("key `{0}` has expired; create a new key")]
     KeyExpired(String),
@@ -177,9 +201,16 @@ impl From<sqlx::Error> for StoreError {
     }
 }
 
-impl From<crate::lifecycle::Impossible> for StoreError {
-    fn from(impossible: crate::lifecycle::Impossible) -> Self {
-        Self::Corrupt(impossible.to_string())
+// Who asks for what cannot be is told so before the change; here it means that the rows contradict each other.
+impl From<crate::lifecycle::Refused> for StoreError {
+    fn from(refused: crate::lifecycle::Refused) -> Self {
+        Self::Corrupt(format!("a version: {refused}"))
+    }
+}
+
+impl From<crate::lifecycle::NoTurn> for StoreError {
+    fn from(refused: crate::lifecycle::NoTurn) -> Self {
+        Self::Corrupt(format!("a rotation: {refused}"))
     }
 }
 

@@ -1,17 +1,19 @@
-use keywheel_api::{Rotation, RotationEnd, RotationState, State, time};
+use keywheel_api::time::{self, timestamp};
+use keywheel_api::{Rotation, RotationEnd, RotationState, State};
 use keywheel_keyring::key_text::random_id;
 use keywheel_keyring::{Digest, Millis, VersionId};
 use serde_json::json;
-use sqlx::{Row as _, SqliteConnection};
+use sqlx::SqliteConnection;
 
 use super::change::{Change, Context};
-use super::rows::{int, rotation, uint};
+use super::keys::NewVersion;
+use super::rows::{VersionRow, int, rotation};
 use super::{Refusal, Store, StoreError};
-use crate::lifecycle::Event;
+use crate::lifecycle::{self, Event, Turn};
 use crate::secret::random;
 
-const ROTATION: &str = "SELECT id, key_id, old_version, new_version, state, ended_by, overlap_ends_at,
-    created_at, ended_at FROM rotations ";
+const ROTATION: &str = "SELECT id, key_id, old_version, new_version, state, ended_by, begins_at,
+    overlap_ends_at, created_at, ended_at FROM rotations ";
 
 /// A rotation to start.
 #[derive(Debug, Clone)]
@@ -19,28 +21,42 @@ pub struct NewRotation {
     pub key: String,
     /// Milliseconds.
     pub overlap: u64,
+    /// From when on the new version is accepted; at once when absent or past.
+    pub not_before: Option<Millis>,
+    /// Whether to take the place of a rotation that is open.
+    pub supersede: bool,
     pub version: VersionId,
     pub digest: Digest,
 }
 
 impl NewRotation {
-    /// Whether this is the request that `made` came from.
-    fn repeats(&self, made: &Rotation) -> bool {
-        let millis = |at| time::millis(at).map(|at| at.0);
-        let overlap = || Some(millis(made.overlap_ends_at)?.saturating_sub(millis(made.created_at)?));
-        made.key == self.key && overlap() == Some(self.overlap)
+    /// Whether this is the request that `made` and its new version came from.
+    fn repeats(&self, made: &Rotation, version: &VersionRow) -> bool {
+        made.key == self.key
+            && overlap(made) == Some(self.overlap)
+            && version.digest == self.digest
+            && version.not_before == self.not_before
     }
+}
+
+/// What becomes of the new version of a rotation that is rolled back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RollBackTo {
+    /// It is accepted for so many milliseconds more; without a number, for as long as the rotation's own
+    /// overlap.
+    Overlap(Option<u64>),
+    Revoke,
 }
 
 impl Store {
     /// Publishes a new version, then gives the old one its deadline. Without an overlap the old one
-    /// retires in the same transaction. Repeated with the same version and digest it returns what
-    /// the first call made, and `false`.
+    /// retires in the same transaction; with a `not_before` it stays as it is until then. Repeated with
+    /// the same version and digest it returns what the first call made, and `false`.
     ///
     /// # Errors
     ///
-    /// [`Refusal`]: no such key, a rotation is open, the key is revoked or has expired, or the
-    /// version or digest is taken.
+    /// [`Refusal`]: no such key, a rotation is open and not to be superseded, the key is revoked, not
+    /// accepted yet or has expired, the version or digest is taken, or the digest is compromised.
     pub async fn start_rotation(
         &self,
         context: &Context,
@@ -51,46 +67,64 @@ impl Store {
         if let Some(existing) = change.version(new.version.as_str()).await? {
             let made = change.rotation_that_made(&existing.id).await?;
             return match made {
-                Some(made) if new.repeats(&made) && existing.digest == new.digest => Ok((made, false)),
+                Some(made) if new.repeats(&made, &existing) => Ok((made, false)),
                 _ => Err(Refusal::VersionExists(existing.id).into()),
             };
         }
         if key.revoked_at.is_some() {
             return Err(Refusal::KeyRevoked(key.id).into());
         }
-        if let Some(open) = key.open_rotation.clone() {
-            return Err(Refusal::RotationOpen(open).into());
+        let open = change.open_rotation(&key.id).await?;
+        if let Some(open) = open.as_ref().filter(|_| !new.supersede) {
+            return Err(Refusal::RotationOpen(open.id.clone()).into());
         }
         let expires_at = key.expires_at.and_then(time::millis);
         if expires_at.is_some_and(|at| at <= context.now) {
             return Err(Refusal::KeyExpired(key.id).into());
         }
         let versions = change.versions(&key.id).await?;
-        let active = versions.into_iter().find(|version| version.state == State::Active);
-        let mut old = active.ok_or_else(|| Refusal::KeyRevoked(key.id.clone()))?;
+        // After a reinstatement there may be several; the newest is what most clients have.
+        let Some(old) = versions.iter().rfind(|version| version.state == State::Active) else {
+            let pending = versions.iter().find(|version| version.state == State::Pending);
+            return Err(match pending.and_then(|version| version.not_before) {
+                Some(at) => Refusal::KeyPending { key: key.id, at: timestamp(at) },
+                None => Refusal::KeyRevoked(key.id),
+            }
+            .into());
+        };
 
         // The new version first: no proxy may see the old one end before it has the new one.
-        change.insert_version(&key.id, old.ring, &new.version, new.digest, expires_at).await?;
-        let ends_at = Millis(context.now.0.saturating_add(new.overlap));
-        old.retire_at = Some(ends_at);
-        change.apply(&old, Event::Supersede).await?;
-
+        let version =
+            NewVersion { id: &new.version, digest: new.digest, not_before: new.not_before, expires_at };
+        change.insert_version(&key.id, old.ring, &version).await?;
+        if let Some(open) = &open {
+            change.give_way(open).await?;
+        }
+        let begins_at = new.not_before.map_or(context.now, |at| at.max(context.now));
+        let ends_at = Millis(begins_at.0.saturating_add(new.overlap));
         let id = random_id("rot", random()?);
         sqlx::query(
-            "INSERT INTO rotations (id, key_id, old_version, new_version, state, overlap_ends_at, created_at)
-             VALUES (?, ?, ?, ?, 'overlapping', ?, ?)",
+            "INSERT INTO rotations
+             (id, key_id, old_version, new_version, state, begins_at, overlap_ends_at, created_at)
+             VALUES (?, ?, ?, ?, 'distributing', ?, ?, ?)",
         )
         .bind(&id)
         .bind(&key.id)
         .bind(&old.id)
         .bind(new.version.as_str())
+        .bind(int(begins_at.0))
         .bind(int(ends_at.0))
         .bind(int(context.now.0))
         .execute(&mut *change.tx)
         .await?;
+        let begins_now = begins_at <= context.now;
+        if begins_now {
+            let rotation = change.rotation(&id).await?;
+            change.begin_overlap(&rotation).await?;
+        }
         change.audit_key("rotation.start", &id, &key).await?;
-        if new.overlap == 0 {
-            change.complete(&id).await?;
+        if begins_now {
+            change.complete_if_over(&id).await?;
         }
         let rotation = change.rotation(&id).await?;
         change.commit().await?;
@@ -105,40 +139,88 @@ impl Store {
         load(&mut connection, id).await
     }
 
-    /// When the next overlap ends.
+    /// Makes the old version active again, and then gives the new one a deadline or ends it. Rolling back
+    /// twice is rolling back once, but for a new version that is to end now.
     ///
     /// # Errors
     ///
-    /// [`StoreError`].
-    pub async fn next_deadline(&self) -> Result<Option<Millis>, StoreError> {
-        let at: Option<i64> =
-            sqlx::query_scalar("SELECT min(overlap_ends_at) FROM rotations WHERE state = 'overlapping'")
-                .fetch_one(&self.readers)
-                .await?;
-        Ok(at.map(|at| Millis(uint(at))))
+    /// [`Refusal`]: no such rotation, it has ended, or the key has expired.
+    pub async fn roll_back(
+        &self,
+        context: &Context,
+        id: &str,
+        to: RollBackTo,
+    ) -> Result<Rotation, StoreError> {
+        let mut change = self.begin(context).await?;
+        let rotation = change.rotation(id).await?;
+        let new = change.version_in(&rotation, &rotation.new_version).await?;
+        if rotation.ended_by == Some(RotationEnd::RolledBack) {
+            if to != RollBackTo::Revoke || new.state != State::Retiring {
+                return Ok(rotation);
+            }
+            let key = change.key(&rotation.key).await?;
+            change.apply(&new, Event::Revoke).await?;
+            change.audit_key("version.revoke", &new.id, &key).await?;
+            change.commit().await?;
+            return Ok(rotation);
+        }
+        // A deadline that passed while nobody was looking is not undone: proxies have kept it.
+        let over = rotation.state != RotationState::Distributing
+            && time::millis(rotation.overlap_ends_at).is_none_or(|at| at <= context.now);
+        if over || lifecycle::turn(rotation.state, Turn::RollBack).is_err() {
+            return Err(Refusal::RotationEnded(rotation.id).into());
+        }
+        let old = change.version_in(&rotation, &rotation.old_version).await?;
+        if old.expires_at.is_some_and(|at| at <= context.now) {
+            return Err(Refusal::KeyExpired(rotation.key).into());
+        }
+        let key = change.key(&rotation.key).await?;
+        // The old version first: at no moment may a proxy have neither.
+        for old in change.superseded_by(&rotation).await? {
+            change.apply(&old, Event::Restore).await?;
+        }
+        let kept = match to {
+            RollBackTo::Overlap(overlap) => overlap.or_else(|| self::overlap(&rotation)),
+            RollBackTo::Revoke => None,
+        };
+        match kept {
+            Some(overlap) if new.state == State::Active => change.supersede(new, overlap).await?,
+            // What nobody could use yet has nobody to move.
+            _ => change.apply(&new, Event::Revoke).await?,
+        }
+        change.end_rotation(&rotation, Turn::RollBack, RotationEnd::RolledBack).await?;
+        change.audit_key("rotation.rollback", id, &key).await?;
+        let rotation = change.rotation(id).await?;
+        change.commit().await?;
+        Ok(rotation)
     }
 
-    /// Completes one rotation whose overlap is over, if there is one. Finding it and completing it
-    /// are one transaction, so that it happens once.
+    /// Takes a rotation back whose new version is not accepted yet. Cancelling twice is cancelling once.
     ///
     /// # Errors
     ///
-    /// [`StoreError`].
-    pub async fn complete_one_due(&self, context: &Context) -> Result<Option<Rotation>, StoreError> {
+    /// [`Refusal`]: no such rotation, it has begun, or it has ended.
+    pub async fn cancel_rotation(&self, context: &Context, id: &str) -> Result<Rotation, StoreError> {
         let mut change = self.begin(context).await?;
-        let due = sqlx::query(
-            "SELECT id FROM rotations WHERE state = 'overlapping' AND overlap_ends_at <= ?
-             ORDER BY overlap_ends_at LIMIT 1",
-        )
-        .bind(int(context.now.0))
-        .fetch_optional(&mut *change.tx)
-        .await?;
-        let Some(due) = due else { return Ok(None) };
-        let id: String = due.try_get(0)?;
-        change.complete(&id).await?;
-        let rotation = change.rotation(&id).await?;
+        let rotation = change.rotation(id).await?;
+        if rotation.ended_by == Some(RotationEnd::Cancelled) {
+            return Ok(rotation);
+        }
+        let new = change.version_in(&rotation, &rotation.new_version).await?;
+        // Proxies accept the version from its `not_before` on, whether the scheduler came by or not.
+        let begun = new.not_before.is_none_or(|at| at <= context.now);
+        match lifecycle::turn(rotation.state, Turn::Cancel) {
+            Err(lifecycle::NoTurn::Ended) => return Err(Refusal::RotationEnded(rotation.id).into()),
+            Ok(_) if !begun => {}
+            _ => return Err(Refusal::RotationBegun(rotation.id).into()),
+        }
+        let key = change.key(&rotation.key).await?;
+        change.apply(&new, Event::Revoke).await?;
+        change.end_rotation(&rotation, Turn::Cancel, RotationEnd::Cancelled).await?;
+        change.audit_key("rotation.cancel", id, &key).await?;
+        let rotation = change.rotation(id).await?;
         change.commit().await?;
-        Ok(Some(rotation))
+        Ok(rotation)
     }
 }
 
@@ -147,21 +229,110 @@ impl Change<'_> {
         load(&mut self.tx, id).await
     }
 
+    /// The rotation of a key that goes on.
+    pub(super) async fn open_rotation(&mut self, key: &str) -> Result<Option<Rotation>, StoreError> {
+        let sql = sqlx::AssertSqlSafe(format!("{ROTATION} WHERE key_id = ? AND ended_at IS NULL"));
+        let row = sqlx::query(sql).bind(key).fetch_optional(&mut *self.tx).await?;
+        row.as_ref().map(rotation).transpose()
+    }
+
     pub(super) async fn end_rotation(
         &mut self,
-        id: &str,
-        state: RotationState,
+        rotation: &Rotation,
+        turn: Turn,
         ended_by: RotationEnd,
     ) -> Result<(), StoreError> {
+        let state = lifecycle::turn(rotation.state, turn)?;
         let (state, ended_by) = (json!(state), json!(ended_by));
         sqlx::query("UPDATE rotations SET state = ?, ended_by = ?, ended_at = ? WHERE id = ?")
             .bind(state.as_str())
             .bind(ended_by.as_str())
             .bind(int(self.context.now.0))
-            .bind(id)
+            .bind(&rotation.id)
             .execute(&mut *self.tx)
             .await?;
         Ok(())
+    }
+
+    /// Gives every other active version of the key its deadline, since the new one is accepted now. The
+    /// overlap counts from now: who was late with the beginning must not shorten it.
+    pub(super) async fn begin_overlap(&mut self, rotation: &Rotation) -> Result<(), StoreError> {
+        let now = self.now();
+        let ends_at = Millis(now.0.saturating_add(overlap(rotation).unwrap_or_default()));
+        lifecycle::turn(rotation.state, Turn::Begin)?;
+        sqlx::query(
+            "UPDATE rotations SET state = 'overlapping', begins_at = ?, overlap_ends_at = ? WHERE id = ?",
+        )
+        .bind(int(now.0))
+        .bind(int(ends_at.0))
+        .bind(&rotation.id)
+        .execute(&mut *self.tx)
+        .await?;
+        for mut old in self.versions(&rotation.key).await? {
+            if old.state == State::Active && old.id != rotation.new_version {
+                old.retire_at = Some(ends_at);
+                self.apply(&old, Event::Supersede).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Completes a rotation that has no overlap as soon as it has begun.
+    pub(super) async fn complete_if_over(&mut self, id: &str) -> Result<(), StoreError> {
+        let rotation = self.rotation(id).await?;
+        if time::millis(rotation.overlap_ends_at).is_some_and(|at| at <= self.now()) {
+            self.complete(&rotation).await?;
+        }
+        Ok(())
+    }
+
+    /// Retires the versions that the rotation superseded.
+    pub(super) async fn complete(&mut self, rotation: &Rotation) -> Result<(), StoreError> {
+        let key = self.key(&rotation.key).await?;
+        for old in self.superseded_by(rotation).await? {
+            self.apply(&old, Event::Retire).await?;
+        }
+        self.end_rotation(rotation, Turn::Complete, RotationEnd::Deadline).await?;
+        self.audit_key("rotation.complete", &rotation.id, &key).await?;
+        Ok(())
+    }
+
+    /// The versions to which an open rotation gave its deadline: the old one, and what was reinstated
+    /// beside it.
+    pub(super) async fn superseded_by(&mut self, rotation: &Rotation) -> Result<Vec<VersionRow>, StoreError> {
+        let ends_at = time::millis(rotation.overlap_ends_at);
+        let mut versions = self.versions(&rotation.key).await?;
+        versions.retain(|version| version.state == State::Retiring && version.retire_at == ends_at);
+        Ok(versions)
+    }
+
+    async fn version_in(&mut self, rotation: &Rotation, id: &str) -> Result<VersionRow, StoreError> {
+        let missing = || StoreError::Corrupt(format!("rotation {} without version {id}", rotation.id));
+        self.version(id).await?.ok_or_else(missing)
+    }
+
+    /// Gives an active version a deadline; one that is over already ends it.
+    async fn supersede(&mut self, mut version: VersionRow, overlap: u64) -> Result<(), StoreError> {
+        version.retire_at = Some(Millis(self.now().0.saturating_add(overlap)));
+        self.apply(&version, Event::Supersede).await?;
+        if overlap == 0 {
+            version.state = State::Retiring;
+            self.apply(&version, Event::Retire).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends an open rotation in favour of the next one. A version that is retiring keeps its deadline, and one
+    /// that was never accepted ends.
+    async fn give_way(&mut self, open: &Rotation) -> Result<(), StoreError> {
+        let new = self.version_in(open, &open.new_version).await?;
+        let turn = if new.state == State::Pending {
+            self.apply(&new, Event::Revoke).await?;
+            Turn::Cancel
+        } else {
+            Turn::Complete
+        };
+        self.end_rotation(open, turn, RotationEnd::Superseded).await
     }
 
     async fn rotation_that_made(&mut self, version: &str) -> Result<Option<Rotation>, StoreError> {
@@ -169,18 +340,12 @@ impl Change<'_> {
         let row = sqlx::query(sql).bind(version).fetch_optional(&mut *self.tx).await?;
         row.as_ref().map(rotation).transpose()
     }
+}
 
-    /// Retires the old version.
-    async fn complete(&mut self, id: &str) -> Result<(), StoreError> {
-        let rotation = self.rotation(id).await?;
-        let key = self.key(&rotation.key).await?;
-        let old = self.version(&rotation.old_version).await?;
-        let old = old.ok_or_else(|| StoreError::Corrupt(format!("rotation {id} without its old version")))?;
-        self.apply(&old, Event::Retire).await?;
-        self.end_rotation(id, RotationState::Completed, RotationEnd::Deadline).await?;
-        self.audit_key("rotation.complete", id, &key).await?;
-        Ok(())
-    }
+/// In milliseconds.
+fn overlap(rotation: &Rotation) -> Option<u64> {
+    let begins_at = time::millis(rotation.begins_at)?;
+    Some(time::millis(rotation.overlap_ends_at)?.saturating_since(begins_at))
 }
 
 async fn load(connection: &mut SqliteConnection, id: &str) -> Result<Rotation, StoreError> {

@@ -12,7 +12,7 @@ use crate::lifecycle::accepted_until;
 
 /// What [`entry`] reads.
 pub(super) const ENTRY: &str = "SELECT v.digest, v.id AS version, v.key_id, c.name AS client, v.revision,
-    v.state, v.not_before, v.expires_at, v.retire_at, v.removed_at, k.scopes
+    v.state, v.not_before, v.expires_at, v.retire_at, v.removed_at, v.reinstated_in, k.scopes
     FROM versions v JOIN keys k ON k.id = v.key_id JOIN clients c ON c.id = k.client_id ";
 
 /// A version as the store works on it.
@@ -25,10 +25,13 @@ pub(super) struct VersionRow {
     pub(super) state: State,
     pub(super) expires_at: Option<Millis>,
     pub(super) retire_at: Option<Millis>,
-    not_before: Option<Millis>,
+    pub(super) not_before: Option<Millis>,
+    pub(super) ended_at: Option<Millis>,
+    /// When proxies were told to forget it.
+    pub(super) removed_at: Option<Millis>,
+    pub(super) reinstated: bool,
     revision: u64,
     created_at: Millis,
-    ended_at: Option<Millis>,
     last_used_at: Option<Millis>,
 }
 
@@ -54,6 +57,8 @@ pub(super) fn version(row: &SqliteRow) -> Result<VersionRow, StoreError> {
         revision: uint(row.try_get("revision")?),
         created_at: time(row, "created_at")?,
         ended_at: optional_time(row, "ended_at")?,
+        removed_at: optional_time(row, "removed_at")?,
+        reinstated: row.try_get::<Option<&str>, _>("reinstated_in")?.is_some(),
         last_used_at: optional_time(row, "last_used_at")?,
     })
 }
@@ -82,6 +87,7 @@ pub(super) fn rotation(row: &SqliteRow) -> Result<Rotation, StoreError> {
         new_version: row.try_get("new_version")?,
         state: word::<RotationState>(row, "state")?,
         ended_by: ended_by.map(|text| named::<RotationEnd>(&text)).transpose()?,
+        begins_at: timestamp(time(row, "begins_at")?),
         overlap_ends_at: timestamp(time(row, "overlap_ends_at")?),
         created_at: timestamp(time(row, "created_at")?),
         ended_at: optional_timestamp(row, "ended_at")?,
@@ -93,6 +99,8 @@ pub(super) fn entry(row: &SqliteRow) -> Result<(Entry, bool), StoreError> {
     let state: State = word(row, "state")?;
     let own = optional_time(row, "expires_at")?;
     let removed: Option<i64> = row.try_get("removed_at")?;
+    let reinstated_in: Option<&str> = row.try_get("reinstated_in")?;
+    let epoch = |text: &str| text.parse().map_err(|_| StoreError::Corrupt(format!("the epoch `{text}`")));
     let entry = Entry {
         digest: digest(row, "digest")?,
         version: row.try_get("version")?,
@@ -105,7 +113,7 @@ pub(super) fn entry(row: &SqliteRow) -> Result<(Entry, bool), StoreError> {
         scopes: json(row.try_get("scopes")?)?,
         successor: state == State::Retiring,
         brownout: None,
-        reinstated_in: None,
+        reinstated_in: reinstated_in.map(epoch).transpose()?,
     };
     Ok((entry, removed.is_some()))
 }

@@ -1,0 +1,347 @@
+use keywheel_api::{Compromised, CompromisedVersion, Key, RevokedClient, RotationEnd, State, time};
+use keywheel_keyring::Digest;
+use serde_json::json;
+use sqlx::{QueryBuilder, Row as _, Sqlite};
+
+use super::change::{Change, Context};
+use super::keys::VERSION;
+use super::rows::{VersionRow, int, version};
+use super::{Refusal, Store, StoreError};
+use crate::lifecycle::{self, Event, Refused, Turn, accepted_until};
+
+/// How an operator ends a version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    Revoked,
+    /// Revoked for ever.
+    Compromised,
+}
+
+impl Store {
+    /// Ends every version of a key now. A rotation under way is rolled back. Revoking twice is
+    /// revoking once.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NotFound`].
+    pub async fn revoke_key(&self, context: &Context, id: &str, ending: Ending) -> Result<Key, StoreError> {
+        let mut change = self.begin(context).await?;
+        let key = change.key(id).await?;
+        if !change.end_key(&key, ending).await? {
+            return Ok(key);
+        }
+        let key = change.key(id).await?;
+        change.commit().await?;
+        Ok(key)
+    }
+
+    /// Ends every version of every key of a client now, in one transaction.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NotFound`].
+    pub async fn revoke_client(
+        &self,
+        context: &Context,
+        client: &str,
+        ending: Ending,
+    ) -> Result<RevokedClient, StoreError> {
+        let mut change = self.begin(context).await?;
+        let id = change.client_id(client).await?;
+        let keys: Vec<String> = sqlx::query_scalar("SELECT id FROM keys WHERE client_id = ? ORDER BY id")
+            .bind(id)
+            .fetch_all(&mut *change.tx)
+            .await?;
+        let mut revoked = RevokedClient { client: client.to_owned(), keys: 0 };
+        for key in keys {
+            let key = change.key(&key).await?;
+            if change.end_key(&key, ending).await? {
+                revoked.keys = revoked.keys.saturating_add(1);
+            }
+        }
+        if revoked.keys == 0 {
+            return Ok(revoked);
+        }
+        let action = match ending {
+            Ending::Revoked => "client.revoke",
+            Ending::Compromised => "client.compromise",
+        };
+        change.audit(action, client, None, Some(json!({ "keys": revoked.keys }))).await?;
+        change.commit().await?;
+        Ok(revoked)
+    }
+
+    /// Ends one version now. In a rotation, revoking the old version completes it, and revoking the
+    /// new one rolls it back: the old one is active again, unless its own time is over.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NotFound`], or [`Refusal::VersionEnded`] for a version that retired and is to be revoked.
+    pub async fn revoke_version(
+        &self,
+        context: &Context,
+        key: &str,
+        id: &str,
+        ending: Ending,
+    ) -> Result<Key, StoreError> {
+        let mut change = self.begin(context).await?;
+        let found = change.key(key).await?;
+        let version = change.version_of(key, id).await?;
+        if version.state == ending.state() {
+            return Ok(found);
+        }
+        if lifecycle::next(version.state, ending.event()).is_err() {
+            return Err(Refusal::VersionEnded(version.id).into());
+        }
+        change.end_version(&version, ending).await?;
+        let key = change.key(key).await?;
+        change.commit().await?;
+        Ok(key)
+    }
+
+    /// Compromises every version that has one of these digests, in all rings, and remembers the
+    /// digests, so that none can be brought in later.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn compromise(&self, context: &Context, digests: &[Digest]) -> Result<Compromised, StoreError> {
+        let mut change = self.begin(context).await?;
+        let mut report = Compromised::default();
+        let mut new: u64 = 0;
+        for digest in digests {
+            let versions = change.versions_with(*digest).await?;
+            if versions.is_empty() {
+                report.unknown.push(*digest);
+            }
+            if change.remember_compromised(*digest).await? {
+                new = new.saturating_add(1);
+            }
+            for version in versions {
+                if version.state != State::Compromised {
+                    change.end_version(&version, Ending::Compromised).await?;
+                }
+                let key = change.key(&version.key).await?;
+                report.versions.push(CompromisedVersion {
+                    digest: *digest,
+                    version: version.id,
+                    key: key.id,
+                    client: key.client,
+                    ring: key.ring,
+                    was: version.state,
+                });
+            }
+        }
+        if new == 0 {
+            return Ok(report);
+        }
+        let versions: Vec<_> = report.versions.iter().map(|version| &version.version).collect();
+        let details = json!({ "new": new, "versions": versions, "unknown": report.unknown });
+        change.audit("digest.compromise", "leaked keys", None, Some(details)).await?;
+        change.commit().await?;
+        Ok(report)
+    }
+
+    /// Accepts an ended version again, without a deadline. Reinstating twice is reinstating once.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`]: no such version, it has not ended, it is compromised, its record is gone from the
+    /// ring, or the key has expired.
+    pub async fn reinstate_version(&self, context: &Context, key: &str, id: &str) -> Result<Key, StoreError> {
+        let mut change = self.begin(context).await?;
+        let found = change.key(key).await?;
+        let version = change.version_of(key, id).await?;
+        if version.reinstated && !version.state.is_denied() {
+            return Ok(found);
+        }
+        change.reinstate(&version).await?;
+        change.unrevoke(key).await?;
+        let key = change.audit_key("version.reinstate", id, &found).await?;
+        change.commit().await?;
+        Ok(key)
+    }
+
+    /// Takes a key's revocation back: what it ended is accepted again, but for versions whose time is
+    /// over meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`]: no such key, it is not revoked, it is compromised, it has expired, or it is gone
+    /// from the ring.
+    pub async fn reinstate_key(&self, context: &Context, id: &str) -> Result<Key, StoreError> {
+        let mut change = self.begin(context).await?;
+        let key = change.key(id).await?;
+        let versions = change.versions(id).await?;
+        let Some(revoked_at) = key.revoked_at.and_then(time::millis) else {
+            let repeated = versions.iter().any(|version| version.reinstated && !version.state.is_denied());
+            let refusal = || Refusal::NotEnded { what: "key", name: id.to_owned() };
+            return if repeated { Ok(key) } else { Err(refusal().into()) };
+        };
+        if key.expires_at.and_then(time::millis).is_some_and(|at| at <= context.now) {
+            return Err(Refusal::KeyExpired(key.id).into());
+        }
+        let mut reinstated = false;
+        for version in &versions {
+            let until = accepted_until(version.expires_at, version.retire_at);
+            let over = until.is_some_and(|at| at <= context.now);
+            if version.state == State::Revoked && version.ended_at == Some(revoked_at) && !over {
+                change.reinstate(version).await?;
+                reinstated = true;
+            }
+        }
+        if !reinstated {
+            let compromised = versions.iter().rfind(|version| version.state == State::Compromised);
+            return Err(match compromised {
+                Some(version) => Refusal::VersionCompromised(version.id.clone()),
+                None => Refusal::KeyRevoked(key.id),
+            }
+            .into());
+        }
+        change.unrevoke(id).await?;
+        let key = change.audit_key("key.reinstate", id, &key).await?;
+        change.commit().await?;
+        Ok(key)
+    }
+}
+
+impl Change<'_> {
+    /// Whether anything of the key ended by that.
+    async fn end_key(&mut self, key: &Key, ending: Ending) -> Result<bool, StoreError> {
+        let mut ended = Vec::new();
+        for version in self.versions(&key.id).await? {
+            if lifecycle::next(version.state, ending.event()).is_ok() {
+                self.apply(&version, ending.event()).await?;
+                ended.push(version.id);
+            }
+        }
+        if ended.is_empty() && key.revoked_at.is_some() {
+            return Ok(false);
+        }
+        if let Some(rotation) = self.open_rotation(&key.id).await? {
+            self.end_rotation(&rotation, Turn::RollBack, RotationEnd::KeyRevoked).await?;
+        }
+        sqlx::query("UPDATE keys SET revoked_at = ifnull(revoked_at, ?) WHERE id = ?")
+            .bind(int(self.context.now.0))
+            .bind(&key.id)
+            .execute(&mut *self.tx)
+            .await?;
+        let action = match ending {
+            Ending::Revoked => "key.revoke",
+            Ending::Compromised => "key.compromise",
+        };
+        self.audit_key(action, &key.id, key).await?;
+        Ok(true)
+    }
+
+    /// Ends a version, and with it a rotation of which it is one side.
+    async fn end_version(&mut self, version: &VersionRow, ending: Ending) -> Result<(), StoreError> {
+        let key = self.key(&version.key).await?;
+        let rotation = self.open_rotation(&version.key).await?;
+        self.apply(version, ending.event()).await?;
+        match rotation {
+            Some(rotation) if rotation.old_version == version.id => {
+                self.end_rotation(&rotation, Turn::Complete, RotationEnd::OldVersionRevoked).await?;
+            }
+            Some(rotation) if rotation.new_version == version.id => {
+                for old in self.superseded_by(&rotation).await? {
+                    let event =
+                        lifecycle::when_successor_is_revoked(self.now(), old.expires_at, old.retire_at);
+                    self.apply(&old, event).await?;
+                }
+                self.end_rotation(&rotation, Turn::RollBack, RotationEnd::NewVersionRevoked).await?;
+            }
+            _ => {}
+        }
+        let action = match ending {
+            Ending::Revoked => "version.revoke",
+            Ending::Compromised => "version.compromise",
+        };
+        self.audit_key(action, &version.id, &key).await?;
+        Ok(())
+    }
+
+    async fn reinstate(&mut self, version: &VersionRow) -> Result<(), StoreError> {
+        let id = || version.id.clone();
+        match lifecycle::next(version.state, Event::Reinstate) {
+            Err(Refused::Compromised) => return Err(Refusal::VersionCompromised(id()).into()),
+            Err(Refused::NotEnded) => return Err(Refusal::NotEnded { what: "version", name: id() }.into()),
+            _ => {}
+        }
+        if version.removed_at.is_some() {
+            return Err(Refusal::VersionRemoved(id()).into());
+        }
+        if version.expires_at.is_some_and(|at| at <= self.now()) {
+            return Err(Refusal::KeyExpired(version.key.clone()).into());
+        }
+        self.apply(version, Event::Reinstate).await
+    }
+
+    async fn unrevoke(&mut self, key: &str) -> Result<(), StoreError> {
+        sqlx::query("UPDATE keys SET revoked_at = NULL WHERE id = ?")
+            .bind(key)
+            .execute(&mut *self.tx)
+            .await?;
+        Ok(())
+    }
+
+    /// Whether it was not remembered before.
+    pub(super) async fn remember_compromised(&mut self, digest: Digest) -> Result<bool, StoreError> {
+        let done = sqlx::query("INSERT OR IGNORE INTO compromised_digests (digest, at) VALUES (?, ?)")
+            .bind(digest.as_bytes().as_slice())
+            .bind(int(self.context.now.0))
+            .execute(&mut *self.tx)
+            .await?;
+        Ok(done.rows_affected() > 0)
+    }
+
+    /// # Errors
+    ///
+    /// [`Refusal::DigestCompromised`] for one of them.
+    pub(super) async fn refuse_compromised(&mut self, digests: &[Digest]) -> Result<(), StoreError> {
+        let mut sql: QueryBuilder<Sqlite> =
+            QueryBuilder::new("SELECT digest FROM compromised_digests WHERE digest IN (");
+        let mut list = sql.separated(", ");
+        for digest in digests {
+            list.push_bind(digest.as_bytes().as_slice());
+        }
+        sql.push(") LIMIT 1");
+        let Some(row) = sql.build().fetch_optional(&mut *self.tx).await? else { return Ok(()) };
+        let found: &[u8] = row.try_get(0)?;
+        let found = digests.iter().find(|digest| digest.as_bytes().as_slice() == found);
+        found.map_or(Ok(()), |digest| Err(Refusal::DigestCompromised(*digest).into()))
+    }
+
+    async fn version_of(&mut self, key: &str, id: &str) -> Result<VersionRow, StoreError> {
+        let found = self.version(id).await?.filter(|version| version.key == key);
+        Ok(found.ok_or_else(|| Refusal::NotFound { what: "version", name: id.to_owned() })?)
+    }
+
+    async fn versions_with(&mut self, digest: Digest) -> Result<Vec<VersionRow>, StoreError> {
+        // The rings are named for the sake of the index, which begins with them.
+        let sql = format!("{VERSION} WHERE ring_id IN (SELECT id FROM rings) AND digest = ?");
+        let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
+            .bind(digest.as_bytes().as_slice())
+            .fetch_all(&mut *self.tx)
+            .await?;
+        rows.iter().map(version).collect()
+    }
+}
+
+// === impl Ending ===
+
+impl Ending {
+    const fn event(self) -> Event {
+        match self {
+            Self::Revoked => Event::Revoke,
+            Self::Compromised => Event::Compromise,
+        }
+    }
+
+    const fn state(self) -> State {
+        match self {
+            Self::Revoked => State::Revoked,
+            Self::Compromised => State::Compromised,
+        }
+    }
+}

@@ -1,0 +1,82 @@
+use axum::http::StatusCode;
+use keywheel_api::{Compromised, Key, RevokedClient, RotationState, State};
+use keywheel_control::store::{ImportedVersion, Refusal, StoreError};
+use keywheel_keyring::Digest;
+use serde_json::json;
+
+use crate::support::{context, new_version, plane};
+
+#[tokio::test]
+async fn a_compromised_key_is_never_reinstated_not_even_one_that_was_revoked_before() {
+    let plane = plane().await;
+    let key = plane.key().await;
+    let rotation = plane.rotate(&key, 0).await;
+    let revoke = format!("/v1/keys/{}/revoke", key.id);
+    plane.post(&revoke, json!({})).await;
+    let ended: Key = plane.post(&revoke, json!({ "compromised": true })).await.json(StatusCode::OK);
+    assert!(ended.versions.iter().all(|version| version.state == State::Compromised));
+    let head = plane.head();
+    plane.post(&revoke, json!({ "compromised": true })).await;
+    for path in ["reinstate".into(), format!("versions/{}/reinstate", rotation.old_version)] {
+        plane.post(&format!("/v1/keys/{}/{path}", key.id), json!({})).await.problem("compromised");
+    }
+    assert_eq!(plane.head(), head);
+}
+
+#[tokio::test]
+async fn a_compromised_new_version_rolls_its_rotation_back() {
+    let plane = plane().await;
+    let key = plane.key().await;
+    let rotation = plane.rotate(&key, 60).await;
+    let path = format!("/v1/keys/{}/versions/{}/revoke", key.id, rotation.new_version);
+    let key: Key = plane.post(&path, json!({ "compromised": true })).await.json(StatusCode::OK);
+    assert_eq!(plane.store().rotation(&rotation.id).await.unwrap().state, RotationState::RolledBack);
+    let state = |id: &str| key.versions.iter().find(|version| version.id == id).unwrap().state;
+    assert_eq!(state(&rotation.old_version), State::Active);
+    assert_eq!(state(&rotation.new_version), State::Compromised);
+}
+
+#[tokio::test]
+async fn leaked_digests_are_ended_reported_and_never_taken_again() {
+    let plane = plane().await;
+    plane.client("acme").await;
+    let (known, unknown) = (new_version(), Digest::of(b"nobody's"));
+    let body = json!({ "client": "acme", "version": known });
+    let key: Key = plane.post("/v1/keys", body).await.json(StatusCode::CREATED);
+    let leaked = json!({ "digests": [known["digest"], unknown] });
+    let report: Compromised = plane.post("/v1/compromised", leaked.clone()).await.json(StatusCode::OK);
+    assert_eq!((report.versions.len(), &report.unknown), (1, &vec![unknown]));
+    assert_eq!((report.versions[0].key.as_str(), report.versions[0].was), (key.id.as_str(), State::Active));
+    assert_eq!(plane.show(&key).await.versions[0].state, State::Compromised);
+    let head = plane.head();
+    let again: Compromised = plane.post("/v1/compromised", leaked).await.json(StatusCode::OK);
+    assert_eq!((again.versions[0].was, plane.head()), (State::Compromised, head), "twice is once");
+
+    for digest in [json!(unknown), known["digest"].clone()] {
+        let body = json!({ "client": "acme", "version": { "id": new_version()["id"], "digest": digest } });
+        plane.post("/v1/keys", body).await.problem("compromised");
+        let digest: Digest = digest.as_str().unwrap().parse().unwrap();
+        let version = ImportedVersion { digest, scopes: Vec::new(), expires_at: None };
+        let import = plane.store().import(&context(), "production", "acme", vec![version]).await;
+        let refusal = Refusal::DigestCompromised(digest);
+        assert!(matches!(import, Err(StoreError::Refused(refused)) if refused == refusal));
+    }
+    assert_eq!(plane.head(), head);
+    plane.post("/v1/compromised", json!({ "digests": [] })).await.problem("invalid-request");
+}
+
+#[tokio::test]
+async fn a_clients_keys_end_together() {
+    let plane = plane().await;
+    let keys = [plane.key().await, plane.key().await];
+    let path = "/v1/clients/acme/revoke";
+    let body = json!({ "compromised": true });
+    let revoked: RevokedClient = plane.post(path, body.clone()).await.json(StatusCode::OK);
+    assert_eq!(revoked.keys, 2);
+    for key in &keys {
+        assert_eq!(plane.show(key).await.versions[0].state, State::Compromised);
+    }
+    let again: RevokedClient = plane.post(path, body).await.json(StatusCode::OK);
+    assert_eq!(again.keys, 0);
+    plane.post("/v1/clients/nobody/revoke", json!({})).await.problem("not-found");
+}

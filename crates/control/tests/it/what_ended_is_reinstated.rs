@@ -1,0 +1,65 @@
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use keywheel_api::{Key, State};
+use keywheel_control::jobs::purge::{KEEP_ENDED, purge};
+use keywheel_keyring::Millis;
+use serde_json::json;
+
+use crate::support::{Answer, Plane, context, plane};
+
+async fn reinstate(plane: &Plane, key: &Key, version: &str) -> Answer {
+    plane.post(&format!("/v1/keys/{}/versions/{version}/reinstate", key.id), json!({})).await
+}
+
+#[tokio::test]
+async fn a_retired_version_is_accepted_again_and_its_entry_names_the_epoch() {
+    let plane = plane().await;
+    let key = plane.key().await;
+    let rotation = plane.rotate(&key, 0).await;
+    let since = plane.head();
+    assert_eq!(reinstate(&plane, &key, &rotation.old_version).await.status, StatusCode::OK);
+    let entry = plane.changes(since).await.entries.remove(0);
+    assert_eq!((entry.state, entry.expires_at), (State::Active, None));
+    assert_eq!(entry.reinstated_in.unwrap().to_string(), plane.epoch());
+
+    let head = plane.head();
+    assert_eq!(reinstate(&plane, &key, &rotation.old_version).await.status, StatusCode::OK, "twice is once");
+    reinstate(&plane, &key, &rotation.new_version).await.problem("not-ended");
+    assert_eq!(plane.head(), head);
+
+    // The next rotation gives both of them its deadline.
+    plane.rotate(&key, 60).await;
+    let states: Vec<_> = plane.show(&key).await.versions.iter().map(|version| version.state).collect();
+    assert_eq!(states.iter().filter(|state| **state == State::Retiring).count(), 2, "{states:?}");
+    let late = Millis(context().now.0 + 61_000);
+    keywheel_control::jobs::scheduler::catch_up(plane.store(), late).await.unwrap();
+    let states: Vec<_> = plane.show(&key).await.versions.iter().map(|version| version.state).collect();
+    assert_eq!(states.iter().filter(|state| **state == State::Retired).count(), 2, "{states:?}");
+}
+
+#[tokio::test]
+async fn a_keys_revocation_is_taken_back_and_nothing_else_is() {
+    let plane = plane().await;
+    let key = plane.key().await;
+    let rotation = plane.rotate(&key, 0).await;
+    let path = format!("/v1/keys/{}/reinstate", key.id);
+    plane.post(&path, json!({})).await.problem("not-ended");
+    plane.post(&format!("/v1/keys/{}/revoke", key.id), json!({})).await;
+    let key: Key = plane.post(&path, json!({})).await.json(StatusCode::OK);
+    assert_eq!(key.revoked_at, None);
+    let state = |id: &str| key.versions.iter().find(|version| version.id == id).unwrap().state;
+    assert_eq!(state(&rotation.new_version), State::Active);
+    assert_eq!(state(&rotation.old_version), State::Retired, "it ended before");
+    assert_eq!(plane.post(&path, json!({})).await.status, StatusCode::OK, "twice is once");
+}
+
+#[tokio::test]
+async fn what_proxies_have_forgotten_is_not_reinstated() {
+    let plane = plane().await;
+    let key = plane.key().await;
+    let rotation = plane.rotate(&key, 0).await;
+    let late = Millis(context().now.0 + Duration::from_secs(31 * 24 * 60 * 60).as_millis() as u64);
+    assert_eq!(purge(plane.store(), late, KEEP_ENDED).await.unwrap(), 1);
+    reinstate(&plane, &key, &rotation.old_version).await.problem("version-removed");
+}
