@@ -51,6 +51,10 @@ pub(crate) enum Name {
     Most,
     /// With 10 keys, of which few are asked for most of the time
     FewZipf,
+    /// The same with 1,000
+    UsualZipf,
+    /// The same with 100,000
+    ManyZipf,
     /// The same with as many as --keys says
     MostZipf,
 }
@@ -87,7 +91,7 @@ impl Name {
     pub(crate) const fn keys(self, most: u32) -> u32 {
         match self {
             Self::Few | Self::FewZipf => FEW,
-            Self::Many => MANY,
+            Self::Many | Self::ManyZipf => MANY,
             Self::Most | Self::MostZipf => most,
             _ => USUAL,
         }
@@ -105,7 +109,7 @@ impl Name {
             Self::Shipped => "keywheel, as shipped",
             Self::Everything => "keywheel, everything on",
             Self::Few | Self::Many | Self::Most => return format!("{} keys", count(self.keys(keys).into())),
-            Self::FewZipf | Self::MostZipf => {
+            Self::FewZipf | Self::UsualZipf | Self::ManyZipf | Self::MostZipf => {
                 return format!("{} keys by Zipf's law", count(self.keys(keys).into()));
             }
         };
@@ -115,17 +119,15 @@ impl Name {
     /// Whether it is asked with the keys of few callers most of the time. That takes an Envoy of its own:
     /// other traffic would push those keys out of its caches.
     pub(crate) const fn is_zipf(self) -> bool {
-        matches!(self, Self::FewZipf | Self::MostZipf)
+        matches!(self, Self::FewZipf | Self::UsualZipf | Self::ManyZipf | Self::MostZipf)
     }
 
     /// Whether it takes its keys from a ring.
     pub(crate) const fn is_ours(self) -> bool {
-        matches!(self, Self::Minimal | Self::Everything) || self.is_shipped()
-    }
-
-    /// Whether it has the shipped configuration; only the keys differ.
-    const fn is_shipped(self) -> bool {
-        matches!(self, Self::Shipped | Self::Few | Self::Many | Self::Most | Self::FewZipf | Self::MostZipf)
+        !matches!(
+            self,
+            Self::Bare | Self::ApiKeyAuth | Self::Lua | Self::ExtAuthz | Self::Floor | Self::Calls
+        )
     }
 
     /// What it answers to a request without a valid key.
@@ -150,8 +152,9 @@ impl Name {
             Self::Floor => module(config, &parts.modules.floor),
             Self::Calls => module(config, &parts.modules.calls),
             Self::Minimal => config.with_plugin(minimal),
-            Self::Shipped | Self::Few | Self::Many | Self::Most | Self::FewZipf | Self::MostZipf => config,
             Self::Everything => config.with_plugin(everything),
+            // Only the keys differ.
+            _ => config,
         };
         let envoy = Envoy::start(parts.paths, config, 1).await?;
         if self.is_ours() {

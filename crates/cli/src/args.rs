@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use keywheel_api::Role;
 use keywheel_keyring::{KeyPrefix, PublicKey};
 
@@ -73,6 +74,18 @@ pub(crate) enum Command {
     /// Credentials for the control plane itself
     #[command(subcommand)]
     Token(Token),
+    /// Print what makes a shell complete this command line
+    Completion {
+        /// The shell
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Print the manual page, or write a page for each command
+    Man {
+        /// The directory to write the pages to; made if there is none
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Group)]

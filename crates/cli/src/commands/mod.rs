@@ -2,6 +2,7 @@ pub(crate) mod audit;
 pub(crate) mod client;
 pub(crate) mod export;
 pub(crate) mod key;
+pub(crate) mod manual;
 pub(crate) mod push;
 pub(crate) mod revoke;
 pub(crate) mod ring;

@@ -13,6 +13,7 @@ mod exit_codes_tell_scripts_what_happened;
 mod killed_without_warning_nothing_is_lost;
 mod no_plaintext_is_logged;
 mod serve_says_why_it_cannot_start;
+mod shells_and_readers_learn_every_command;
 mod the_command_line_wins_over_the_environment;
 mod usage_is_shown;
 mod what_was_done_is_taken_back;

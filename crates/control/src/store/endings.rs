@@ -136,7 +136,7 @@ impl Store {
             return Ok(report);
         }
         let versions: Vec<_> = report.versions.iter().map(|version| &version.version).collect();
-        let details = json!({ "new": new, "versions": versions, "unknown": report.unknown });
+        let details = json!({ "new": new, "versions": versions, "unknown": report.unknown.len() });
         change.audit("digest.compromise", "leaked keys", None, Some(details)).await?;
         change.commit().await?;
         Ok(report)
