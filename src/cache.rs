@@ -2,7 +2,8 @@
 
 use keywheel_keyring::{Digest, Entry};
 
-/// A direct-mapped cache: two keys that fall on one slot take turns, and nothing ever grows.
+/// Two slots for the keys of one set, and nothing ever grows: what is asked for less gives way. With one
+/// slot, of 1,000 keys in 8,192 slots every ninth would take turns with another.
 pub struct Cache {
     slots: Box<[Option<Slot>]>,
     /// The slots with counts.
@@ -22,24 +23,33 @@ struct Slot {
 }
 
 impl Cache {
-    /// `slots` is rounded up to a power of two.
+    /// `slots` is rounded up to a power of two, and to two.
     #[must_use]
     pub fn new(slots: usize) -> Self {
-        let slots = slots.max(1).next_power_of_two();
+        let slots = slots.max(2).next_power_of_two();
         Self { slots: (0..slots).map(|_| None).collect(), counted: Vec::new() }
     }
 
     /// Where the entry of this digest is, if it is here.
     #[must_use]
     pub fn find(&self, digest: &Digest, adoption: u64) -> Option<At> {
-        let at = self.slot(digest);
-        let slot = self.slots.get(at)?.as_ref()?;
-        (slot.adoption == adoption && slot.entry.digest == *digest).then_some(At(at))
+        self.set(digest).into_iter().find_map(|at| {
+            let slot = self.slots.get(at)?.as_ref()?;
+            (slot.adoption == adoption && slot.entry.digest == *digest).then_some(At(at))
+        })
     }
 
     /// Keeps an entry, and says where. What gave way to it is returned, if it was counted.
     pub fn put(&mut self, adoption: u64, entry: Entry) -> (At, Option<(Entry, u32)>) {
-        let at = self.slot(&entry.digest);
+        let set = self.set(&entry.digest);
+        // Its own slot first, so that no digest is in both; then a free one.
+        let rank = |at: &usize| match self.slots.get(*at).and_then(Option::as_ref) {
+            Some(slot) if slot.entry.digest == entry.digest => (0, 0),
+            None => (1, 0),
+            Some(slot) if slot.adoption != adoption => (2, slot.count),
+            Some(slot) => (3, slot.count),
+        };
+        let at = set.into_iter().min_by_key(rank).unwrap_or_default();
         let before = self.slots.get_mut(at).and_then(|slot| slot.replace(Slot { adoption, count: 0, entry }));
         (At(at), before.filter(|slot| slot.count > 0).map(|slot| (slot.entry, slot.count)))
     }
@@ -76,10 +86,11 @@ impl Cache {
         }
     }
 
-    /// Bytes of the digest that do not choose the bucket choose the slot.
-    fn slot(&self, digest: &Digest) -> usize {
+    /// Bytes of the digest that do not choose the bucket choose the set.
+    fn set(&self, digest: &Digest) -> [usize; 2] {
         let bytes = digest.as_bytes();
         let number = [bytes[2], bytes[3], bytes[4], bytes[5]];
-        u32::from_le_bytes(number) as usize & self.slots.len().wrapping_sub(1)
+        let at = u32::from_le_bytes(number) as usize & self.slots.len().wrapping_sub(1);
+        [at, at ^ 1]
     }
 }
