@@ -6,13 +6,17 @@ use serde::{Deserialize, Serialize};
 
 /// `POST /v1/keys`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct CreateKey {
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::ClientName))]
     pub client: String,
     /// The server's own ring when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::openapi::RingName>))]
     pub ring: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<crate::openapi::Scope>, max_items = 32))]
     pub scopes: Vec<String>,
     /// From when on its first version is accepted; at once when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -28,18 +32,26 @@ pub struct CreateKey {
 ///
 /// Repeating a request with the same id and digest returns what the first one made.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NewVersion {
     /// `kv_` and 16 letters or digits; the same 16 stand in the key's text.
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::VersionId))]
     pub id: String,
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::Digest))]
     pub digest: Digest,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Key {
+    #[cfg_attr(feature = "openapi", schema(example = "key_4fTg8Kq1Xw0ZrBn2"))]
     pub id: String,
+    #[cfg_attr(feature = "openapi", schema(example = "production"))]
     pub ring: String,
+    #[cfg_attr(feature = "openapi", schema(example = "acme"))]
     pub client: String,
+    #[cfg_attr(feature = "openapi", schema(example = json!(["market:read", "trade"])))]
     pub scopes: Vec<String>,
     pub created_at: Timestamp,
     pub expires_at: Option<Timestamp>,
@@ -52,8 +64,11 @@ pub struct Key {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Version {
+    #[cfg_attr(feature = "openapi", schema(example = "kv_5HbNq0ZtWc3Rk8Lm"))]
     pub id: String,
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::State))]
     pub state: State,
     pub not_before: Option<Timestamp>,
     /// The earlier of its own expiry and the end of its overlap.
@@ -71,6 +86,7 @@ pub struct Version {
 
 /// How to end a version, a key or all keys of a client; without a body, its default.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Revoke {
     /// Revoked for ever: the secret is known to somebody else.
@@ -83,34 +99,42 @@ pub const MAX_COMPROMISED: usize = 500;
 
 /// `POST /v1/compromised`: secrets that leaked, whichever rings and clients they belong to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ReportCompromised {
     /// 1 to [`MAX_COMPROMISED`].
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<crate::openapi::Digest>, min_items = 1, max_items = 500))]
     pub digests: Vec<Digest>,
 }
 
 /// What became of [`ReportCompromised`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Compromised {
     /// Key versions that have one of the digests; they are compromised now, if they were not before.
     pub versions: Vec<CompromisedVersion>,
     /// Digests that no ring knows. They are remembered, so that none can be brought in later.
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<crate::openapi::Digest>))]
     pub unknown: Vec<Digest>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct CompromisedVersion {
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::Digest))]
     pub digest: Digest,
     pub version: String,
     pub key: String,
     pub client: String,
     pub ring: String,
     /// Its state before.
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::State))]
     pub was: State,
 }
 
 /// The keys of a client that were ended together.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct RevokedClient {
     pub client: String,
     /// How many of its keys had a version that ended now.
@@ -119,6 +143,7 @@ pub struct RevokedClient {
 
 /// The answer that made a key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct KeyWithSecret {
     #[serde(flatten)]
     pub key: Key,

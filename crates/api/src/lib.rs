@@ -13,6 +13,7 @@
 //! | [`push`] | what a proxy answers that takes pushed documents |
 //! | [`usage`] | what proxies counted |
 //! | [`token`] | credentials for the control plane itself |
+//! | `openapi` | with the feature of that name: schemas that no type here has |
 //! | [`problem`] | RFC 9457 problems, one page of `docs/errors` each |
 //! | [`time`] | between the API's RFC 3339 and the ring's milliseconds |
 //!
@@ -33,6 +34,8 @@
 pub mod audit;
 pub mod client;
 pub mod key;
+#[cfg(feature = "openapi")]
+pub mod openapi;
 pub mod problem;
 pub mod push;
 pub mod ring;
@@ -52,13 +55,14 @@ pub use keywheel_keyring::State;
 pub use problem::{FieldError, Problem, ProblemKind};
 pub use ring::{Proxy, Ring};
 pub use rotation::{RollBack, Rotation, RotationEnd, RotationState, RotationWithSecret, StartRotation};
-pub use token::{CreateToken, Role, Token};
+pub use token::{CreateToken, Role, RotateToken, Token, TokenWithSecret};
 pub use usage::{KeyUsage, Reporting, RingUsage, UsageHour};
 
 use serde::{Deserialize, Serialize};
 
 /// One page of a list.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct List<T> {
     pub items: Vec<T>,
     /// What to give as `after` for the next page; absent on the last.

@@ -11,6 +11,7 @@ const PAGES: &str = "https://github.com/keywheel/keywheel/blob/main/docs/errors/
 
 /// Why a request was not carried out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Problem {
     /// The page that explains this kind of problem.
     #[serde(rename = "type")]
@@ -31,6 +32,7 @@ pub struct Problem {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct FieldError {
     /// Its path, such as `version.digest`; `.` is the body itself.
     pub field: String,
@@ -46,6 +48,7 @@ pub enum ProblemKind {
     Forbidden,
     NotFound,
     MethodNotAllowed,
+    UnsupportedMediaType,
     ClientExists,
     VersionConflict,
     VersionEnded,
@@ -58,19 +61,22 @@ pub enum ProblemKind {
     KeyPending,
     KeyRevoked,
     KeyExpired,
+    LastAdmin,
+    TokenEnded,
     RevisionGone,
     Unavailable,
     Internal,
 }
 
 impl ProblemKind {
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 24] = [
         Self::InvalidRequest,
         Self::BodyTooLarge,
         Self::Unauthorized,
         Self::Forbidden,
         Self::NotFound,
         Self::MethodNotAllowed,
+        Self::UnsupportedMediaType,
         Self::ClientExists,
         Self::VersionConflict,
         Self::VersionEnded,
@@ -83,10 +89,18 @@ impl ProblemKind {
         Self::KeyPending,
         Self::KeyRevoked,
         Self::KeyExpired,
+        Self::LastAdmin,
+        Self::TokenEnded,
         Self::RevisionGone,
         Self::Unavailable,
         Self::Internal,
     ];
+
+    /// Its page, which is the `type` of such a problem.
+    #[must_use]
+    pub fn page(self) -> String {
+        format!("{PAGES}{}.md", self.slug())
+    }
 
     /// The name of its page in `docs/errors`.
     #[must_use]
@@ -109,9 +123,10 @@ impl ProblemKind {
             Self::InvalidRequest => ("invalid-request", 400, "The request breaks a rule"),
             Self::BodyTooLarge => ("body-too-large", 413, "The body is too large"),
             Self::Unauthorized => ("unauthorized", 401, "No valid token"),
-            Self::Forbidden => ("forbidden", 403, "The token's role does not allow this"),
+            Self::Forbidden => ("forbidden", 403, "The token does not allow this"),
             Self::NotFound => ("not-found", 404, "There is no such thing"),
             Self::MethodNotAllowed => ("method-not-allowed", 405, "This path has no such method"),
+            Self::UnsupportedMediaType => ("unsupported-media-type", 415, "The body is not JSON"),
             Self::ClientExists => ("client-exists", 409, "A client of that name exists"),
             Self::VersionConflict => ("version-conflict", 409, "The version id or digest is taken"),
             Self::VersionEnded => ("version-ended", 409, "The version has ended"),
@@ -124,6 +139,8 @@ impl ProblemKind {
             Self::KeyPending => ("key-pending", 409, "The key is not accepted yet"),
             Self::KeyRevoked => ("key-revoked", 409, "The key is revoked"),
             Self::KeyExpired => ("key-expired", 409, "The key has expired"),
+            Self::LastAdmin => ("last-admin", 409, "The last admin token"),
+            Self::TokenEnded => ("token-ended", 409, "The token has ended"),
             Self::RevisionGone => ("revision-gone", 410, "Not in this ring's history"),
             Self::Unavailable => ("unavailable", 503, "The database is not available"),
             Self::Internal => ("internal", 500, "The control plane failed"),
@@ -135,7 +152,7 @@ impl Problem {
     #[must_use]
     pub fn new(kind: ProblemKind, detail: impl Into<String>) -> Self {
         Self {
-            kind: format!("{PAGES}{}.md", kind.slug()),
+            kind: kind.page(),
             title: kind.title().to_owned(),
             status: kind.status(),
             detail: detail.into(),

@@ -6,9 +6,12 @@ use serde::{Deserialize, Serialize};
 use crate::RingUsage;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Ring {
+    #[cfg_attr(feature = "openapi", schema(example = "production"))]
     pub name: String,
     /// The identity of the revision counter.
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::Epoch))]
     pub epoch: String,
     pub revision: u64,
     /// What new keys of this ring begin with.
@@ -27,6 +30,7 @@ pub struct Ring {
 
 /// What one proxy last said about itself. Shown, and trusted for nothing else.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Proxy {
     pub node: String,
     pub instance: String,

@@ -10,9 +10,11 @@ pub const MAX_OVERLAP_SECONDS: u64 = 90 * 24 * 60 * 60;
 
 /// `POST /v1/keys/{key}/rotations`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct StartRotation {
     /// How long both versions are accepted, 0 to [`MAX_OVERLAP_SECONDS`].
+    #[cfg_attr(feature = "openapi", schema(maximum = 7_776_000, example = 1800))]
     pub overlap_seconds: u64,
     /// From when on the new version is accepted, and the overlap runs; at once when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -26,11 +28,13 @@ pub struct StartRotation {
 
 /// `POST /v1/rotations/{rotation}/rollback`; without a body, its defaults.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct RollBack {
     /// How long the new version is still accepted, 0 to [`MAX_OVERLAP_SECONDS`]; as long as the rotation's
     /// own overlap when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(maximum = 7_776_000))]
     pub overlap_seconds: Option<u64>,
     /// End the new version at once.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -38,7 +42,9 @@ pub struct RollBack {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Rotation {
+    #[cfg_attr(feature = "openapi", schema(example = "rot_2Lx9Vd6MhP1sYw7E"))]
     pub id: String,
     pub key: String,
     pub old_version: String,
@@ -54,6 +60,7 @@ pub struct Rotation {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum RotationState {
     /// Proxies have the new version, and do not accept it yet.
@@ -71,6 +78,7 @@ pub enum RotationState {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum RotationEnd {
     /// The overlap ended as planned.
@@ -96,6 +104,7 @@ impl RotationState {
 
 /// The answer that started a rotation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct RotationWithSecret {
     #[serde(flatten)]
     pub rotation: Rotation,

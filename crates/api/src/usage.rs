@@ -8,6 +8,7 @@ pub const MAX_DAYS: u64 = 90;
 
 /// `GET /v1/keys/{key}/usage`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct KeyUsage {
     pub key: String,
     pub ring: String,
@@ -23,6 +24,7 @@ pub struct KeyUsage {
 
 /// How often requests with one version had one outcome in one hour.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct UsageHour {
     /// When it began.
     pub hour: Timestamp,
@@ -36,6 +38,7 @@ pub struct UsageHour {
 
 /// What one VM of a proxy has reported. Where it is silent nothing is known, and that is not no use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Reporting {
     pub node: String,
     pub instance: String,
@@ -54,6 +57,7 @@ pub struct Reporting {
 
 /// What became of a ring's reports since the control plane started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct RingUsage {
     /// Stored.
     pub reports: u64,

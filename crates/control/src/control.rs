@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 use zeroize::Zeroizing;
 
+use crate::api::auth::Uses;
 use crate::app;
 use crate::clock;
 use crate::jobs::{checkpoints, purge, scheduler};
@@ -26,7 +27,7 @@ use crate::notary::Notary;
 use crate::ring::{Press, Publisher};
 use crate::seal::{MasterKey, MasterKeyError, write_private};
 use crate::secret::{NoRandomness, PlainToken, random};
-use crate::store::{Context, OpenError, Setup, Store, StoreError};
+use crate::store::{Context, NewToken, OpenError, Setup, Store, StoreError};
 
 /// How long open connections may take to end after the listeners have closed.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -64,6 +65,7 @@ pub struct Control {
     pub ring_auth: RingAuth,
     pub(crate) notary: Arc<Notary>,
     rings: BTreeMap<String, Publisher>,
+    pub(crate) uses: Uses,
     default_ring: String,
     keep_ended: Duration,
     stop: watch::Sender<bool>,
@@ -79,6 +81,8 @@ pub enum StartError {
     Directory { path: PathBuf, cause: io::Error },
     #[error("another keywheel serves the data directory {}; stop it first, or give --data another directory", .path.display())]
     Locked { path: PathBuf },
+    #[error("there is no control plane in {}; give --data the directory that `keywheel serve` was given", .path.display())]
+    NoDatabase { path: PathBuf },
     #[error(transparent)]
     Database(#[from] OpenError),
     #[error("cannot read the master key {}: {cause}; restore the file that belongs to this database, or name it with --master-key-file", .path.display())]
@@ -149,12 +153,35 @@ impl Control {
             notary,
             ring_auth: options.ring_auth,
             rings,
+            uses: Uses::default(),
             default_ring,
             keep_ended: options.keep_ended,
             stop,
             _lock: lock,
         };
         Ok((control, token))
+    }
+
+    /// Makes an admin token in the database of a control plane that does not run: for whoever lost all of them.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`]: there is no control plane in this directory, or it runs.
+    pub async fn admin_token(data: &Path) -> Result<PlainToken, StartError> {
+        let database = data.join("keywheel.db");
+        if !database.is_file() {
+            return Err(StartError::NoDatabase { path: data.to_owned() });
+        }
+        let _lock = prepare(data, &database)?;
+        let store = Store::open(&database).await?;
+        if store.rings().await?.is_empty() {
+            return Err(StartError::NoDatabase { path: data.to_owned() });
+        }
+        let token = PlainToken::generate()?;
+        let new = NewToken::admin("made by `keywheel admin-token`", token.hash());
+        store.create_token(&Context::system(clock::now()), &new).await?;
+        store.close().await;
+        Ok(token)
     }
 
     #[must_use]

@@ -67,6 +67,11 @@ impl fmt::Debug for PlainToken {
 // === impl HashedToken ===
 
 impl HashedToken {
+    #[cfg(test)]
+    pub(crate) fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(Digest::from_bytes(bytes))
+    }
+
     pub(crate) fn as_bytes(&self) -> &[u8] {
         self.0.as_bytes()
     }

@@ -44,12 +44,14 @@ pub const SYSTEM: &str = "system";
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct AuditEvent {
     /// In milliseconds; what is finer is not kept.
     pub at: Timestamp,
     /// The id of the token that asked for it, or [`SYSTEM`].
     pub actor: String,
     /// Such as `key.revoke`.
+    #[cfg_attr(feature = "openapi", schema(example = "key.revoke"))]
     pub action: String,
     /// The id or name of what it was done to.
     pub resource: String,
@@ -65,23 +67,28 @@ pub struct AuditEvent {
 
 /// An event in its place in the chain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct AuditRecord {
     /// From 1, without gaps.
     pub seq: u64,
     #[serde(flatten)]
     pub event: AuditEvent,
     /// The hash of the record before; zeros in the first.
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::Digest))]
     pub previous: Digest,
     /// SHA-256 of the canonical bytes of all of the above.
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::Digest))]
     pub hash: Digest,
 }
 
 /// A signature over how far the trail went at some time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Checkpoint {
     /// The last record.
     pub seq: u64,
     /// The last record's hash, and with it all records before.
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::Digest))]
     pub hash: Digest,
     pub at: Timestamp,
     /// The id of the ring signing key that signed.
@@ -92,6 +99,7 @@ pub struct Checkpoint {
 
 /// `GET /v1/audit/checkpoints`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Checkpoints {
     #[serde(flatten)]
     pub page: List<Checkpoint>,

@@ -9,11 +9,15 @@ use super::error::ApiError;
 use super::{PAGE, require, uncancelled};
 use crate::{Control, clock};
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Page {
+    /// The `next` of the page before, a number; the first page when absent.
     #[serde(default)]
+    #[param(required = false, pattern = "^[0-9]{0,18}$")]
     after: String,
+    /// At most so many.
+    #[param(required = false, value_type = u32, minimum = 1, maximum = 500)]
     limit: Option<u32>,
 }
 

@@ -1,8 +1,8 @@
 //! Bodies and queries that say which field broke which rule.
 
 use axum::extract::{FromRequest, FromRequestParts, Request};
-use axum::http::StatusCode;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode, header};
 use bytes::Bytes;
 use keywheel_api::{Problem, ProblemKind};
 use serde::de::DeserializeOwned;
@@ -40,6 +40,7 @@ impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for JsonOrDef
 }
 
 async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, ApiError> {
+    let headers = request.headers().clone();
     let bytes = Bytes::from_request(request, state).await.map_err(|rejection| {
         if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
             let detail = format!("a request body holds at most {MAX_BODY} bytes");
@@ -48,17 +49,39 @@ async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, ApiE
             Problem::field(".", "the body ended early")
         }
     })?;
+    if !bytes.is_empty() {
+        require_json(&headers)?;
+    }
     Ok(bytes)
+}
+
+/// A body of which nothing is said is taken for JSON.
+pub(super) fn require_json(headers: &HeaderMap) -> Result<(), ApiError> {
+    let Some(given) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
+    let media_type = given.to_str().ok().and_then(|text| text.split(';').next()).unwrap_or_default();
+    if media_type.trim().eq_ignore_ascii_case("application/json") {
+        return Ok(());
+    }
+    let detail = "a body is JSON; send it with `Content-Type: application/json`";
+    Err(Problem::new(ProblemKind::UnsupportedMediaType, detail).into())
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let field = error.path().to_string();
-        Problem::field(field, error.into_inner().to_string())
+        broken(field, error.into_inner().to_string())
     })?;
     json.end().map_err(|error| Problem::field(".", error.to_string()))?;
     Ok(value)
+}
+
+/// A field that is missing is named itself, and not what it is missing from.
+fn broken(within: String, rule: String) -> Problem {
+    let missing = rule.strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
+    let Some(name) = missing else { return Problem::field(within, rule) };
+    let field = if within == "." { name.to_owned() } else { format!("{within}.{name}") };
+    Problem::field(field, "it is missing")
 }
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
@@ -69,7 +92,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
         let query = serde_urlencoded::Deserializer::new(pairs);
         let query = serde_path_to_error::deserialize(query).map_err(|error| {
             let field = error.path().to_string();
-            Problem::field(field, error.into_inner().to_string())
+            broken(field, error.into_inner().to_string())
         })?;
         Ok(Self(query))
     }

@@ -4,23 +4,15 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use keywheel_api::{Client, CreateClient, List, Revoke, RevokedClient};
 use keywheel_keyring::entry::is_name;
-use serde::Deserialize;
 use tracing::info;
 
 use super::auth::By;
 use super::body::{Json, JsonOrDefault, Params};
 use super::error::ApiError;
-use super::{PAGE, keys, require, uncancelled};
+use super::{After, PAGE, keys, require, uncancelled};
 use crate::Control;
 
 pub(crate) const NAME_RULE: &str = "1 to 128 visible ASCII characters without quotes, commas and backslashes";
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct After {
-    #[serde(default)]
-    after: String,
-}
 
 pub(crate) async fn create(
     State(control): State<Arc<Control>>,
@@ -29,8 +21,12 @@ pub(crate) async fn create(
 ) -> Result<(StatusCode, axum::Json<Client>), ApiError> {
     require(is_name(&new.name), "name", NAME_RULE)?;
     for (field, text) in [("owner", &new.owner), ("contact", &new.contact)] {
-        let fits = |text: &String| text.len() <= 256 && !text.chars().any(char::is_control);
-        require(text.as_ref().is_none_or(fits), field, "at most 256 bytes without control characters")?;
+        let fits = |text: &String| text.chars().count() <= 256 && !text.chars().any(char::is_control);
+        require(
+            text.as_ref().is_none_or(fits),
+            field,
+            "at most 256 characters, none of them a control character",
+        )?;
     }
     let (client, created) =
         uncancelled(async move { control.store.create_client(&context, &new).await }).await?;
@@ -44,7 +40,7 @@ pub(crate) async fn list(
     State(control): State<Arc<Control>>,
     Params(page): Params<After>,
 ) -> Result<axum::Json<List<Client>>, ApiError> {
-    let items = control.store.clients(&page.after, PAGE).await?;
+    let items = control.store.clients(page.read()?, PAGE).await?;
     Ok(axum::Json(List::new(items, PAGE, |client| client.name.clone())))
 }
 

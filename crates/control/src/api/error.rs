@@ -103,6 +103,8 @@ fn refused(refusal: Refusal) -> Problem {
         Refusal::KeyPending { .. } => ProblemKind::KeyPending,
         Refusal::KeyRevoked(_) => ProblemKind::KeyRevoked,
         Refusal::KeyExpired(_) => ProblemKind::KeyExpired,
+        Refusal::LastAdmin(_) => ProblemKind::LastAdmin,
+        Refusal::TokenEnded(_) => ProblemKind::TokenEnded,
     };
     let problem = Problem::new(kind, refusal.to_string());
     match refusal {

@@ -6,15 +6,16 @@ use keywheel_api::key::MAX_COMPROMISED;
 use keywheel_api::{
     Compromised, CreateKey, Key, KeyWithSecret, List, NewVersion, ReportCompromised, Revoke, Timestamp, time,
 };
-use keywheel_keyring::entry::{MAX_SCOPES, is_scope};
+use keywheel_keyring::entry::{MAX_SCOPES, is_name, is_scope};
 use keywheel_keyring::{Digest, KeyPrefix, Millis, PlainKey, VersionId};
 use serde::Deserialize;
 use tracing::info;
 
-use super::auth::By;
+use super::auth::{By, Caller};
 use super::body::{Json, JsonOrDefault, Params};
+use super::clients::NAME_RULE;
 use super::error::ApiError;
-use super::{PAGE, require, uncancelled};
+use super::{PAGE, cursor, require, uncancelled};
 use crate::Control;
 use crate::secret::random;
 use crate::store::{Ending, NewKey, Refusal, StoreError};
@@ -22,11 +23,15 @@ use crate::store::{Ending, NewKey, Refusal, StoreError};
 /// An expiry further away is a slip of the pen: 100 years.
 const MAX_EXPIRY: u64 = 100 * 365 * 24 * 60 * 60 * 1000;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Filter {
+    /// Of this client only.
+    #[param(required = false, value_type = keywheel_api::openapi::ClientName)]
     client: Option<String>,
+    /// The `next` of the page before; the first page when absent.
     #[serde(default)]
+    #[param(required = false, value_type = super::Cursor)]
     after: String,
 }
 
@@ -39,6 +44,7 @@ pub(super) struct Made {
 
 pub(crate) async fn create(
     State(control): State<Arc<Control>>,
+    caller: Caller,
     By(context): By,
     Json(new): Json<CreateKey>,
 ) -> Result<(StatusCode, axum::Json<KeyWithSecret>), ApiError> {
@@ -51,6 +57,7 @@ pub(crate) async fn create(
     let expires_at = new.expires_at.map(|at| expiry(at, context.now)).transpose()?;
     let not_before = new.not_before.map(|at| beginning(at, context.now, expires_at)).transpose()?;
     let ring = new.ring.unwrap_or_else(|| control.default_ring().to_owned());
+    caller.require_ring(&ring)?;
     let made = version(&control, &ring, new.version)?;
     let new = NewKey {
         ring,
@@ -72,25 +79,34 @@ pub(crate) async fn create(
 
 pub(crate) async fn list(
     State(control): State<Arc<Control>>,
+    caller: Caller,
     Params(filter): Params<Filter>,
 ) -> Result<axum::Json<List<Key>>, ApiError> {
-    let items = control.store.keys(filter.client.as_deref(), &filter.after, PAGE).await?;
-    Ok(axum::Json(List::new(items, PAGE, |key| key.id.clone())))
+    require(filter.client.as_deref().is_none_or(is_name), "client", NAME_RULE)?;
+    let items = control.store.keys(filter.client.as_deref(), cursor(&filter.after)?, PAGE).await?;
+    let mut page = List::new(items, PAGE, |key| key.id.clone());
+    // After the cursor is taken: a page may hold fewer, and `next` alone says whether it is the last.
+    page.items.retain(|key| caller.reaches(&key.ring));
+    Ok(axum::Json(page))
 }
 
 pub(crate) async fn show(
     State(control): State<Arc<Control>>,
+    caller: Caller,
     Path(key): Path<String>,
 ) -> Result<axum::Json<Key>, ApiError> {
+    caller.require_key(&control, &key).await?;
     Ok(axum::Json(control.store.key(&key).await?))
 }
 
 pub(crate) async fn revoke(
     State(control): State<Arc<Control>>,
+    caller: Caller,
     Path(key): Path<String>,
     By(context): By,
     JsonOrDefault(how): JsonOrDefault<Revoke>,
 ) -> Result<axum::Json<Key>, ApiError> {
+    caller.require_key(&control, &key).await?;
     let change = async move { control.store.revoke_key(&context, &key, ending(how)).await };
     let key = uncancelled(change).await?;
     info!(key.id, compromised = how.compromised, "Revoked key {}", key.id);
@@ -99,10 +115,12 @@ pub(crate) async fn revoke(
 
 pub(crate) async fn revoke_version(
     State(control): State<Arc<Control>>,
+    caller: Caller,
     Path((key, version)): Path<(String, String)>,
     By(context): By,
     JsonOrDefault(how): JsonOrDefault<Revoke>,
 ) -> Result<axum::Json<Key>, ApiError> {
+    caller.require_key(&control, &key).await?;
     let change = async move {
         let key = control.store.revoke_version(&context, &key, &version, ending(how)).await?;
         let compromised = how.compromised;
@@ -114,9 +132,11 @@ pub(crate) async fn revoke_version(
 
 pub(crate) async fn reinstate(
     State(control): State<Arc<Control>>,
+    caller: Caller,
     Path(key): Path<String>,
     By(context): By,
 ) -> Result<axum::Json<Key>, ApiError> {
+    caller.require_key(&control, &key).await?;
     let key = uncancelled(async move { control.store.reinstate_key(&context, &key).await }).await?;
     info!(key.id, "Reinstated key {}", key.id);
     Ok(axum::Json(key))
@@ -124,9 +144,11 @@ pub(crate) async fn reinstate(
 
 pub(crate) async fn reinstate_version(
     State(control): State<Arc<Control>>,
+    caller: Caller,
     Path((key, version)): Path<(String, String)>,
     By(context): By,
 ) -> Result<axum::Json<Key>, ApiError> {
+    caller.require_key(&control, &key).await?;
     let change = async move {
         let key = control.store.reinstate_version(&context, &key, &version).await?;
         info!(key.id, version.id = version, "Reinstated version {version} of key {}", key.id);
@@ -171,7 +193,7 @@ pub(super) fn version(control: &Control, ring: &str, given: Option<NewVersion>) 
     Ok(Made { id, digest: secret.digest(), secret: Some(secret) })
 }
 
-fn expiry(at: Timestamp, now: Millis) -> Result<Millis, ApiError> {
+pub(super) fn expiry(at: Timestamp, now: Millis) -> Result<Millis, ApiError> {
     let at = time::millis(at).unwrap_or_default();
     let sane = at > now && at.saturating_since(now) <= MAX_EXPIRY;
     require(sane, "expires_at", "a time in the future, at most 100 years away")?;

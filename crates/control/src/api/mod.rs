@@ -7,9 +7,11 @@ pub(crate) mod clients;
 pub(crate) mod error;
 pub(crate) mod health;
 pub(crate) mod keys;
+pub(crate) mod openapi;
 pub(crate) mod request;
 pub(crate) mod rings;
 pub(crate) mod rotations;
+pub(crate) mod routes;
 pub(crate) mod tokens;
 pub(crate) mod usage;
 
@@ -17,10 +19,38 @@ use std::future::Future;
 
 use error::ApiError;
 use keywheel_api::Problem;
+use serde::Deserialize;
 use tracing::Instrument as _;
 
 /// The most items of one list.
 pub(crate) const PAGE: u32 = 500;
+
+/// Where a page of a list begins.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct After {
+    /// The `next` of the page before; the first page when absent.
+    #[serde(default)]
+    #[param(required = false, value_type = Cursor)]
+    after: String,
+}
+
+/// What a list calls its items.
+#[derive(utoipa::ToSchema)]
+#[schema(as = Cursor, pattern = "^[!-~]{0,128}$")]
+pub(crate) struct Cursor(#[allow(dead_code, reason = "a schema only")] String);
+
+impl After {
+    fn read(&self) -> Result<&str, ApiError> {
+        cursor(&self.after)
+    }
+}
+
+fn cursor(after: &str) -> Result<&str, ApiError> {
+    let fits = after.len() <= 128 && after.bytes().all(|byte| byte.is_ascii_graphic());
+    require(fits, "after", "the `next` of the page before")?;
+    Ok(after)
+}
 
 /// Runs a change to its end even if the caller hangs up: between the commit and the waking of those
 /// who wait for it nothing may be dropped.

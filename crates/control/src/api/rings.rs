@@ -21,19 +21,30 @@ use crate::{Control, clock};
 /// The longest wait for a change, in seconds.
 const MAX_WAIT: u64 = 60;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
 pub(crate) struct ChangesQuery {
+    /// The epoch of the ring that the proxy holds.
+    #[param(value_type = keywheel_api::openapi::Epoch)]
     epoch: Epoch,
+    /// The revision that it holds.
     since: u64,
+    /// How long to wait for a change, in seconds.
     #[serde(default)]
+    #[param(required = false, maximum = 60)]
     wait: u64,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
 pub(crate) struct SnapshotQuery {
+    /// The last digest of the page before; the first page when absent.
+    #[param(required = false, value_type = keywheel_api::openapi::Digest)]
     after: Option<Digest>,
+    /// The epoch of the page before.
+    #[param(required = false, value_type = keywheel_api::openapi::Epoch)]
     epoch: Option<Epoch>,
+    /// No page that was cut before this revision.
     #[serde(default)]
+    #[param(required = false)]
     at_least: u64,
 }
 

@@ -6,7 +6,7 @@ use keywheel_api::rotation::MAX_OVERLAP_SECONDS;
 use keywheel_api::{RollBack, Rotation, RotationWithSecret, StartRotation, time};
 use tracing::info;
 
-use super::auth::By;
+use super::auth::{By, Caller};
 use super::body::{Json, JsonOrDefault};
 use super::error::ApiError;
 use super::{keys, require, uncancelled};
@@ -15,10 +15,12 @@ use crate::store::{NewRotation, RollBackTo};
 
 pub(crate) async fn start(
     State(control): State<Arc<Control>>,
+    caller: Caller,
     Path(key): Path<String>,
     By(context): By,
     Json(new): Json<StartRotation>,
 ) -> Result<(StatusCode, axum::Json<RotationWithSecret>), ApiError> {
+    caller.require_key(&control, &key).await?;
     let overlap = overlap(new.overlap_seconds)?;
     let found = control.store.key(&key).await?;
     let expires_at = found.expires_at.and_then(time::millis);
@@ -47,17 +49,21 @@ pub(crate) async fn start(
 
 pub(crate) async fn show(
     State(control): State<Arc<Control>>,
+    caller: Caller,
     Path(rotation): Path<String>,
 ) -> Result<axum::Json<Rotation>, ApiError> {
+    caller.require_rotation(&control, &rotation).await?;
     Ok(axum::Json(control.store.rotation(&rotation).await?))
 }
 
 pub(crate) async fn roll_back(
     State(control): State<Arc<Control>>,
+    caller: Caller,
     Path(rotation): Path<String>,
     By(context): By,
     JsonOrDefault(how): JsonOrDefault<RollBack>,
 ) -> Result<axum::Json<Rotation>, ApiError> {
+    caller.require_rotation(&control, &rotation).await?;
     let to = if how.revoke_new {
         let rule = "not together with `revoke_new`, which leaves no overlap";
         require(how.overlap_seconds.is_none(), "overlap_seconds", rule)?;
@@ -79,9 +85,11 @@ pub(crate) async fn roll_back(
 
 pub(crate) async fn cancel(
     State(control): State<Arc<Control>>,
+    caller: Caller,
     Path(rotation): Path<String>,
     By(context): By,
 ) -> Result<axum::Json<Rotation>, ApiError> {
+    caller.require_rotation(&control, &rotation).await?;
     let change = async move { control.store.cancel_rotation(&context, &rotation).await };
     let rotation = uncancelled(change).await?;
     info!(rotation.id, key.id = rotation.key, "Cancelled rotation {}", rotation.id);

@@ -12,7 +12,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use tracing::warn;
 
-use super::body::Params;
+use super::auth::Caller;
+use super::body::{Params, require_json};
 use super::error::ApiError;
 use super::{require, rings, uncancelled};
 use crate::store::NewUsage;
@@ -23,10 +24,14 @@ const DEFAULT_SPAN: u64 = 7 * DAY;
 /// The most VMs of one answer.
 const MAX_REPORTING: u32 = 1000;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Span {
+    /// Seven days before `to` when absent, and at most 90.
+    #[param(required = false, value_type = Timestamp)]
     from: Option<Timestamp>,
+    /// Now when absent.
+    #[param(required = false, value_type = Timestamp)]
     to: Option<Timestamp>,
 }
 
@@ -39,6 +44,7 @@ pub(crate) async fn record(
     let publisher = rings::find(&control, &ring)?;
     rings::note(publisher, request.headers());
     let ring = publisher.record.id;
+    let headers = request.headers().clone();
     let body = Bytes::from_request(request, &()).await.map_err(|rejection| {
         if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
             Problem::new(
@@ -49,6 +55,7 @@ pub(crate) async fn record(
             Problem::field(".", "the body ended early")
         }
     })?;
+    require_json(&headers)?;
     let (batches, refused) = read(&body)?;
     if let Some(BadBatch { at, why }) = refused.first() {
         let count = refused.len() as u64;
@@ -63,9 +70,11 @@ pub(crate) async fn record(
 
 pub(crate) async fn show(
     State(control): State<Arc<Control>>,
+    caller: Caller,
     Path(key): Path<String>,
     Params(span): Params<Span>,
 ) -> Result<axum::Json<KeyUsage>, ApiError> {
+    caller.require_key(&control, &key).await?;
     let to = span.to.map_or_else(clock::now, |to| millis(to).unwrap_or_default());
     let from =
         span.from.map_or(Millis(to.0.saturating_sub(DEFAULT_SPAN)), |from| millis(from).unwrap_or_default());

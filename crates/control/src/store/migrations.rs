@@ -14,6 +14,7 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     (2, "usage", include_str!("../../migrations/sqlite/0002_usage.sql")),
     (3, "audit", include_str!("../../migrations/sqlite/0003_audit.sql")),
     (4, "lifecycle", include_str!("../../migrations/sqlite/0004_lifecycle.sql")),
+    (5, "tokens", include_str!("../../migrations/sqlite/0005_tokens.sql")),
 ];
 
 /// Why a database cannot be used. Each says what to do; none changes anything.
@@ -85,6 +86,7 @@ fn migrator(migrations: &[(i64, &'static str, &'static str)]) -> Migrator {
 
 #[cfg(test)]
 mod tests {
+    use keywheel_api::Role;
     use keywheel_api::audit::{AuditEvent, verify};
     use keywheel_api::time::timestamp;
     use keywheel_keyring::Millis;
@@ -100,6 +102,7 @@ mod tests {
             "3a74deec6ce87e59701334f7fa0677801ac782fa5efd6a204f14b300ba60ecc6",
             "0df93925b1e0e0b8dbfbef787caa4123054608a22d895426fbe920ca53b45fe4",
             "d1cf042de8923525443ec2f88147aba8f966ca08f1054cf138abacaf01c8ec76",
+            "d79d36e5971ea59245ac68b61f3b72bb777bf74ec9aa1ec60de97d3ed8fa5e23",
         ];
         let found: Vec<_> = MIGRATIONS.iter().map(|(_, _, sql)| hex::encode(Sha256::digest(sql))).collect();
         assert_eq!(found, released, "add a migration instead");
@@ -121,6 +124,7 @@ mod tests {
              ('kv_2', 'key_1', 1, randomblob(32), 'active', NULL, NULL, NULL, 2, 30, NULL, NULL)",
             "INSERT INTO rotations VALUES
              ('rot_1', 'key_1', 'kv_1', 'kv_2', 'overlapping', NULL, 90, 30, NULL)",
+            "INSERT INTO tokens VALUES ('token_1', zeroblob(32), 'proxy', 3)",
             "INSERT INTO audit VALUES (1, 5, 'setup', 'ring.create', 'production', '{\"a\":1}', NULL)",
             "INSERT INTO audit VALUES (2, 6, 'token_1', 'key.create', 'key_1', '{}', 'request-1')",
         ] {
@@ -136,6 +140,10 @@ mod tests {
         assert_eq!(rotation.begins_at, rotation.created_at);
         assert_eq!(store.next_deadline().await.unwrap(), Some(keywheel_keyring::Millis(90)));
         assert_eq!(store.reporting("production", 1).await.unwrap(), (0, vec![]));
+        let tokens = store.tokens("", 10, Millis(9)).await.unwrap();
+        assert_eq!((tokens.len(), tokens[0].role, &tokens[0].rings), (1, Role::Proxy, &None));
+        let hash = crate::secret::HashedToken::from_bytes([0; 32]);
+        assert_eq!(store.bearer(hash, Millis(9)).await.unwrap().unwrap().token, "token_1");
         let records = store.audit_records(0, 10).await.unwrap();
         let verified = verify(&records, &[], &[]).unwrap();
         assert_eq!((verified.head.seq, *store.audited.borrow()), (2, 2));

@@ -42,6 +42,7 @@ pub use migrations::OpenError;
 pub use rings::{Cut, RingRecord, Signer};
 pub use rotations::{NewRotation, RollBackTo};
 pub use setup::Setup;
+pub use tokens::{Bearer, NewToken, TokenEnd};
 pub use usage::NewUsage;
 
 use std::path::Path;
@@ -135,6 +136,12 @@ pub enum Refusal {
     KeyRevoked(String),
     #[error("key `{0}` has expired; create a new key")]
     KeyExpired(String),
+    #[error(
+        "token `{0}` is the last of role `admin` that reaches all rings and never expires; make another such one first, with `keywheel token create --role admin`"
+    )]
+    LastAdmin(String),
+    #[error("token `{0}` is revoked or has expired; make another one")]
+    TokenEnded(String),
 }
 
 impl Store {

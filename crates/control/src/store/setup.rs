@@ -1,9 +1,9 @@
-use keywheel_api::Role;
 use keywheel_keyring::{Epoch, KeyPrefix, PublicKey};
 use serde_json::json;
 
 use super::change::Context;
 use super::rows::int;
+use super::tokens::NewToken;
 use super::{Store, StoreError};
 use crate::secret::HashedToken;
 
@@ -54,7 +54,7 @@ impl Store {
         let (epoch, signer) = (setup.epoch, setup.public_key.id().to_string());
         let ring = json!({ "epoch": epoch, "key_prefix": setup.key_prefix.as_str(), "signer": signer });
         change.audit("ring.create", &setup.ring, None, Some(ring)).await?;
-        change.insert_token(Role::Admin, setup.admin_token).await?;
+        change.insert_token(&NewToken::admin("made by the first start", setup.admin_token)).await?;
         hand_over()?;
         Ok(change.commit().await?)
     }

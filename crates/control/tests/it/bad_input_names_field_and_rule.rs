@@ -19,7 +19,7 @@ async fn bad_input_names_field_and_rule() {
     let rotations = format!("/v1/keys/{}/rotations", key.id);
     let head = plane.head();
 
-    check(&plane, "/v1/clients", json!({}), ".").await;
+    check(&plane, "/v1/clients", json!({}), "name").await;
     check(&plane, "/v1/clients", json!({ "name": "a b" }), "name").await;
     check(&plane, "/v1/clients", json!({ "name": "x".repeat(129) }), "name").await;
     check(&plane, "/v1/clients", json!({ "name": "x", "owner": "a\nb" }), "owner").await;

@@ -1,5 +1,5 @@
 use axum::http::StatusCode;
-use keywheel_api::{KeyWithSecret, RotationWithSecret, Token};
+use keywheel_api::{KeyWithSecret, RotationWithSecret, TokenWithSecret};
 use keywheel_keyring::PlainKey;
 use serde_json::json;
 
@@ -14,7 +14,8 @@ async fn no_plaintext_key_or_token_is_stored() {
     let rotations = format!("/v1/keys/{}/rotations", made.key.id);
     let rotated: RotationWithSecret =
         plane.post(&rotations, json!({ "overlap_seconds": 60 })).await.json(StatusCode::CREATED);
-    let token: Token = plane.post("/v1/tokens", json!({ "role": "proxy" })).await.json(StatusCode::CREATED);
+    let token: TokenWithSecret =
+        plane.post("/v1/tokens", json!({ "role": "proxy" })).await.json(StatusCode::CREATED);
     let secrets = [made.secret.unwrap(), rotated.secret.unwrap(), token.token, plane.token.clone()];
 
     let digest = PlainKey::from(secrets[0].clone()).digest();

@@ -90,6 +90,29 @@ impl Plane {
         call(app::admin(self.control.clone()), request.body(body.into()).unwrap()).await
     }
 
+    /// A token's text.
+    pub(crate) async fn token_of(&self, new: Value) -> String {
+        let made: keywheel_api::TokenWithSecret =
+            self.post("/v1/tokens", new).await.json(StatusCode::CREATED);
+        made.token
+    }
+
+    /// Asks as somebody else, or as nobody.
+    pub(crate) async fn ask(
+        &self,
+        app: Router,
+        token: Option<&str>,
+        method: &str,
+        path: &str,
+        body: &str,
+    ) -> Answer {
+        let mut request = Request::builder().method(method).uri(path);
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        call(app, request.body(body.to_owned().into()).unwrap()).await
+    }
+
     pub(crate) async fn ring(&self, path_and_query: &str) -> Answer {
         let request = Request::builder().uri(format!("/v1/rings/production/{path_and_query}"));
         call(app::ring(self.control.clone()), request.body(Body::empty()).unwrap()).await

@@ -1,6 +1,6 @@
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
-use keywheel_api::Token;
+use keywheel_api::TokenWithSecret;
 use keywheel_control::{RingAuth, app};
 use serde_json::json;
 
@@ -20,7 +20,8 @@ async fn admin(plane: &Plane, authorization: &[u8]) -> crate::support::Answer {
 #[tokio::test]
 async fn a_proxy_token_reads_rings_and_nothing_else() {
     let plane = plane_with(RingAuth::Token).await;
-    let token: Token = plane.post("/v1/tokens", json!({ "role": "proxy" })).await.json(StatusCode::CREATED);
+    let token: TokenWithSecret =
+        plane.post("/v1/tokens", json!({ "role": "proxy" })).await.json(StatusCode::CREATED);
     let proxy = format!("Bearer {}", token.token);
     assert_eq!(ring(&plane, &proxy).await, StatusCode::OK);
     admin(&plane, proxy.as_bytes()).await.problem("forbidden");

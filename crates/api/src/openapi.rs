@@ -1,0 +1,55 @@
+//! Schemas of texts that are plain strings, or types of another crate, elsewhere in this one.
+
+use utoipa::ToSchema;
+
+/// 32 bytes in hexadecimal: a SHA-256.
+#[derive(ToSchema)]
+#[schema(as = Digest, pattern = "^[0-9a-f]{64}$", example = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08")]
+pub struct Digest(pub String);
+
+/// The identity of a ring's revision counter: a UUID.
+#[derive(ToSchema)]
+#[schema(as = Epoch, pattern = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$", example = "0199a3b4-0000-7000-8000-000000000001")]
+pub struct Epoch(pub String);
+
+/// 1 to 128 visible ASCII characters without quotes, commas and backslashes.
+#[derive(ToSchema)]
+#[schema(as = ClientName, pattern = r"^[!#-+\--\[\]-~]{1,128}$", example = "acme")]
+pub struct ClientName(pub String);
+
+/// 1 to 64 visible ASCII characters without quotes, commas and backslashes.
+#[derive(ToSchema)]
+#[schema(as = Scope, pattern = r"^[!#-+\--\[\]-~]{1,64}$", example = "market:read")]
+pub struct Scope(pub String);
+
+/// 1 to 64 letters, digits, `.`, `_` and `-`.
+#[derive(ToSchema)]
+#[schema(as = RingName, pattern = "^[A-Za-z0-9._-]{1,64}$", example = "production")]
+pub struct RingName(pub String);
+
+/// Names a key version in public: `kv_` and 16 letters or digits.
+#[derive(ToSchema)]
+#[schema(as = VersionId, pattern = "^kv_[0-9A-Za-z]{16}$", example = "kv_5HbNq0ZtWc3Rk8Lm")]
+pub struct VersionId(pub String);
+
+/// At most 128 characters, none of them a control character.
+#[derive(ToSchema)]
+#[schema(as = TokenName, max_length = 128, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$", example = "deploy pipeline")]
+pub struct TokenName(pub String);
+
+/// At most 256 characters, none of them a control character.
+#[derive(ToSchema)]
+#[schema(as = Text, max_length = 256, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$", example = "payments team")]
+pub struct Text(pub String);
+
+/// The state of a key version.
+#[derive(ToSchema)]
+#[schema(as = State, rename_all = "lowercase")]
+pub enum State {
+    Active,
+    Retiring,
+    Pending,
+    Retired,
+    Revoked,
+    Compromised,
+}

@@ -1,0 +1,77 @@
+//! Routes, and the document that describes them: both are made of one table, so neither says what the other does not.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::handler::Handler;
+use axum::http::{HeaderValue, header};
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::{MethodRouter, get, post};
+use bytes::Bytes;
+
+use super::auth::{Access, Guard, OPEN, guard};
+use super::error::{no_such_method, no_such_path};
+use super::openapi::{Document, Operation};
+use super::request;
+use crate::Control;
+
+/// The routes of one listener.
+pub(crate) struct Routes {
+    control: Arc<Control>,
+    router: Router<Arc<Control>>,
+    document: Document,
+}
+
+impl Routes {
+    pub(crate) fn new(control: Arc<Control>, document: Document) -> Self {
+        Self { control, router: Router::new(), document }
+    }
+
+    pub(crate) fn get<H, T>(self, path: &str, access: Access, handler: H, operation: Operation) -> Self
+    where
+        H: Handler<T, Arc<Control>>,
+        T: 'static,
+    {
+        self.add("get", path, access, get(handler), operation)
+    }
+
+    pub(crate) fn post<H, T>(self, path: &str, access: Access, handler: H, operation: Operation) -> Self
+    where
+        H: Handler<T, Arc<Control>>,
+        T: 'static,
+    {
+        self.add("post", path, access, post(handler), operation)
+    }
+
+    /// The only place that knows how a route is guarded.
+    fn add(
+        mut self,
+        method: &'static str,
+        path: &str,
+        access: Access,
+        route: MethodRouter<Arc<Control>>,
+        operation: Operation,
+    ) -> Self {
+        let state = Guard { control: self.control.clone(), access };
+        self.router = self.router.route(path, route.route_layer(from_fn_with_state(state, guard)));
+        self.document.add(method, path, access, operation);
+        self
+    }
+
+    /// The application, which also serves its document. A body holds at most `max_body` bytes.
+    pub(crate) fn finish(mut self, max_body: usize) -> Router {
+        let operation = Operation::new("describe", "Describes what this listener serves: this document")
+            .answers_json("An OpenAPI 3.1 document", serde_json::json!({ "type": "object" }));
+        self.document.add("get", "/openapi.json", OPEN, operation);
+        let document = Bytes::from(self.document.write());
+        let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+        self.router
+            .route("/openapi.json", get(async move || (json, document)))
+            .layer(DefaultBodyLimit::max(max_body))
+            .fallback(no_such_path)
+            .method_not_allowed_fallback(no_such_method)
+            .layer(from_fn(request::identify))
+            .with_state(self.control)
+    }
+}
