@@ -48,6 +48,7 @@ async fn run(args: Args) -> Result<(), Failure> {
         Command::Ring(command) => commands::ring::run(command, &connection, output).await,
         Command::Audit(command) => commands::audit::run(command, &api()?, output).await,
         Command::Token(command) => commands::token::run(command, &api()?, output).await,
+        Command::AdminToken { data } => commands::token::recover(&data, output).await,
         Command::Completion { shell } => commands::manual::completion(shell),
         Command::Man { out } => commands::manual::man(out.as_deref()),
     }

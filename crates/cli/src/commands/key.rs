@@ -105,7 +105,7 @@ pub(crate) fn segment(text: &str) -> String {
     segment
 }
 
-fn from_now(duration: Duration) -> Timestamp {
+pub(super) fn from_now(duration: Duration) -> Timestamp {
     let at = SystemTime::now().checked_add(duration).and_then(|at| Timestamp::try_from(at).ok());
     at.unwrap_or(Timestamp::MAX)
 }
