@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use keywheel_api::Role;
+use keywheel_control::store::PostgresUrl;
 use keywheel_keyring::{KeyPrefix, PublicKey};
 
 use crate::output::Output;
@@ -93,6 +94,10 @@ pub(crate) struct Serve {
     /// The directory of the database and the master key; made if there is none
     #[arg(long, value_name = "DIR")]
     pub(crate) data: PathBuf,
+    /// `postgres://user@host/database` instead of SQLite in DIR; several control planes may share it. The password
+    /// may come from the environment variable or from a password file
+    #[arg(long, value_name = "URL", env = "KEYWHEEL_DATABASE", hide_env_values = true)]
+    pub(crate) database: Option<PostgresUrl>,
     /// Where operators and this command line connect
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7070")]
     pub(crate) admin_listen: String,

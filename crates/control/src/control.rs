@@ -26,7 +26,7 @@ use crate::notary::Notary;
 use crate::ring::{Press, Publisher};
 use crate::seal::{MasterKey, MasterKeyError, write_private};
 use crate::secret::{NoRandomness, PlainToken, random};
-use crate::store::{Context, OpenError, Setup, Store, StoreError};
+use crate::store::{Context, Location, OpenError, PostgresUrl, Setup, Store, StoreError};
 
 /// How long open connections may take to end after the listeners have closed.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -35,6 +35,8 @@ const DRAIN: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub struct Options {
     pub data: PathBuf,
+    /// SQLite in the data directory when absent. On PostgreSQL several control planes may serve one database.
+    pub database: Option<PostgresUrl>,
     /// `<data>/master.key` when absent.
     pub master_key_file: Option<PathBuf>,
     /// Where the first start writes its admin token, instead of returning it.
@@ -67,9 +69,9 @@ pub struct Control {
     default_ring: String,
     keep_ended: Duration,
     stop: watch::Sender<bool>,
-    /// Held as long as this lives: two control planes on one database would each miss the other's
+    /// Held as long as this lives: two control planes on one SQLite database would each miss the other's
     /// changes.
-    _lock: File,
+    _lock: Option<File>,
 }
 
 /// Why the control plane cannot start. Each is one sentence that says what to do.
@@ -101,6 +103,7 @@ impl Options {
     pub fn new(data: impl Into<PathBuf>, key_prefix: KeyPrefix) -> Self {
         Self {
             data: data.into(),
+            database: None,
             master_key_file: None,
             admin_token_file: None,
             ring_name: "production".into(),
@@ -122,9 +125,18 @@ impl Control {
         if !is_ring_name(&options.ring_name) {
             return Err(StartError::RingName(options.ring_name.clone()));
         }
-        let database = options.data.join("keywheel.db");
-        let lock = prepare(&options.data, &database)?;
-        let store = Arc::new(Store::open(&database).await?);
+        let file = options.data.join("keywheel.db");
+        let (location, lock) = match &options.database {
+            Some(url) => {
+                directory(&options.data)?;
+                (Location::Postgres(url.clone()), None)
+            }
+            None => {
+                let lock = prepare(&options.data, &file)?;
+                (Location::Sqlite(file), Some(lock))
+            }
+        };
+        let store = Arc::new(Store::open(&location).await?);
         let master_key = options.master_key_file.clone().unwrap_or_else(|| options.data.join("master.key"));
 
         let mut token = None;
@@ -187,6 +199,7 @@ impl Control {
         let jobs = [
             tokio::spawn(scheduler::run(self.store.clone(), self.stop.subscribe())),
             tokio::spawn(checkpoints::run(self.store.clone(), self.notary.clone(), self.stop.subscribe())),
+            tokio::spawn(self.store.clone().follow_replicas(self.stop.subscribe())),
             tokio::spawn(purge::run(self.store.clone(), self.keep_ended, self.stop.subscribe())),
         ];
         let listeners = [
@@ -231,7 +244,7 @@ async fn listen(listener: TcpListener, app: Router, mut stopping: watch::Receive
 /// Makes the directory and the database file, both private, and locks the directory.
 fn prepare(data: &Path, database: &Path) -> Result<File, StartError> {
     let failed = |cause| StartError::Directory { path: data.to_owned(), cause };
-    DirBuilder::new().recursive(true).mode(0o700).create(data).map_err(failed)?;
+    directory(data)?;
     let private = |path: &Path| {
         OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
     };
@@ -244,6 +257,11 @@ fn prepare(data: &Path, database: &Path) -> Result<File, StartError> {
     // SQLite gives its log the mode of its database.
     private(database).map_err(failed)?;
     Ok(lock)
+}
+
+fn directory(data: &Path) -> Result<(), StartError> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(data);
+    made.map_err(|cause| StartError::Directory { path: data.to_owned(), cause })
 }
 
 async fn set_up(
@@ -281,7 +299,9 @@ async fn set_up(
         }
         None => Ok(()),
     };
-    store.set_up(&context, &setup, hand_over).await?;
+    if !store.set_up(&context, &setup, hand_over).await? {
+        return Ok(None);
+    }
     info!(ring = options.ring_name, "Set up ring {} and an admin token", options.ring_name);
     Ok(options.admin_token_file.is_none().then_some(token))
 }

@@ -33,6 +33,7 @@ pub(crate) async fn run(args: args::Serve, output: Output) -> Result<(), Failure
     let (ring, ring_address) = listen(&args.ring_listen, "--ring-listen").await?;
 
     let options = Options {
+        database: args.database,
         master_key_file: args.master_key_file,
         admin_token_file: args.admin_token_file.clone(),
         ring_name: args.ring_name,

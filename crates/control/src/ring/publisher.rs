@@ -97,7 +97,7 @@ impl Publisher {
 
     async fn changes(&self, epoch: Epoch, since: u64, wait: Duration) -> Result<Signed, RingError> {
         self.same_epoch(Some(epoch))?;
-        self.in_history(since)?;
+        self.in_history(since).await?;
         let mut head = self.head.clone();
         let mut shutdown = self.shutdown.clone();
         // Whoever waits is answered early when the control plane stops, so that it can stop.
@@ -128,7 +128,7 @@ impl Publisher {
         at_least: u64,
     ) -> Result<Signed, RingError> {
         self.same_epoch(epoch)?;
-        self.in_history(at_least)?;
+        self.in_history(at_least).await?;
         let make = || async {
             let cut = self.store.cut_page(self.record.id, after).await?;
             let through = cut.entries.last().filter(|_| cut.more).map(|entry| entry.digest);
@@ -152,8 +152,12 @@ impl Publisher {
         if asked.is_none_or(|asked| asked == epoch) { Ok(()) } else { Err(RingError::OtherEpoch(epoch)) }
     }
 
-    fn in_history(&self, asked: u64) -> Result<(), RingError> {
-        let head = self.head();
+    async fn in_history(&self, asked: u64) -> Result<(), RingError> {
+        if asked <= self.head() {
+            return Ok(());
+        }
+        // Another replica may have committed and answered what has not been heard of here.
+        let head = self.store.look_at_head(self.record.id).await?;
         if asked <= head {
             return Ok(());
         }

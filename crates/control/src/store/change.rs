@@ -7,9 +7,11 @@ use std::sync::{Mutex, PoisonError};
 
 use keywheel_api::audit::{Head, SYSTEM};
 use keywheel_keyring::Millis;
-use sqlx::{Row as _, Sqlite, Transaction};
+use sqlx::{Any, Row as _, Transaction};
 use tokio::sync::watch;
 
+use super::db::Dialect;
+use super::replicas::CHANNEL;
 use super::rows::{int, uint};
 use super::{Store, StoreError};
 
@@ -25,7 +27,7 @@ pub struct Context {
 
 /// A change under way. Dropped without [`commit`](Self::commit), it never was.
 pub(super) struct Change<'a> {
-    pub(super) tx: Transaction<'static, Sqlite>,
+    pub(super) tx: Transaction<'static, Any>,
     pub(super) context: &'a Context,
     store: &'a Store,
     heads: BTreeMap<i64, u64>,
@@ -47,8 +49,7 @@ impl Context {
 
 impl Store {
     pub(super) async fn begin<'a>(&'a self, context: &'a Context) -> Result<Change<'a>, StoreError> {
-        // Taking the write lock at once: a transaction that reads first cannot always upgrade.
-        let tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        let tx = self.db.write().await?;
         Ok(Change { tx, context, store: self, heads: BTreeMap::new(), audited: None })
     }
 
@@ -76,7 +77,7 @@ impl Change<'_> {
 
     /// Takes a run of revisions and returns its last.
     pub(super) async fn next_revisions(&mut self, ring: i64, count: u64) -> Result<u64, StoreError> {
-        let row = sqlx::query("UPDATE rings SET revision = revision + ? WHERE id = ? RETURNING revision")
+        let row = sqlx::query("UPDATE rings SET revision = revision + $1 WHERE id = $2 RETURNING revision")
             .bind(int(count))
             .bind(ring)
             .fetch_one(&mut *self.tx)
@@ -89,16 +90,24 @@ impl Change<'_> {
     /// # Errors
     ///
     /// [`StoreError`]; then nothing of the change happened.
-    pub(super) async fn commit(self) -> Result<(), StoreError> {
+    pub(super) async fn commit(mut self) -> Result<(), StoreError> {
         let Some(audited) = self.audited else {
             return Err(StoreError::Corrupt("a change without an audit record was about to commit".into()));
         };
+        if self.store.db.dialect == Dialect::Postgres {
+            let rings = self.heads.iter().map(|(ring, head)| format!(" {ring}:{head}"));
+            let payload = format!("{}{}", audited.seq, rings.collect::<String>());
+            sqlx::query("SELECT pg_notify($1, $2)")
+                .bind(CHANNEL)
+                .bind(payload)
+                .execute(&mut *self.tx)
+                .await?;
+        }
         self.tx.commit().await?;
         for (ring, head) in self.heads {
             self.store.heads.publish(ring, head);
         }
-        self.store.audited.send_replace(audited.seq);
-        self.store.deadlines.notify_one();
+        self.store.committed(audited.seq);
         Ok(())
     }
 }

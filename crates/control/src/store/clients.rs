@@ -2,7 +2,7 @@ use keywheel_api::time::timestamp;
 use keywheel_api::{Client, CreateClient};
 use serde_json::json;
 use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
+use sqlx::any::AnyRow;
 
 use super::change::Context;
 use super::rows::{int, time};
@@ -20,7 +20,7 @@ impl Store {
         new: &CreateClient,
     ) -> Result<(Client, bool), StoreError> {
         let mut change = self.begin(context).await?;
-        let existing = sqlx::query(sqlx::AssertSqlSafe(format!("{CLIENT} WHERE name = ?")))
+        let existing = sqlx::query(sqlx::AssertSqlSafe(format!("{CLIENT} WHERE name = $1")))
             .bind(&new.name)
             .fetch_optional(&mut *change.tx)
             .await?;
@@ -33,7 +33,7 @@ impl Store {
                 Err(Refusal::ClientExists(new.name.clone()).into())
             };
         }
-        sqlx::query("INSERT INTO clients (name, owner, contact, created_at) VALUES (?, ?, ?, ?)")
+        sqlx::query("INSERT INTO clients (name, owner, contact, created_at) VALUES ($1, $2, $3, $4)")
             .bind(&new.name)
             .bind(&new.owner)
             .bind(&new.contact)
@@ -54,16 +54,17 @@ impl Store {
     ///
     /// [`StoreError`].
     pub async fn clients(&self, after: &str, limit: u32) -> Result<Vec<Client>, StoreError> {
-        let rows = sqlx::query(sqlx::AssertSqlSafe(format!("{CLIENT} WHERE name > ? ORDER BY name LIMIT ?")))
-            .bind(after)
-            .bind(limit)
-            .fetch_all(&self.readers)
-            .await?;
+        let rows =
+            sqlx::query(sqlx::AssertSqlSafe(format!("{CLIENT} WHERE name > $1 ORDER BY name LIMIT $2")))
+                .bind(after)
+                .bind(i64::from(limit))
+                .fetch_all(self.db.readers())
+                .await?;
         rows.iter().map(client).collect()
     }
 }
 
-fn client(row: &SqliteRow) -> Result<Client, StoreError> {
+fn client(row: &AnyRow) -> Result<Client, StoreError> {
     Ok(Client {
         name: row.try_get("name")?,
         owner: row.try_get("owner")?,

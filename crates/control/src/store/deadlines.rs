@@ -34,9 +34,9 @@ impl Store {
     pub async fn next_deadline(&self) -> Result<Option<Millis>, StoreError> {
         let at: Option<i64> = sqlx::query_scalar(
             "SELECT min(at) FROM (SELECT min(not_before) AS at FROM versions WHERE state = 'pending'
-             UNION ALL SELECT min(retire_at) FROM versions WHERE state = 'retiring')",
+             UNION ALL SELECT min(retire_at) FROM versions WHERE state = 'retiring') AS due",
         )
-        .fetch_one(&self.readers)
+        .fetch_one(self.db.readers())
         .await?;
         Ok(at.map(|at| Millis(uint(at))))
     }
@@ -68,7 +68,7 @@ impl Change<'_> {
         column: &'static str,
         order: &'static str,
     ) -> Result<Option<VersionRow>, StoreError> {
-        let sql = format!("{VERSION} WHERE {column} <= ? ORDER BY {order} LIMIT 1");
+        let sql = format!("{VERSION} WHERE {column} <= $1 ORDER BY {order} LIMIT 1");
         let row = sqlx::query(sqlx::AssertSqlSafe(sql))
             .bind(int(self.context.now.0))
             .fetch_optional(&mut *self.tx)

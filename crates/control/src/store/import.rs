@@ -1,14 +1,14 @@
 use keywheel_keyring::key_text::random_id;
-use keywheel_keyring::{Digest, Millis, VersionId};
+use keywheel_keyring::{Digest, Millis, State, VersionId};
 use serde_json::json;
-use sqlx::{QueryBuilder, Sqlite};
 
 use super::change::Context;
-use super::rows::int;
+use super::db::parameters;
+use super::rows::{int, state_name};
 use super::{Refusal, Store, StoreError, unless_taken};
 use crate::secret::random;
 
-/// Rows of one INSERT: few enough for SQLite's limit of 32,766 parameters.
+/// Rows of one INSERT: few enough for the limits of 32,766 and 65,535 parameters.
 const ROWS: usize = 500;
 
 /// A key from elsewhere: one active version of a key of its own.
@@ -50,33 +50,35 @@ impl Store {
             }
             let digests: Vec<_> = chunk.iter().map(|version| version.digest).collect();
             change.refuse_compromised(&digests).await?;
-            // Of full chunks the text is the same, so SQLite prepares it once.
-            let mut keys: QueryBuilder<Sqlite> = QueryBuilder::new(
-                "INSERT INTO keys (id, ring_id, client_id, scopes, expires_at, created_at) ",
-            );
-            keys.push_values(&rows, |mut row, (key, _, _, version)| {
-                row.push_bind(key)
-                    .push_bind(ring_id)
-                    .push_bind(client_id)
-                    .push_bind(json!(version.scopes).to_string())
-                    .push_bind(version.expires_at.map(|at| int(at.0)))
-                    .push_bind(now);
-            });
-            keys.build().execute(&mut *change.tx).await?;
-            let mut entries: QueryBuilder<Sqlite> = QueryBuilder::new(
-                "INSERT INTO versions (id, key_id, ring_id, digest, state, expires_at, revision, created_at) ",
-            );
-            entries.push_values(&rows, |mut row, (key, id, revision, version)| {
-                row.push_bind(id.as_str())
-                    .push_bind(key)
-                    .push_bind(ring_id)
-                    .push_bind(version.digest.as_bytes().as_slice())
-                    .push("'active'")
-                    .push_bind(version.expires_at.map(|at| int(at.0)))
-                    .push_bind(int(*revision))
-                    .push_bind(now);
-            });
-            let inserted = entries.build().execute(&mut *change.tx).await;
+            // Of full chunks the text is the same, so it is prepared once.
+            let columns = "id, ring_id, client_id, scopes, expires_at, created_at";
+            let sql = format!("INSERT INTO keys ({columns}) VALUES {}", parameters(rows.len(), 6));
+            let mut keys = sqlx::query(sqlx::AssertSqlSafe(sql));
+            for (key, _, _, version) in &rows {
+                keys = keys
+                    .bind(key)
+                    .bind(ring_id)
+                    .bind(client_id)
+                    .bind(json!(version.scopes).to_string())
+                    .bind(version.expires_at.map(|at| int(at.0)))
+                    .bind(now);
+            }
+            keys.execute(&mut *change.tx).await?;
+            let columns = "id, key_id, ring_id, digest, state, expires_at, revision, created_at";
+            let sql = format!("INSERT INTO versions ({columns}) VALUES {}", parameters(rows.len(), 8));
+            let mut entries = sqlx::query(sqlx::AssertSqlSafe(sql));
+            for (key, id, revision, version) in &rows {
+                entries = entries
+                    .bind(id.as_str())
+                    .bind(key)
+                    .bind(ring_id)
+                    .bind(version.digest.as_bytes().as_slice())
+                    .bind(state_name(State::Active))
+                    .bind(version.expires_at.map(|at| int(at.0)))
+                    .bind(int(*revision))
+                    .bind(now);
+            }
+            let inserted = entries.execute(&mut *change.tx).await;
             inserted.map_err(|error| unless_taken(error, || Refusal::DigestTaken))?;
         }
         let imported = json!({ "client": client, "versions": versions.len(), "revision": last });

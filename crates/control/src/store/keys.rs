@@ -3,9 +3,10 @@ use keywheel_api::{Key, State};
 use keywheel_keyring::key_text::random_id;
 use keywheel_keyring::{Digest, Millis, VersionId};
 use serde_json::json;
-use sqlx::{QueryBuilder, Row as _, Sqlite, SqliteConnection};
+use sqlx::{AnyConnection, Row as _};
 
 use super::change::{Change, Context};
+use super::db::parameters;
 use super::rows::{VersionRow, int, key, state_name, version};
 use super::{Refusal, Store, StoreError, unless_taken};
 use crate::lifecycle::{self, Event};
@@ -63,7 +64,7 @@ impl Store {
         let client = change.client_id(&new.client).await?;
         let id = random_id("key", random()?);
         sqlx::query(
-            "INSERT INTO keys (id, ring_id, client_id, scopes, expires_at, created_at) VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO keys (id, ring_id, client_id, scopes, expires_at, created_at) VALUES ($1, $2, $3, $4, $5, $6)",
         )
         .bind(&id)
         .bind(ring)
@@ -91,7 +92,7 @@ impl Store {
     /// [`Refusal::NotFound`].
     pub async fn key(&self, id: &str) -> Result<Key, StoreError> {
         // One transaction, so that key and versions are of one moment.
-        let mut tx = self.readers.begin().await?;
+        let mut tx = self.db.read().await?;
         load_key(&mut tx, id).await
     }
 
@@ -101,27 +102,27 @@ impl Store {
     ///
     /// [`StoreError`].
     pub async fn keys(&self, client: Option<&str>, after: &str, limit: u32) -> Result<Vec<Key>, StoreError> {
-        let mut tx = self.readers.begin().await?;
-        let sql = format!("{KEY} WHERE k.id > ? AND (? IS NULL OR c.name = ?) ORDER BY k.id LIMIT ?");
+        let mut tx = self.db.read().await?;
+        let sql = format!(
+            "{KEY} WHERE k.id > $1 AND (CAST($2 AS TEXT) IS NULL OR c.name = $2) ORDER BY k.id LIMIT $3"
+        );
         let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
             .bind(after)
             .bind(client)
-            .bind(client)
-            .bind(limit)
+            .bind(i64::from(limit))
             .fetch_all(&mut *tx)
             .await?;
         let mut keys = rows.iter().map(key).collect::<Result<Vec<_>, _>>()?;
         if keys.is_empty() {
             return Ok(keys);
         }
-        let mut sql: QueryBuilder<Sqlite> = QueryBuilder::new(VERSION);
-        sql.push("WHERE key_id IN (");
-        let mut ids = sql.separated(", ");
+        let parameters = parameters(keys.len(), 1);
+        let sql = format!("{VERSION} WHERE key_id IN ({parameters}) ORDER BY created_at, id");
+        let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
         for key in &keys {
-            ids.push_bind(&key.id);
+            query = query.bind(key.id.clone());
         }
-        sql.push(") ORDER BY created_at, id");
-        for row in sql.build().fetch_all(&mut *tx).await? {
+        for row in query.fetch_all(&mut *tx).await? {
             let version = version(&row)?;
             if let Ok(at) = keys.binary_search_by(|key| key.id.cmp(&version.key))
                 && let Some(key) = keys.get_mut(at)
@@ -148,7 +149,7 @@ impl Change<'_> {
         sqlx::query(
             "INSERT INTO versions
              (id, key_id, ring_id, digest, state, not_before, expires_at, revision, created_at)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         )
         .bind(new.id.as_str())
         .bind(key)
@@ -177,10 +178,10 @@ impl Change<'_> {
         let revision = self.next_revision(version.ring).await?;
         // Proxies hear again of a version that they had forgotten, should its state still change.
         sqlx::query(
-            "UPDATE versions SET state = ?, retire_at = ?, ended_at = ?, removed_at = NULL, revision = ?,
-             reinstated_in = CASE WHEN ? THEN (SELECT epoch FROM rings WHERE rings.id = ring_id)
-                                  WHEN ? THEN NULL ELSE reinstated_in END
-             WHERE id = ?",
+            "UPDATE versions SET state = $1, retire_at = $2, ended_at = $3, removed_at = NULL, revision = $4,
+             reinstated_in = CASE WHEN $5 THEN (SELECT epoch FROM rings WHERE rings.id = ring_id)
+                                  WHEN $6 THEN NULL ELSE reinstated_in END
+             WHERE id = $7",
         )
         .bind(state_name(state))
         .bind(retire_at.map(|at| int(at.0)))
@@ -195,7 +196,7 @@ impl Change<'_> {
     }
 
     pub(super) async fn version(&mut self, id: &str) -> Result<Option<VersionRow>, StoreError> {
-        let sql = sqlx::AssertSqlSafe(format!("{VERSION} WHERE id = ?"));
+        let sql = sqlx::AssertSqlSafe(format!("{VERSION} WHERE id = $1"));
         let row = sqlx::query(sql).bind(id).fetch_optional(&mut *self.tx).await?;
         row.as_ref().map(version).transpose()
     }
@@ -209,21 +210,22 @@ impl Change<'_> {
     }
 
     pub(super) async fn ring_id(&mut self, name: &str) -> Result<i64, StoreError> {
-        let row = sqlx::query("SELECT id FROM rings WHERE name = ?").bind(name).fetch_optional(&mut *self.tx);
+        let row =
+            sqlx::query("SELECT id FROM rings WHERE name = $1").bind(name).fetch_optional(&mut *self.tx);
         let row = row.await?.ok_or_else(|| Refusal::NotFound { what: "ring", name: name.to_owned() })?;
         Ok(row.try_get(0)?)
     }
 
     pub(super) async fn client_id(&mut self, name: &str) -> Result<i64, StoreError> {
         let row =
-            sqlx::query("SELECT id FROM clients WHERE name = ?").bind(name).fetch_optional(&mut *self.tx);
+            sqlx::query("SELECT id FROM clients WHERE name = $1").bind(name).fetch_optional(&mut *self.tx);
         let row = row.await?.ok_or_else(|| Refusal::NotFound { what: "client", name: name.to_owned() })?;
         Ok(row.try_get(0)?)
     }
 }
 
-async fn load_key(connection: &mut SqliteConnection, id: &str) -> Result<Key, StoreError> {
-    let sql = sqlx::AssertSqlSafe(format!("{KEY} WHERE k.id = ?"));
+async fn load_key(connection: &mut AnyConnection, id: &str) -> Result<Key, StoreError> {
+    let sql = sqlx::AssertSqlSafe(format!("{KEY} WHERE k.id = $1"));
     let row = sqlx::query(sql).bind(id).fetch_optional(&mut *connection).await?;
     let row = row.ok_or_else(|| Refusal::NotFound { what: "key", name: id.to_owned() })?;
     let mut key = key(&row)?;
@@ -231,8 +233,8 @@ async fn load_key(connection: &mut SqliteConnection, id: &str) -> Result<Key, St
     Ok(key)
 }
 
-async fn load_versions(connection: &mut SqliteConnection, key: &str) -> Result<Vec<VersionRow>, StoreError> {
-    let sql = sqlx::AssertSqlSafe(format!("{VERSION} WHERE key_id = ? ORDER BY created_at, id"));
+async fn load_versions(connection: &mut AnyConnection, key: &str) -> Result<Vec<VersionRow>, StoreError> {
+    let sql = sqlx::AssertSqlSafe(format!("{VERSION} WHERE key_id = $1 ORDER BY created_at, id"));
     let rows = sqlx::query(sql).bind(key).fetch_all(connection).await?;
     rows.iter().map(version).collect()
 }

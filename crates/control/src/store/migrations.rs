@@ -1,82 +1,111 @@
 //! The schema, and what may be wrong with a database that is found.
 
 use std::borrow::Cow;
-use std::path::{Path, PathBuf};
 
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
-use sqlx::{SqlSafeStr as _, SqlitePool};
+use sqlx::{AnyPool, SqlSafeStr as _};
 
-use super::{StoreError, audit, primary_code};
+use super::db::{Dialect, Location, Sql};
+use super::{StoreError, audit, sqlite_code};
 
-/// In order; one that was released never changes.
-const MIGRATIONS: &[(i64, &str, &str)] = &[
+type Step = (i64, &'static str, &'static str);
+
+/// In order; one that was released never changes. The two lists have the same numbers from 4 on, when
+/// PostgreSQL came.
+const SQLITE: &[Step] = &[
     (1, "first light", include_str!("../../migrations/sqlite/0001_first_light.sql")),
     (2, "usage", include_str!("../../migrations/sqlite/0002_usage.sql")),
     (3, "audit", include_str!("../../migrations/sqlite/0003_audit.sql")),
     (4, "lifecycle", include_str!("../../migrations/sqlite/0004_lifecycle.sql")),
 ];
+const POSTGRES: &[Step] =
+    &[(4, "first schema", include_str!("../../migrations/postgres/0004_first_schema.sql"))];
+
+/// Whether there are tables but not our history: then it belongs to somebody else.
+const FOREIGN: Sql = Sql {
+    sqlite: "SELECT CAST(EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table')
+             AND NOT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = '_sqlx_migrations') AS INTEGER)",
+    postgres: "SELECT CAST(EXISTS (SELECT 1 FROM pg_tables WHERE schemaname = current_schema())
+               AND NOT EXISTS (SELECT 1 FROM pg_tables WHERE schemaname = current_schema()
+                               AND tablename = '_sqlx_migrations') AS INTEGER)",
+};
 
 /// Why a database cannot be used. Each says what to do; none changes anything.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error(
-        "the database {} was written by a newer keywheel (schema {version}); start that version instead",
-        .path.display()
+        "the database {place} was written by a newer keywheel (schema {version}); start that version instead"
     )]
-    Newer { path: PathBuf, version: i64 },
+    Newer { place: String, version: i64 },
     #[error(
-        "schema {version} of the database {} is not the one that this keywheel knows; start the version that wrote it, or restore a backup",
-        .path.display()
+        "schema {version} of the database {place} is not the one that this keywheel knows; start the version that wrote it, or restore a backup"
     )]
-    Altered { path: PathBuf, version: i64 },
-    #[error("{} is not a keywheel database; move it away, or choose another --data directory", .path.display())]
-    Foreign { path: PathBuf },
-    #[error("cannot open the database {}: {cause}; check that the directory is writable and has space", .path.display())]
-    Unusable { path: PathBuf, cause: String },
+    Altered { place: String, version: i64 },
+    #[error("{0} is not a keywheel database; move it away, or choose another --data directory")]
+    Foreign(String),
+    #[error(
+        "the database {0} holds tables that are not keywheel's; give --database one of its own, or a schema of its own with `?options=-csearch_path=keywheel`"
+    )]
+    ForeignTables(String),
+    #[error("cannot open the database {place}: {cause}; check that the directory is writable and has space")]
+    Unusable { place: String, cause: String },
+    #[error(
+        "cannot use the database {place}: {cause}; check that it runs, that the address, user and password are right, and that the user may create tables"
+    )]
+    Unreachable { place: String, cause: String },
 }
 
 impl OpenError {
-    pub(super) fn new(path: &Path, error: sqlx::Error) -> Self {
-        let path = path.to_owned();
-        match primary_code(&error) {
-            Some(26) => Self::Foreign { path },
-            _ => Self::Unusable { path, cause: error.to_string() },
+    pub(super) fn new(location: &Location, error: &sqlx::Error) -> Self {
+        match sqlite_code(error) {
+            Some(26) if location.is_file() => Self::Foreign(location.to_string()),
+            _ => Self::because(location, error.to_string()),
         }
+    }
+
+    pub(super) fn store(location: &Location, error: &StoreError) -> Self {
+        Self::because(location, error.to_string())
+    }
+
+    fn because(location: &Location, cause: String) -> Self {
+        let place = location.to_string();
+        if location.is_file() { Self::Unusable { place, cause } } else { Self::Unreachable { place, cause } }
     }
 }
 
-pub(super) async fn run(path: &Path, pool: &SqlitePool) -> Result<(), OpenError> {
-    // A database with tables but without our history belongs to somebody else.
-    let foreign = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table')
-                      AND NOT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = '_sqlx_migrations')";
-    let foreign: bool =
-        sqlx::query_scalar(foreign).fetch_one(pool).await.map_err(|error| OpenError::new(path, error))?;
-    let path = path.to_owned();
-    if foreign {
-        return Err(OpenError::Foreign { path });
+/// Brings the schema to this version.
+pub(super) async fn run(location: &Location, dialect: Dialect, pool: AnyPool) -> Result<(), OpenError> {
+    let failed = |error: sqlx::Error| OpenError::new(location, &error);
+    let place = location.to_string();
+    let foreign: i32 = sqlx::query_scalar(dialect.pick(&FOREIGN)).fetch_one(&pool).await.map_err(failed)?;
+    if foreign != 0 {
+        return Err(match dialect {
+            Dialect::Sqlite => OpenError::Foreign(place),
+            Dialect::Postgres => OpenError::ForeignTables(place),
+        });
     }
-    migrator(MIGRATIONS).run(pool).await.map_err(|error| match error {
-        MigrateError::VersionMissing(version) => OpenError::Newer { path, version },
-        MigrateError::VersionMismatch(version) | MigrateError::Dirty(version) => {
-            OpenError::Altered { path, version }
-        }
-        other => OpenError::Unusable { path, cause: other.to_string() },
-    })
-}
-
-/// What no SQL can do of the third migration. Returns the number of the last audit record.
-pub(super) async fn chain(path: &Path, pool: &SqlitePool) -> Result<u64, OpenError> {
-    let chain = async {
-        audit::chain_older_records(pool).await?;
-        Ok(audit::head(&mut *pool.acquire().await?).await?.seq)
+    let steps = match dialect {
+        Dialect::Sqlite => SQLITE,
+        Dialect::Postgres => POSTGRES,
     };
-    chain
-        .await
-        .map_err(|error: StoreError| OpenError::Unusable { path: path.to_owned(), cause: error.to_string() })
+    migrator(steps).run(&pool).await.map_err(|error| match error {
+        MigrateError::VersionMissing(version) => OpenError::Newer { place, version },
+        MigrateError::VersionMismatch(version) | MigrateError::Dirty(version) => {
+            OpenError::Altered { place, version }
+        }
+        other => OpenError::because(location, other.to_string()),
+    })?;
+    match dialect {
+        // What no SQL can do of the third migration.
+        Dialect::Sqlite => {
+            audit::chain_older_records(&pool).await.map_err(|error| OpenError::store(location, &error))
+        }
+        Dialect::Postgres => Ok(()),
+    }
 }
 
-fn migrator(migrations: &[(i64, &'static str, &'static str)]) -> Migrator {
-    let migrations = migrations.iter().map(|(version, description, sql)| {
+fn migrator(steps: &[Step]) -> Migrator {
+    let migrations = steps.iter().map(|(version, description, sql)| {
         let sql = sql.into_sql_str();
         Migration::new(*version, Cow::Borrowed(*description), MigrationType::Simple, sql, false)
     });
@@ -90,6 +119,8 @@ mod tests {
     use keywheel_keyring::Millis;
     use sha2::{Digest as _, Sha256};
 
+    use sqlx::SqlitePool;
+
     use super::*;
     use crate::store::Store;
 
@@ -101,7 +132,7 @@ mod tests {
             "0df93925b1e0e0b8dbfbef787caa4123054608a22d895426fbe920ca53b45fe4",
             "d1cf042de8923525443ec2f88147aba8f966ca08f1054cf138abacaf01c8ec76",
         ];
-        let found: Vec<_> = MIGRATIONS.iter().map(|(_, _, sql)| hex::encode(Sha256::digest(sql))).collect();
+        let found: Vec<_> = SQLITE.iter().map(|(_, _, sql)| hex::encode(Sha256::digest(sql))).collect();
         assert_eq!(found, released, "add a migration instead");
     }
 
@@ -111,7 +142,7 @@ mod tests {
         let path = dir.path().join("keywheel.db");
         std::fs::File::create(&path).unwrap();
         let old = SqlitePool::connect(&format!("sqlite://{}", path.display())).await.unwrap();
-        migrator(&MIGRATIONS[..1]).run(&old).await.unwrap();
+        migrator(&SQLITE[..1]).run(&old).await.unwrap();
         for sql in [
             "INSERT INTO rings VALUES (1, 'production', '0199a3b4-0000-7000-8000-000000000001', 1, 'kw_live_', 0)",
             "INSERT INTO clients VALUES (1, 'acme', NULL, NULL, 0)",
@@ -128,7 +159,7 @@ mod tests {
         }
         old.close().await;
 
-        let store = Store::open(&path).await.unwrap();
+        let store = Store::open(&Location::Sqlite(path.clone())).await.unwrap();
         let key = store.key("key_1").await.unwrap();
         assert_eq!((key.versions.len(), key.versions[0].last_used_at), (2, None));
         assert_eq!(key.open_rotation.as_deref(), Some("rot_1"));
@@ -151,7 +182,7 @@ mod tests {
         };
         assert_eq!(records[1].event, event);
         store.close().await;
-        let again = Store::open(&path).await.unwrap();
+        let again = Store::open(&Location::Sqlite(path.clone())).await.unwrap();
         assert_eq!(again.rings().await.unwrap()[0].revision, 1);
         assert_eq!(again.audit_records(0, 10).await.unwrap(), records, "chained once");
         again.close().await;

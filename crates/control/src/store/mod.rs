@@ -1,9 +1,10 @@
-//! All SQL. SQLite, one connection that writes and several that read.
+//! All SQL, for SQLite and PostgreSQL.
 //!
 //! # Layout
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`db`] | the two databases as one |
 //! | [`change`] | the unit of work: state, audit record and revisions commit together |
 //! | [`audit`] | the audit trail and its checkpoints |
 //! | [`clients`], [`keys`], [`rotations`], [`tokens`] | one resource each |
@@ -14,18 +15,18 @@
 //! | [`import`] | many digests at once |
 //! | [`usage`] | what proxies counted, written for all who wait |
 //! | [`rows`] | rows as types |
-//!
-//! No write waits for a lock that another of our connections holds: there is one writer, and with a
-//! write-ahead log readers neither wait for it nor stop it.
+//! | [`replicas`] | what other control planes on the same database commit |
 
 mod audit;
 pub mod change;
 mod clients;
+mod db;
 mod deadlines;
 mod endings;
 mod import;
 mod keys;
 mod migrations;
+mod replicas;
 mod rings;
 mod rotations;
 mod rows;
@@ -34,6 +35,7 @@ mod tokens;
 mod usage;
 
 pub use change::Context;
+pub use db::{BadUrl, Location, PostgresUrl};
 pub use deadlines::Due;
 pub use endings::Ending;
 pub use import::ImportedVersion;
@@ -44,31 +46,22 @@ pub use rotations::{NewRotation, RollBackTo};
 pub use setup::Setup;
 pub use usage::NewUsage;
 
-use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use keywheel_api::Timestamp;
 use keywheel_keyring::Digest;
-use sqlx::SqlitePool;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::postgres::PgDatabaseError;
 use tokio::sync::{Notify, watch};
 
 use change::Heads;
+use db::Db;
 use usage::UsageQueue;
-
-/// How long a statement waits for a lock that another process holds, such as a backup's.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-const READERS: u32 = 4;
-/// In KiB, as SQLite writes it. An import touches pages all over its indexes; with SQLite's own 2 MB each
-/// would be written to the log and read back many times. Only what is used is allocated.
-const WRITER_CACHE: &str = "-131072";
 
 /// The database.
 #[derive(Debug)]
 pub struct Store {
-    writer: SqlitePool,
-    readers: SqlitePool,
+    db: Db,
+    location: Location,
     heads: Heads,
     usage: UsageQueue,
     /// The newest audit record's number.
@@ -143,29 +136,12 @@ impl Store {
     /// # Errors
     ///
     /// [`OpenError`], which says what to do.
-    pub async fn open(path: &Path) -> Result<Self, OpenError> {
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true)
-            .busy_timeout(BUSY_TIMEOUT);
-        let writer = SqlitePoolOptions::new()
-            .max_connections(1)
-            .connect_with(options.clone().pragma("cache_size", WRITER_CACHE))
-            .await;
-        let writer = writer.map_err(|error| OpenError::new(path, error))?;
-        migrations::run(path, &writer).await?;
-        let audited = migrations::chain(path, &writer).await?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(READERS)
-            .connect_with(options.pragma("query_only", "on"))
-            .await
-            .map_err(|error| OpenError::new(path, error))?;
+    pub async fn open(location: &Location) -> Result<Self, OpenError> {
+        let db = Db::open(location, |dialect, pool| migrations::run(location, dialect, pool)).await?;
+        let audited = audited(&db).await.map_err(|error| OpenError::store(location, &error))?;
         Ok(Self {
-            writer,
-            readers,
+            db,
+            location: location.clone(),
             heads: Heads::default(),
             usage: UsageQueue::default(),
             audited: watch::Sender::new(audited),
@@ -173,31 +149,48 @@ impl Store {
         })
     }
 
-    /// Ends every connection, so that the write-ahead log is folded into the database.
+    /// Ends every connection.
     pub async fn close(&self) {
-        self.readers.close().await;
-        self.writer.close().await;
+        self.db.close().await;
     }
 
     /// # Errors
     ///
     /// [`StoreError`] if the database does not answer.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        sqlx::query("SELECT 1 FROM rings").fetch_optional(&self.readers).await?;
+        sqlx::query("SELECT 1 FROM rings").fetch_optional(self.db.readers()).await?;
         Ok(())
     }
+}
+
+async fn audited(db: &Db) -> Result<u64, StoreError> {
+    Ok(audit::head(&mut *db.readers().acquire().await?).await?.seq)
 }
 
 // === impl StoreError ===
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
+        if comes_back(&error) { Self::Unavailable(error) } else { Self::Failed(error) }
+    }
+}
+
+/// Whether the database may answer later.
+fn comes_back(error: &sqlx::Error) -> bool {
+    use sqlx::Error::{Io, PoolClosed, PoolTimedOut, Protocol, Tls, WorkerCrashed};
+    if let Some(error) = error.as_database_error()
+        && let Some(error) = error.try_downcast_ref::<PgDatabaseError>()
+    {
+        // https://www.postgresql.org/docs/current/errcodes-appendix.html: connection, resources, operator,
+        // system; read-only, as after a failover; a lock that was not had in time; roles that are not there yet.
+        let code = error.code();
+        return ["08", "53", "57", "58", "28"].iter().any(|class| code.starts_with(class))
+            || ["25006", "25P03", "55P03", "40001", "40P01"].contains(&code);
+    }
+    match error {
+        Io(_) | Tls(_) | Protocol(_) | PoolTimedOut | PoolClosed | WorkerCrashed => true,
         // https://sqlite.org/rescode.html: busy, locked, read-only, I/O error, full, cannot open.
-        let later = match &error {
-            sqlx::Error::PoolTimedOut => true,
-            _ => matches!(primary_code(&error), Some(5 | 6 | 8 | 10 | 13 | 14)),
-        };
-        if later { Self::Unavailable(error) } else { Self::Failed(error) }
+        error => matches!(sqlite_code(error), Some(5 | 6 | 8 | 10 | 13 | 14)),
     }
 }
 
@@ -214,7 +207,8 @@ impl From<crate::lifecycle::NoTurn> for StoreError {
     }
 }
 
-fn primary_code(error: &sqlx::Error) -> Option<u32> {
+/// The primary code of what SQLite says.
+fn sqlite_code(error: &sqlx::Error) -> Option<u32> {
     let code: u32 = error.as_database_error()?.code()?.parse().ok()?;
     Some(code & 0xff)
 }

@@ -2,7 +2,7 @@ use keywheel_keyring::document::MAX_ENTRIES;
 use keywheel_keyring::{Digest, Entry, Epoch, Millis};
 use serde_json::json;
 use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
+use sqlx::any::AnyRow;
 
 use super::change::Context;
 use super::rows::{ENTRY, entry, int, time, uint};
@@ -47,7 +47,7 @@ impl Store {
     pub async fn rings(&self) -> Result<Vec<RingRecord>, StoreError> {
         let rows =
             sqlx::query("SELECT id, name, epoch, revision, key_prefix, created_at FROM rings ORDER BY id")
-                .fetch_all(&self.readers)
+                .fetch_all(self.db.readers())
                 .await?;
         rows.iter().map(ring).collect()
     }
@@ -57,9 +57,9 @@ impl Store {
     /// [`StoreError`].
     pub async fn signers(&self) -> Result<Vec<Signer>, StoreError> {
         let rows = sqlx::query("SELECT id, public_key, sealed FROM signing_keys ORDER BY created_at, id")
-            .fetch_all(&self.readers)
+            .fetch_all(self.db.readers())
             .await?;
-        let signer = |row: &SqliteRow| {
+        let signer = |row: &AnyRow| {
             Ok(Signer {
                 id: row.try_get("id")?,
                 public_key: row.try_get("public_key")?,
@@ -76,11 +76,22 @@ impl Store {
     /// [`StoreError`].
     pub async fn count_entries(&self, ring: i64) -> Result<u64, StoreError> {
         let count =
-            sqlx::query_scalar("SELECT count(*) FROM versions WHERE ring_id = ? AND removed_at IS NULL")
+            sqlx::query_scalar("SELECT count(*) FROM versions WHERE ring_id = $1 AND removed_at IS NULL")
                 .bind(ring)
-                .fetch_one(&self.readers)
+                .fetch_one(self.db.readers())
                 .await?;
         Ok(uint(count))
+    }
+
+    /// A ring's head as it is committed now, whoever committed it. Those who wait for it are woken.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn look_at_head(&self, ring: i64) -> Result<u64, StoreError> {
+        let head = head(&mut *self.db.readers().acquire().await?, ring).await?;
+        self.known(ring, head);
+        Ok(head)
     }
 
     /// The changes after revision `since`, in the order of their revisions.
@@ -89,9 +100,9 @@ impl Store {
     ///
     /// [`StoreError`].
     pub async fn cut_changes(&self, ring: i64, since: u64) -> Result<Cut, StoreError> {
-        let sql = format!("{ENTRY} WHERE v.ring_id = ? AND v.revision > ? ORDER BY v.revision LIMIT ?");
+        let sql = format!("{ENTRY} WHERE v.ring_id = $1 AND v.revision > $2 ORDER BY v.revision LIMIT $3");
         // One transaction, so that head and rows are of one moment.
-        let mut tx = self.readers.begin().await?;
+        let mut tx = self.db.read().await?;
         let head = head(&mut tx, ring).await?;
         let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
             .bind(ring)
@@ -111,9 +122,9 @@ impl Store {
     pub async fn cut_page(&self, ring: i64, after: Option<Digest>) -> Result<Cut, StoreError> {
         let after = after.map_or_else(Vec::new, |digest| digest.as_bytes().to_vec());
         let sql = format!(
-            "{ENTRY} WHERE v.ring_id = ? AND v.digest > ? AND v.removed_at IS NULL ORDER BY v.digest LIMIT ?"
+            "{ENTRY} WHERE v.ring_id = $1 AND v.digest > $2 AND v.removed_at IS NULL ORDER BY v.digest LIMIT $3"
         );
-        let mut tx = self.readers.begin().await?;
+        let mut tx = self.db.read().await?;
         let head = head(&mut tx, ring).await?;
         let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
             .bind(ring)
@@ -134,7 +145,7 @@ impl Store {
     pub async fn remove_ended(&self, context: &Context, before: Millis) -> Result<usize, StoreError> {
         let mut change = self.begin(context).await?;
         let rows = sqlx::query(
-            "SELECT id, ring_id FROM versions WHERE ended_at < ? AND removed_at IS NULL ORDER BY ended_at LIMIT ?",
+            "SELECT id, ring_id FROM versions WHERE ended_at < $1 AND removed_at IS NULL ORDER BY ended_at LIMIT $2",
         )
         .bind(int(before.0))
         .bind(int(MAX_ENTRIES as u64))
@@ -147,7 +158,7 @@ impl Store {
         for row in &rows {
             let id: String = row.try_get("id")?;
             let revision = change.next_revision(row.try_get("ring_id")?).await?;
-            sqlx::query("UPDATE versions SET removed_at = ?, revision = ? WHERE id = ?")
+            sqlx::query("UPDATE versions SET removed_at = $1, revision = $2 WHERE id = $3")
                 .bind(int(context.now.0))
                 .bind(int(revision))
                 .bind(&id)
@@ -164,7 +175,7 @@ impl Store {
 
 impl Cut {
     /// From one row more than a document holds.
-    fn new(head: u64, rows: &[SqliteRow]) -> Result<Self, StoreError> {
+    fn new(head: u64, rows: &[AnyRow]) -> Result<Self, StoreError> {
         let more = rows.len() > MAX_ENTRIES;
         let mut cut = Self { head, entries: Vec::new(), removed: Vec::new(), revision: head, more };
         for row in rows.iter().take(MAX_ENTRIES) {
@@ -182,13 +193,13 @@ impl Cut {
     }
 }
 
-async fn head(tx: &mut sqlx::SqliteConnection, ring: i64) -> Result<u64, StoreError> {
+async fn head(tx: &mut sqlx::AnyConnection, ring: i64) -> Result<u64, StoreError> {
     let revision =
-        sqlx::query_scalar("SELECT revision FROM rings WHERE id = ?").bind(ring).fetch_one(tx).await?;
+        sqlx::query_scalar("SELECT revision FROM rings WHERE id = $1").bind(ring).fetch_one(tx).await?;
     Ok(uint(revision))
 }
 
-fn ring(row: &SqliteRow) -> Result<RingRecord, StoreError> {
+fn ring(row: &AnyRow) -> Result<RingRecord, StoreError> {
     let epoch: &str = row.try_get("epoch")?;
     Ok(RingRecord {
         id: row.try_get("id")?,

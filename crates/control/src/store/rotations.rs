@@ -3,7 +3,7 @@ use keywheel_api::{Rotation, RotationEnd, RotationState, State};
 use keywheel_keyring::key_text::random_id;
 use keywheel_keyring::{Digest, Millis, VersionId};
 use serde_json::json;
-use sqlx::SqliteConnection;
+use sqlx::AnyConnection;
 
 use super::change::{Change, Context};
 use super::keys::NewVersion;
@@ -106,7 +106,7 @@ impl Store {
         sqlx::query(
             "INSERT INTO rotations
              (id, key_id, old_version, new_version, state, begins_at, overlap_ends_at, created_at)
-             VALUES (?, ?, ?, ?, 'distributing', ?, ?, ?)",
+             VALUES ($1, $2, $3, $4, 'distributing', $5, $6, $7)",
         )
         .bind(&id)
         .bind(&key.id)
@@ -135,7 +135,7 @@ impl Store {
     ///
     /// [`Refusal::NotFound`].
     pub async fn rotation(&self, id: &str) -> Result<Rotation, StoreError> {
-        let mut connection = self.readers.acquire().await?;
+        let mut connection = self.db.readers().acquire().await?;
         load(&mut connection, id).await
     }
 
@@ -231,7 +231,7 @@ impl Change<'_> {
 
     /// The rotation of a key that goes on.
     pub(super) async fn open_rotation(&mut self, key: &str) -> Result<Option<Rotation>, StoreError> {
-        let sql = sqlx::AssertSqlSafe(format!("{ROTATION} WHERE key_id = ? AND ended_at IS NULL"));
+        let sql = sqlx::AssertSqlSafe(format!("{ROTATION} WHERE key_id = $1 AND ended_at IS NULL"));
         let row = sqlx::query(sql).bind(key).fetch_optional(&mut *self.tx).await?;
         row.as_ref().map(rotation).transpose()
     }
@@ -244,7 +244,7 @@ impl Change<'_> {
     ) -> Result<(), StoreError> {
         let state = lifecycle::turn(rotation.state, turn)?;
         let (state, ended_by) = (json!(state), json!(ended_by));
-        sqlx::query("UPDATE rotations SET state = ?, ended_by = ?, ended_at = ? WHERE id = ?")
+        sqlx::query("UPDATE rotations SET state = $1, ended_by = $2, ended_at = $3 WHERE id = $4")
             .bind(state.as_str())
             .bind(ended_by.as_str())
             .bind(int(self.context.now.0))
@@ -261,7 +261,7 @@ impl Change<'_> {
         let ends_at = Millis(now.0.saturating_add(overlap(rotation).unwrap_or_default()));
         lifecycle::turn(rotation.state, Turn::Begin)?;
         sqlx::query(
-            "UPDATE rotations SET state = 'overlapping', begins_at = ?, overlap_ends_at = ? WHERE id = ?",
+            "UPDATE rotations SET state = 'overlapping', begins_at = $1, overlap_ends_at = $2 WHERE id = $3",
         )
         .bind(int(now.0))
         .bind(int(ends_at.0))
@@ -336,7 +336,7 @@ impl Change<'_> {
     }
 
     async fn rotation_that_made(&mut self, version: &str) -> Result<Option<Rotation>, StoreError> {
-        let sql = sqlx::AssertSqlSafe(format!("{ROTATION} WHERE new_version = ?"));
+        let sql = sqlx::AssertSqlSafe(format!("{ROTATION} WHERE new_version = $1"));
         let row = sqlx::query(sql).bind(version).fetch_optional(&mut *self.tx).await?;
         row.as_ref().map(rotation).transpose()
     }
@@ -348,8 +348,8 @@ fn overlap(rotation: &Rotation) -> Option<u64> {
     Some(time::millis(rotation.overlap_ends_at)?.saturating_since(begins_at))
 }
 
-async fn load(connection: &mut SqliteConnection, id: &str) -> Result<Rotation, StoreError> {
-    let sql = sqlx::AssertSqlSafe(format!("{ROTATION} WHERE id = ?"));
+async fn load(connection: &mut AnyConnection, id: &str) -> Result<Rotation, StoreError> {
+    let sql = sqlx::AssertSqlSafe(format!("{ROTATION} WHERE id = $1"));
     let row = sqlx::query(sql).bind(id).fetch_optional(connection).await?;
     let row = row.ok_or_else(|| Refusal::NotFound { what: "rotation", name: id.to_owned() })?;
     rotation(&row)

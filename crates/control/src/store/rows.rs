@@ -5,7 +5,7 @@ use keywheel_api::{Key, Rotation, RotationEnd, RotationState, Timestamp, Version
 use keywheel_keyring::{Digest, Entry, Millis, State};
 use serde::de::DeserializeOwned;
 use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
+use sqlx::any::AnyRow;
 
 use super::StoreError;
 use crate::lifecycle::accepted_until;
@@ -44,7 +44,7 @@ pub(super) fn uint(value: i64) -> u64 {
     u64::try_from(value).unwrap_or_default()
 }
 
-pub(super) fn version(row: &SqliteRow) -> Result<VersionRow, StoreError> {
+pub(super) fn version(row: &AnyRow) -> Result<VersionRow, StoreError> {
     Ok(VersionRow {
         id: row.try_get("id")?,
         key: row.try_get("key_id")?,
@@ -64,7 +64,7 @@ pub(super) fn version(row: &SqliteRow) -> Result<VersionRow, StoreError> {
 }
 
 /// A key without its versions.
-pub(super) fn key(row: &SqliteRow) -> Result<Key, StoreError> {
+pub(super) fn key(row: &AnyRow) -> Result<Key, StoreError> {
     Ok(Key {
         id: row.try_get("id")?,
         ring: row.try_get("ring")?,
@@ -78,7 +78,7 @@ pub(super) fn key(row: &SqliteRow) -> Result<Key, StoreError> {
     })
 }
 
-pub(super) fn rotation(row: &SqliteRow) -> Result<Rotation, StoreError> {
+pub(super) fn rotation(row: &AnyRow) -> Result<Rotation, StoreError> {
     let ended_by: Option<String> = row.try_get("ended_by")?;
     Ok(Rotation {
         id: row.try_get("id")?,
@@ -95,7 +95,7 @@ pub(super) fn rotation(row: &SqliteRow) -> Result<Rotation, StoreError> {
 }
 
 /// An entry as proxies get it, and whether they are to forget it instead.
-pub(super) fn entry(row: &SqliteRow) -> Result<(Entry, bool), StoreError> {
+pub(super) fn entry(row: &AnyRow) -> Result<(Entry, bool), StoreError> {
     let state: State = word(row, "state")?;
     let own = optional_time(row, "expires_at")?;
     let removed: Option<i64> = row.try_get("removed_at")?;
@@ -118,27 +118,27 @@ pub(super) fn entry(row: &SqliteRow) -> Result<(Entry, bool), StoreError> {
     Ok((entry, removed.is_some()))
 }
 
-pub(super) fn time(row: &SqliteRow, column: &str) -> Result<Millis, StoreError> {
+pub(super) fn time(row: &AnyRow, column: &str) -> Result<Millis, StoreError> {
     Ok(Millis(uint(row.try_get(column)?)))
 }
 
-pub(super) fn optional_time(row: &SqliteRow, column: &str) -> Result<Option<Millis>, StoreError> {
+pub(super) fn optional_time(row: &AnyRow, column: &str) -> Result<Option<Millis>, StoreError> {
     let value: Option<i64> = row.try_get(column)?;
     Ok(value.map(|value| Millis(uint(value))))
 }
 
-pub(super) fn optional_timestamp(row: &SqliteRow, column: &str) -> Result<Option<Timestamp>, StoreError> {
+pub(super) fn optional_timestamp(row: &AnyRow, column: &str) -> Result<Option<Timestamp>, StoreError> {
     Ok(optional_time(row, column)?.map(timestamp))
 }
 
-pub(super) fn digest(row: &SqliteRow, column: &str) -> Result<Digest, StoreError> {
+pub(super) fn digest(row: &AnyRow, column: &str) -> Result<Digest, StoreError> {
     let bytes: &[u8] = row.try_get(column)?;
     let bytes = bytes.try_into().map_err(|_| StoreError::Corrupt("a digest of a wrong length".into()))?;
     Ok(Digest::from_bytes(bytes))
 }
 
 /// A word that the type's own serde names define.
-fn word<T: DeserializeOwned>(row: &SqliteRow, column: &str) -> Result<T, StoreError> {
+fn word<T: DeserializeOwned>(row: &AnyRow, column: &str) -> Result<T, StoreError> {
     named(row.try_get(column)?)
 }
 

@@ -32,9 +32,9 @@ impl Store {
     ///
     /// [`StoreError`].
     pub async fn token(&self, hash: HashedToken) -> Result<Option<(String, Role)>, StoreError> {
-        let row = sqlx::query("SELECT id, role FROM tokens WHERE hash = ?")
+        let row = sqlx::query("SELECT id, role FROM tokens WHERE hash = $1")
             .bind(hash.as_bytes().to_vec())
-            .fetch_optional(&self.readers)
+            .fetch_optional(self.db.readers())
             .await?;
         let Some(row) = row else { return Ok(None) };
         let role: &str = row.try_get("role")?;
@@ -46,7 +46,7 @@ impl Store {
 impl Change<'_> {
     pub(super) async fn insert_token(&mut self, role: Role, hash: HashedToken) -> Result<String, StoreError> {
         let id = random_id("token", random()?);
-        sqlx::query("INSERT INTO tokens (id, hash, role, created_at) VALUES (?, ?, ?, ?)")
+        sqlx::query("INSERT INTO tokens (id, hash, role, created_at) VALUES ($1, $2, $3, $4)")
             .bind(&id)
             .bind(hash.as_bytes().to_vec())
             .bind(role.as_str())

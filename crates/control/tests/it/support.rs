@@ -1,20 +1,29 @@
 //! A control plane in a directory of its own, called without a socket.
+//!
+//! With `KEYWHEEL_TEST_DATABASE=postgres` each has a database of its own on a PostgreSQL server that this process
+//! starts and ends; `cargo xtask test` runs the suite in both ways.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
 use keywheel_api::{Key, Rotation};
 use keywheel_control::secret::random;
-use keywheel_control::store::{Context, Store};
+use keywheel_control::store::{Context, Location, PostgresUrl, Store};
 use keywheel_control::{Control, Options, RingAuth, app, clock};
 use keywheel_keyring::{Digest, Document, PublicKey, VersionId, signature};
+use keywheel_testkit::postgres::Postgres;
 use serde_json::{Value, json};
-use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
+use sqlx::AnyPool;
 use tempfile::TempDir;
 use tower::ServiceExt as _;
+
+pub(crate) static POSTGRES: LazyLock<Postgres> = LazyLock::new(|| Postgres::start().unwrap());
+/// The database of each directory.
+static DATABASES: Mutex<BTreeMap<PathBuf, PostgresUrl>> = Mutex::new(BTreeMap::new());
 
 pub(crate) struct Plane {
     pub(crate) dir: Arc<TempDir>,
@@ -29,7 +38,20 @@ pub(crate) struct Answer {
 }
 
 pub(crate) fn options(dir: &Path) -> Options {
+    Options { database: on_postgres().then(|| database_of(dir)), ..on_sqlite(dir) }
+}
+
+pub(crate) fn on_sqlite(dir: &Path) -> Options {
     Options::new(dir.join("data"), "kw_live_".parse().unwrap())
+}
+
+pub(crate) fn on_postgres() -> bool {
+    std::env::var("KEYWHEEL_TEST_DATABASE").is_ok_and(|name| name == "postgres")
+}
+
+pub(crate) fn database_of(dir: &Path) -> PostgresUrl {
+    let mut databases = DATABASES.lock().unwrap();
+    databases.entry(dir.to_owned()).or_insert_with(|| POSTGRES.database().unwrap().parse().unwrap()).clone()
 }
 
 pub(crate) async fn plane() -> Plane {
@@ -37,10 +59,14 @@ pub(crate) async fn plane() -> Plane {
 }
 
 pub(crate) async fn plane_with(ring_auth: RingAuth) -> Plane {
-    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let dir = tempfile::tempdir().unwrap();
     let options = Options { ring_auth, ..options(dir.path()) };
-    let (control, token) = Control::open(&options).await.unwrap();
-    Plane { dir, control: Arc::new(control), token: token.unwrap().expose().to_owned() }
+    first_start(dir, &options).await
+}
+
+pub(crate) async fn first_start(dir: TempDir, options: &Options) -> Plane {
+    let (control, token) = Control::open(options).await.unwrap();
+    Plane { dir: Arc::new(dir), control: Arc::new(control), token: token.unwrap().expose().to_owned() }
 }
 
 impl Plane {
@@ -71,9 +97,12 @@ impl Plane {
     }
 
     /// A pool of the test's own, to look behind the control plane's back.
-    pub(crate) async fn database(&self) -> SqlitePool {
-        let path = self.dir.path().join("data/keywheel.db");
-        SqlitePool::connect_with(SqliteConnectOptions::new().filename(path)).await.unwrap()
+    pub(crate) async fn database(&self) -> AnyPool {
+        let location = match options(self.dir.path()).database {
+            Some(url) => Location::Postgres(url),
+            None => Location::Sqlite(self.dir.path().join("data/keywheel.db")),
+        };
+        location.pool().await.unwrap()
     }
 
     pub(crate) async fn post(&self, path: &str, body: Value) -> Answer {
