@@ -50,7 +50,9 @@ pub use key::{
 };
 pub use keywheel_keyring::State;
 pub use problem::{FieldError, Problem, ProblemKind};
-pub use ring::{Proxy, Ring};
+pub use ring::{
+    Applied, ForgetProxies, ForgottenProxies, Proof, Proxy, ProxyName, ProxyState, Ring, RingProxies,
+};
 pub use rotation::{RollBack, Rotation, RotationEnd, RotationState, RotationWithSecret, StartRotation};
 pub use token::{CreateToken, Role, Token};
 pub use usage::{KeyUsage, Reporting, RingUsage, UsageHour};

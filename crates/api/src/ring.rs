@@ -18,14 +18,14 @@ pub struct Ring {
     /// Base64 Ed25519 public keys for the filter's `control.trust`.
     pub trust: Vec<String>,
     pub created_at: Timestamp,
-    /// Proxies heard from since the control plane started, by node and instance.
+    /// Proxies that asked for it and were not forgotten, by node and instance.
     pub proxies: Vec<Proxy>,
     /// What became of their usage reports.
     #[serde(default)]
     pub usage: RingUsage,
 }
 
-/// What one proxy last said about itself. Shown, and trusted for nothing else.
+/// What one proxy last said about itself, and what that is worth now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proxy {
     pub node: String,
@@ -41,5 +41,86 @@ pub struct Proxy {
     pub enforced: u64,
     /// Seconds since the newest document that it accepted was issued.
     pub age_seconds: u64,
+    /// From what age of its ring on it refuses every request; absent where it serves however old that is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refuses_after_seconds: Option<u64>,
+    pub state: ProxyState,
+    pub first_seen: Timestamp,
     pub last_seen: Timestamp,
+}
+
+/// What is known of a proxy, against the newest revision of its ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProxyState {
+    /// All its VMs enforce it.
+    Current,
+    /// It is there, and has not said that all its VMs do.
+    Lagging,
+    /// It was not heard of for longer than it may be silent. What it said before still holds, since a ring never goes
+    /// back.
+    Unproven,
+    /// It was not heard of for so long that its ring is too old for it: it refuses every request by itself.
+    Expired,
+}
+
+/// Who enforces a ring up to a revision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proof {
+    pub ring: String,
+    /// The revision that is to be enforced.
+    pub revision: u64,
+    /// Proxies that said that all their VMs enforce it.
+    pub enforced: u64,
+    /// Proxies that have to: all but those that refuse every request by themselves.
+    pub of: u64,
+    /// Those that are there and do not yet, at most 100 of them.
+    pub laggards: Vec<ProxyName>,
+    /// Those that are silent and did not say so before, at most 100 of them.
+    pub unproven: Vec<ProxyName>,
+}
+
+/// Which Envoy.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ProxyName {
+    pub node: String,
+    pub instance: String,
+}
+
+/// What `?wait=applied` adds to the answer to a change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    /// Whether every proxy of every ring that changed enforces it.
+    pub complete: bool,
+    /// From the commit until this was known.
+    pub milliseconds: u64,
+    /// Of each ring that changed.
+    pub rings: Vec<Proof>,
+}
+
+/// Proxies of a ring, and who enforces it up to its newest revision.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RingProxies {
+    #[serde(flatten)]
+    pub proof: Proof,
+    pub items: Vec<Proxy>,
+}
+
+/// Proxies that are gone for good.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ForgetProxies {
+    /// These, whether they are silent or not.
+    #[serde(default)]
+    pub instances: Vec<String>,
+    /// All that were not heard of for so long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silent_for_seconds: Option<u64>,
+}
+
+/// Which were forgotten.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForgottenProxies {
+    pub ring: String,
+    pub forgotten: Vec<ProxyName>,
 }

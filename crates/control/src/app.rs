@@ -9,7 +9,9 @@ use axum::routing::{get, post};
 use keywheel_keyring::usage::MAX_REPORT;
 
 use crate::Control;
-use crate::api::{audit, auth, clients, error, health, keys, request, rings, rotations, tokens, usage};
+use crate::api::{
+    applied, audit, auth, clients, error, health, keys, request, rings, rotations, tokens, usage,
+};
 
 /// The most that the body of an admin request may hold, in bytes.
 pub const MAX_BODY: usize = 64 * 1024;
@@ -34,7 +36,10 @@ pub fn admin(control: Arc<Control>) -> Router {
         .route("/v1/rotations/{rotation}/cancel", post(rotations::cancel))
         .route("/v1/rotations/{rotation}/rollback", post(rotations::roll_back))
         .route("/v1/rings/{ring}", get(rings::show))
+        .route("/v1/rings/{ring}/proxies", get(rings::proxies))
+        .route("/v1/rings/{ring}/proxies/forget", post(rings::forget_proxies))
         .route("/v1/tokens", post(tokens::create))
+        .route_layer(from_fn_with_state(control.clone(), applied::wait))
         .route_layer(from_fn_with_state(control.clone(), auth::admin))
         .merge(health())
         .layer(DefaultBodyLimit::max(MAX_BODY))

@@ -13,7 +13,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::serve::ListenerExt as _;
 use keywheel_keyring::entry::is_ring_name;
-use keywheel_keyring::{Epoch, KeyPrefix, SigningKey};
+use keywheel_keyring::{Epoch, KeyPrefix, Millis, SigningKey};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 
 use crate::app;
 use crate::clock;
-use crate::jobs::{checkpoints, purge, scheduler};
+use crate::jobs::{self, checkpoints, purge, scheduler};
 use crate::notary::Notary;
 use crate::ring::{Press, Publisher};
 use crate::seal::{MasterKey, MasterKeyError, write_private};
@@ -152,7 +152,8 @@ impl Control {
         let default_ring = records.first().map(|ring| ring.name.clone()).unwrap_or_default();
         for record in records {
             let press = Press::new(&record, SigningKey::from_seed(*key));
-            let publisher = Publisher::new(record.clone(), press, store.clone(), stopping.clone());
+            let proxies = store.proxies(record.id, Millis(0)).await?;
+            let publisher = Publisher::new(record.clone(), press, store.clone(), proxies, stopping.clone());
             rings.insert(record.name, publisher);
         }
         let notary = Arc::new(Notary::new(store.clone(), SigningKey::from_seed(*key)));
@@ -169,6 +170,11 @@ impl Control {
         Ok((control, token))
     }
 
+    /// By name.
+    pub fn rings(&self) -> impl Iterator<Item = &Publisher> {
+        self.rings.values()
+    }
+
     #[must_use]
     pub fn ring(&self, name: &str) -> Option<&Publisher> {
         self.rings.get(name)
@@ -178,6 +184,10 @@ impl Control {
     #[must_use]
     pub fn default_ring(&self) -> &str {
         &self.default_ring
+    }
+
+    pub(crate) fn stopping(&self) -> watch::Receiver<bool> {
+        self.stop.subscribe()
     }
 
     /// Ends every wait and every job.
@@ -196,12 +206,17 @@ impl Control {
         ring: TcpListener,
         shutdown: impl Future<Output = ()>,
     ) -> io::Result<()> {
-        let jobs = [
+        let mut jobs = vec![
             tokio::spawn(scheduler::run(self.store.clone(), self.stop.subscribe())),
             tokio::spawn(checkpoints::run(self.store.clone(), self.notary.clone(), self.stop.subscribe())),
             tokio::spawn(self.store.clone().follow_replicas(self.stop.subscribe())),
             tokio::spawn(purge::run(self.store.clone(), self.keep_ended, self.stop.subscribe())),
         ];
+        for ring in self.rings.values() {
+            let (ring, proxies) = (ring.record.id, ring.proxies.clone());
+            let job = jobs::proxies::run(self.store.clone(), ring, proxies, self.stop.subscribe());
+            jobs.push(tokio::spawn(job));
+        }
         let listeners = [
             tokio::spawn(listen(admin, app::admin(self.clone()), self.stop.subscribe())),
             tokio::spawn(listen(ring, app::ring(self.clone()), self.stop.subscribe())),

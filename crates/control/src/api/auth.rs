@@ -13,7 +13,7 @@ use keywheel_api::{Problem, ProblemKind, Role};
 use super::error::ApiError;
 use super::request::RequestId;
 use crate::secret::PlainToken;
-use crate::store::Context;
+use crate::store::{Committed, Context};
 use crate::{Control, RingAuth, clock};
 
 #[derive(Debug, Clone)]
@@ -72,6 +72,9 @@ impl<S: Send + Sync> FromRequestParts<S> for By {
         // Absent where the application is called without a socket.
         let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
         let client_address = peer.map(|ConnectInfo(peer)| peer.ip().to_canonical());
-        Ok(Self(Context { actor: actor.0.clone(), now: clock::now(), request_id, client_address }))
+        // Present where somebody waits for what is committed.
+        let committed = parts.extensions.get::<Committed>().cloned().unwrap_or_default();
+        let actor = actor.0.clone();
+        Ok(Self(Context { actor, now: clock::now(), request_id, client_address, committed }))
     }
 }

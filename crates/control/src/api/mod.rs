@@ -1,5 +1,6 @@
 //! HTTP: one file per resource owns its handlers. No SQL here.
 
+pub(crate) mod applied;
 pub(crate) mod audit;
 pub(crate) mod auth;
 pub(crate) mod body;

@@ -4,22 +4,25 @@ use std::time::Duration;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use keywheel_api::Ring;
 use keywheel_api::time::timestamp;
+use keywheel_api::{ForgetProxies, ForgottenProxies, Ring, RingProxies};
 use keywheel_keyring::signature::{SIGNATURE_HEADER, SIGNER_HEADER};
 use keywheel_keyring::{Digest, Epoch};
 use serde::Deserialize;
-use tracing::debug;
+use tracing::{debug, info};
 
-use super::body::Params;
+use super::auth::By;
+use super::body::{Json, Params};
 use super::error::ApiError;
-use super::require;
+use super::{require, uncancelled};
 use crate::ring::{Ask, Publisher, Signed, proxies};
 use crate::store::{Refusal, StoreError};
 use crate::{Control, clock};
 
 /// The longest wait for a change, in seconds.
 const MAX_WAIT: u64 = 60;
+/// Instances that one request forgets.
+const MAX_FORGET: usize = 500;
 
 #[derive(Debug, Deserialize)]
 pub(crate) struct ChangesQuery {
@@ -37,6 +40,12 @@ pub(crate) struct SnapshotQuery {
     at_least: u64,
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Revision {
+    revision: Option<u64>,
+}
+
 pub(crate) async fn show(
     State(control): State<Arc<Control>>,
     Path(ring): Path<String>,
@@ -51,9 +60,47 @@ pub(crate) async fn show(
         entries: control.store.count_entries(record.id).await?,
         trust: publisher.trust().iter().map(ToString::to_string).collect(),
         created_at: timestamp(record.created_at),
-        proxies: publisher.proxies.list(),
+        proxies: publisher.proxies.list(publisher.head(), clock::now()),
         usage: control.store.usage_tally(record.id),
     }))
+}
+
+pub(crate) async fn proxies(
+    State(control): State<Arc<Control>>,
+    Path(ring): Path<String>,
+    Params(asked): Params<Revision>,
+) -> Result<axum::Json<RingProxies>, ApiError> {
+    let publisher = find(&control, &ring)?;
+    let head = publisher.head();
+    let (revision, now) = (asked.revision.unwrap_or(head), clock::now());
+    require(revision <= head, "revision", "not newer than the ring, whose revision is in its answer")?;
+    let proof = publisher.proxies.proof(revision, now);
+    Ok(axum::Json(RingProxies { proof, items: publisher.proxies.list(revision, now) }))
+}
+
+pub(crate) async fn forget_proxies(
+    State(control): State<Arc<Control>>,
+    Path(ring): Path<String>,
+    By(context): By,
+    Json(which): Json<ForgetProxies>,
+) -> Result<axum::Json<ForgottenProxies>, ApiError> {
+    let publisher = find(&control, &ring)?;
+    let some = which.silent_for_seconds.is_some() || !which.instances.is_empty();
+    require(some, "instances", "the instances to forget, unless `silent_for_seconds` says which")?;
+    require(which.instances.len() <= MAX_FORGET, "instances", "at most 500 of them")?;
+    // Who is there comes back with its next call, and until then nobody would wait for it.
+    let silent = which.silent_for_seconds.is_none_or(|seconds| seconds >= proxies::MAY_BE_SILENT / 1000);
+    require(silent, "silent_for_seconds", "at least 60 seconds: a proxy may be silent for so long")?;
+    let (id, proxies) = (publisher.record.id, publisher.proxies.clone());
+    let change = async move {
+        // When each was heard of last must be known where they are deleted.
+        proxies.write(true).await?;
+        let forgotten = control.store.forget_proxies(&context, (id, &ring), &which).await?;
+        proxies.forget(&forgotten);
+        info!(ring, count = forgotten.len(), "Forgot {} proxies of ring {ring}", forgotten.len());
+        Ok::<_, StoreError>(ForgottenProxies { ring, forgotten })
+    };
+    Ok(axum::Json(uncancelled(change).await?))
 }
 
 /// Unknown parameters are ignored, so that a newer proxy can talk to an older server.
@@ -65,7 +112,7 @@ pub(crate) async fn changes(
 ) -> Result<Response, ApiError> {
     require(query.wait <= MAX_WAIT, "wait", "0 to 60 seconds")?;
     let publisher = find(&control, &ring)?;
-    note(publisher, &headers);
+    note(publisher, &headers).await;
     let wait = Duration::from_secs(query.wait);
     let ask = Ask::Changes { epoch: query.epoch, since: query.since, wait };
     Ok(signed(publisher.answer(ask).await?))
@@ -78,7 +125,7 @@ pub(crate) async fn snapshot(
     Params(query): Params<SnapshotQuery>,
 ) -> Result<Response, ApiError> {
     let publisher = find(&control, &ring)?;
-    note(publisher, &headers);
+    note(publisher, &headers).await;
     let ask = Ask::Page { after: query.after, epoch: query.epoch, at_least: query.at_least };
     Ok(signed(publisher.answer(ask).await?))
 }
@@ -88,10 +135,10 @@ pub(super) fn find<'a>(control: &'a Control, ring: &str) -> Result<&'a Publisher
     Ok(control.ring(ring).ok_or_else(not_found)?)
 }
 
-pub(super) fn note(publisher: &Publisher, headers: &HeaderMap) {
+pub(super) async fn note(publisher: &Publisher, headers: &HeaderMap) {
     let Some(header) = headers.get(proxies::HEADER) else { return };
-    match proxies::parse(header.as_bytes(), clock::now()) {
-        Ok(proxy) => publisher.proxies.report(proxy),
+    match proxies::parse(header.as_bytes()) {
+        Ok(proxy) => publisher.proxies.report(proxy, clock::now()).await,
         Err(error) => debug!(%error, "A proxy's report is left aside"),
     }
 }

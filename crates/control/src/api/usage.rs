@@ -37,7 +37,7 @@ pub(crate) async fn record(
     request: Request,
 ) -> Result<StatusCode, ApiError> {
     let publisher = rings::find(&control, &ring)?;
-    rings::note(publisher, request.headers());
+    rings::note(publisher, request.headers()).await;
     let ring = publisher.record.id;
     let body = Bytes::from_request(request, &()).await.map_err(|rejection| {
         if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {

@@ -8,8 +8,9 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::error;
 
+use super::proxies::{Proxies, Seen};
 use super::shelf::Shelf;
-use super::{Press, Proxies, Signed};
+use super::{Press, Signed};
 use crate::store::{Cut, RingRecord, Store, StoreError};
 
 /// Everyone whose wait ends within this time gets one heartbeat. Whoever waited at least as long gets
@@ -28,7 +29,7 @@ const PAGES_KEPT: usize = 256;
 #[derive(Debug)]
 pub struct Publisher {
     pub record: RingRecord,
-    pub proxies: Proxies,
+    pub proxies: Arc<Proxies>,
     press: Press,
     store: Arc<Store>,
     head: watch::Receiver<u64>,
@@ -60,10 +61,17 @@ pub enum RingError {
 
 impl Publisher {
     #[must_use]
-    pub fn new(record: RingRecord, press: Press, store: Arc<Store>, shutdown: watch::Receiver<bool>) -> Self {
+    pub fn new(
+        record: RingRecord,
+        press: Press,
+        store: Arc<Store>,
+        known: Vec<Seen>,
+        shutdown: watch::Receiver<bool>,
+    ) -> Self {
+        let ring = (record.id, record.name.clone(), record.epoch);
         Self {
             head: store.watch_head(record.id, record.revision),
-            proxies: Proxies::default(),
+            proxies: Arc::new(Proxies::new(ring, store.clone(), known)),
             record,
             press,
             store,

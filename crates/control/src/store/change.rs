@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use keywheel_api::audit::{Head, SYSTEM};
 use keywheel_keyring::Millis;
@@ -23,7 +24,14 @@ pub struct Context {
     pub now: Millis,
     pub request_id: Option<String>,
     pub client_address: Option<IpAddr>,
+    /// Is told what the change committed.
+    pub committed: Committed,
 }
+
+/// The revisions that a request's changes took: the last one of each ring, and when it was committed. Clones share
+/// what they hold.
+#[derive(Debug, Clone, Default)]
+pub struct Committed(Arc<Mutex<BTreeMap<i64, (u64, Instant)>>>);
 
 /// A change under way. Dropped without [`commit`](Self::commit), it never was.
 pub(super) struct Change<'a> {
@@ -43,7 +51,13 @@ impl Context {
     /// Of what the control plane does by itself.
     #[must_use]
     pub fn system(now: Millis) -> Self {
-        Self { actor: SYSTEM.to_owned(), now, request_id: None, client_address: None }
+        Self {
+            actor: SYSTEM.to_owned(),
+            now,
+            request_id: None,
+            client_address: None,
+            committed: Committed::default(),
+        }
     }
 }
 
@@ -106,9 +120,24 @@ impl Change<'_> {
         self.tx.commit().await?;
         for (ring, head) in self.heads {
             self.store.heads.publish(ring, head);
+            self.context.committed.add(ring, head);
         }
         self.store.committed(audited.seq);
         Ok(())
+    }
+}
+
+// === impl Committed ===
+
+impl Committed {
+    /// By ring.
+    #[must_use]
+    pub fn heads(&self) -> BTreeMap<i64, (u64, Instant)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn add(&self, ring: i64, head: u64) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(ring, (head, Instant::now()));
     }
 }
 

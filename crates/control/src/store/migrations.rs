@@ -17,9 +17,12 @@ const SQLITE: &[Step] = &[
     (2, "usage", include_str!("../../migrations/sqlite/0002_usage.sql")),
     (3, "audit", include_str!("../../migrations/sqlite/0003_audit.sql")),
     (4, "lifecycle", include_str!("../../migrations/sqlite/0004_lifecycle.sql")),
+    (8, "proxies", include_str!("../../migrations/sqlite/0008_proxies.sql")),
 ];
-const POSTGRES: &[Step] =
-    &[(4, "first schema", include_str!("../../migrations/postgres/0004_first_schema.sql"))];
+const POSTGRES: &[Step] = &[
+    (4, "first schema", include_str!("../../migrations/postgres/0004_first_schema.sql")),
+    (8, "proxies", include_str!("../../migrations/postgres/0008_proxies.sql")),
+];
 
 /// Whether there are tables but not our history: then it belongs to somebody else.
 const FOREIGN: Sql = Sql {
@@ -131,6 +134,7 @@ mod tests {
             "3a74deec6ce87e59701334f7fa0677801ac782fa5efd6a204f14b300ba60ecc6",
             "0df93925b1e0e0b8dbfbef787caa4123054608a22d895426fbe920ca53b45fe4",
             "d1cf042de8923525443ec2f88147aba8f966ca08f1054cf138abacaf01c8ec76",
+            "348060bba2243a87cd27a1e097eef6aa9df46a834be23010866d53438306b080",
         ];
         let found: Vec<_> = SQLITE.iter().map(|(_, _, sql)| hex::encode(Sha256::digest(sql))).collect();
         assert_eq!(found, released, "add a migration instead");

@@ -13,6 +13,7 @@
 //! | [`deadlines`] | what happens to versions and rotations by its time |
 //! | [`endings`] | revoked, compromised, brought back |
 //! | [`import`] | many digests at once |
+//! | [`proxies`] | what proxies said of themselves |
 //! | [`usage`] | what proxies counted, written for all who wait |
 //! | [`rows`] | rows as types |
 //! | [`replicas`] | what other control planes on the same database commit |
@@ -26,6 +27,7 @@ mod endings;
 mod import;
 mod keys;
 mod migrations;
+mod proxies;
 mod replicas;
 mod rings;
 mod rotations;
@@ -34,7 +36,7 @@ mod setup;
 mod tokens;
 mod usage;
 
-pub use change::Context;
+pub use change::{Committed, Context};
 pub use db::{BadUrl, Location, PostgresUrl};
 pub use deadlines::Due;
 pub use endings::Ending;
@@ -66,6 +68,8 @@ pub struct Store {
     usage: UsageQueue,
     /// The newest audit record's number.
     pub(crate) audited: watch::Sender<u64>,
+    /// Counts what other replicas may have written down of proxies.
+    pub(crate) proxies_written: watch::Sender<u64>,
     /// Woken when a deadline may have come closer.
     pub(crate) deadlines: Notify,
 }
@@ -145,8 +149,15 @@ impl Store {
             heads: Heads::default(),
             usage: UsageQueue::default(),
             audited: watch::Sender::new(audited),
+            proxies_written: watch::Sender::new(0),
             deadlines: Notify::new(),
         })
+    }
+
+    /// Whether other control planes may share the database.
+    #[must_use]
+    pub const fn is_shared(&self) -> bool {
+        !self.location.is_file()
     }
 
     /// Ends every connection.

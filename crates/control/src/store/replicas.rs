@@ -15,6 +15,8 @@ use super::rows::uint;
 use super::{Store, StoreError, audit};
 
 pub(super) const CHANNEL: &str = "keywheel";
+/// The payload of whoever wrote down what proxies said.
+pub(super) const PROXIES: &str = "proxies";
 /// How long a change may go unnoticed whose notification was lost.
 const POLL: Duration = Duration::from_secs(1);
 const RECONNECT: Duration = Duration::from_secs(1);
@@ -74,11 +76,16 @@ impl Store {
         }
         let head = audit::head(&mut *self.db.readers().acquire().await?).await?;
         self.committed(head.seq);
+        self.proxies_written.send_modify(|writes| *writes = writes.wrapping_add(1));
         Ok(())
     }
 
-    /// `<audit record> <ring>:<revision> …`
+    /// `<audit record> <ring>:<revision> …`, or [`PROXIES`].
     fn heard(&self, payload: &str) {
+        if payload == PROXIES {
+            self.proxies_written.send_modify(|writes| *writes = writes.wrapping_add(1));
+            return;
+        }
         let mut words = payload.split(' ');
         let audited = words.next().and_then(|word| word.parse().ok());
         for word in words {
