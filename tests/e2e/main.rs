@@ -31,6 +31,7 @@ mod modes;
 mod neighbour;
 mod overlap;
 mod plugin_configuration;
+mod proof;
 mod proxy_first;
 mod pushed_ring;
 mod refusal;

@@ -18,7 +18,8 @@ Exit codes:
   2  the command line is wrong
   3  the control plane cannot be reached
   4  no token, or not one that may do this
-  5  the audit trail is not whole";
+  5  the audit trail is not whole
+  6  done, but not every proxy is known to enforce it (--wait)";
 
 const RING_URL: &str = "http://127.0.0.1:7071";
 const RING_URL_HELP: &str = "The ring listener's URL: a control plane's or a relay's";
@@ -32,6 +33,11 @@ pub(crate) struct Args {
     /// How to print results and errors
     #[arg(long, global = true, value_enum, default_value = "human")]
     pub(crate) output: Output,
+    /// After a change, wait until every proxy enforces it, so long at most, such as 30s; at most 60s. Says on stderr
+    /// who does, and who does not
+    #[arg(long, global = true, value_name = "DURATION", value_parser = duration, num_args = 0..=1,
+        default_missing_value = "10s", require_equals = true)]
+    pub(crate) wait: Option<Duration>,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -258,6 +264,25 @@ pub(crate) enum Ring {
         /// Print only the base64 public keys for the filter's `control.trust`, one per line
         #[arg(long)]
         trust: bool,
+    },
+    /// List a ring's proxies, and which of them enforce it
+    Proxies {
+        #[arg(default_value = "production")]
+        ring: String,
+        /// Up to this revision [default: the newest]
+        #[arg(long)]
+        revision: Option<u64>,
+    },
+    /// Forget proxies that are gone for good, so that nothing waits for them
+    Forget {
+        #[arg(default_value = "production")]
+        ring: String,
+        /// This one, as `ring proxies` shows it; repeat for more
+        #[arg(long, value_name = "INSTANCE", required_unless_present = "silent_for")]
+        instance: Vec<String>,
+        /// All that were not heard of for so long, such as 24h; at least 60s
+        #[arg(long, value_name = "DURATION", value_parser = duration)]
+        silent_for: Option<Duration>,
     },
     /// Print a ring for use elsewhere
     Export {

@@ -25,6 +25,8 @@ pub(crate) enum Failure {
         "no token: set KEYWHEEL_TOKEN, or KEYWHEEL_TOKEN_FILE to a file that holds one. The first start of `keywheel serve` printed it"
     )]
     NoToken,
+    #[error("the change is made, but not every proxy is known to enforce it")]
+    NotApplied,
     #[error("what was given as the token is none: a token is one word, `kwt_…`")]
     BadToken,
     #[error("`{0}` cannot be the control plane's URL: write it like http://127.0.0.1:7070")]
@@ -98,6 +100,7 @@ impl Failure {
             Self::NoToken | Self::BadToken | Self::TokenFile { .. } => 4,
             Self::Refused(problem) if matches!(problem.status, 401 | 403) => 4,
             Self::Audit(_) => 5,
+            Self::NotApplied => 6,
             _ => 1,
         }
     }

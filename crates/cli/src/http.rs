@@ -8,7 +8,9 @@ use keywheel_api::{List, Problem};
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
+use crate::applied::Waiting;
 use crate::args::Connection;
 use crate::failure::Failure;
 
@@ -16,9 +18,13 @@ use crate::failure::Failure;
 const BACKOFF: [Duration; 3] =
     [Duration::from_millis(100), Duration::from_millis(300), Duration::from_millis(900)];
 
+/// How long a change may take that waits until proxies enforce it.
+const PATIENCE: Duration = Duration::from_secs(90);
+
 /// The control plane, as this command line's user may use it.
-pub(crate) struct Api {
+pub(crate) struct Api<'a> {
     http: Client,
+    applied: &'a Waiting,
     url: String,
     token: String,
 }
@@ -62,8 +68,8 @@ pub(crate) fn optional_token(connection: &Connection) -> Result<Option<String>, 
     }
 }
 
-impl Api {
-    pub(crate) fn new(connection: &Connection) -> Result<Self, Failure> {
+impl<'a> Api<'a> {
+    pub(crate) fn new(connection: &Connection, applied: &'a Waiting) -> Result<Self, Failure> {
         let url = connection.url.trim_end_matches('/').to_owned();
         if !url.starts_with("http://") {
             return Err(Failure::Url(url));
@@ -71,7 +77,7 @@ impl Api {
         let token = token(connection)?;
         let http = Client::builder().connect_timeout(Duration::from_secs(5)).timeout(Duration::from_secs(30));
         let http = http.build().map_err(|error| unreachable(&url, &error))?;
-        Ok(Self { http, url, token })
+        Ok(Self { http, applied, url, token })
     }
 
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
@@ -84,7 +90,15 @@ impl Api {
         body: &B,
         repeat: Repeat,
     ) -> Result<T, Failure> {
-        self.send(|| self.request(Method::POST, path).json(body), repeat).await
+        let query = self.applied.query();
+        let change = || self.request(Method::POST, path).query(&query).timeout(PATIENCE).json(body);
+        let mut answer: Value = self.send(change, repeat).await?;
+        self.applied.take(&mut answer);
+        let not_keywheel = |cause: serde_json::Error| Failure::NotKeywheel {
+            url: self.url.clone(),
+            cause: cause.to_string(),
+        };
+        serde_json::from_value(answer).map_err(not_keywheel)
     }
 
     /// Every page of a list.

@@ -4,6 +4,7 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`applied`] | who enforces a change |
 //! | [`args`] | every command and option, with their help |
 //! | [`commands`] | one file per resource, and `serve` |
 //! | [`http`] | the admin API over HTTP, with retries |
@@ -11,6 +12,7 @@
 //! | [`failure`] | what went wrong, what to do, and the exit code |
 //! | [`output`] | human text or JSON |
 
+mod applied;
 mod args;
 mod commands;
 mod failure;
@@ -22,6 +24,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
+use crate::applied::Waiting;
 use crate::args::{Args, Command};
 use crate::failure::Failure;
 use crate::http::Api;
@@ -37,18 +40,20 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> Result<(), Failure> {
-    let Args { connection, output, command } = args;
-    let api = || Api::new(&connection);
+    let Args { connection, output, wait, command } = args;
+    let applied = Waiting::new(wait);
+    let api = || Api::new(&connection, &applied);
     match command {
         Command::Serve(serve) => commands::serve::run(serve, output).await,
         Command::Client(command) => commands::client::run(command, &api()?, output).await,
         Command::Key(command) => commands::key::run(command, &api()?, output).await,
         Command::Rotation(command) => commands::rotation::run(command, &api()?, output).await,
         Command::Revoke(command) => commands::revoke::run(command, &api()?, output).await,
-        Command::Ring(command) => commands::ring::run(command, &connection, output).await,
+        Command::Ring(command) => commands::ring::run(command, &connection, &applied, output).await,
         Command::Audit(command) => commands::audit::run(command, &api()?, output).await,
         Command::Token(command) => commands::token::run(command, &api()?, output).await,
         Command::Completion { shell } => commands::manual::completion(shell),
         Command::Man { out } => commands::manual::man(out.as_deref()),
-    }
+    }?;
+    applied.tell(output)
 }

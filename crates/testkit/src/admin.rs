@@ -1,8 +1,11 @@
 //! The control plane's admin API.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, bail};
 use keywheel_api::{
-    Client, CreateClient, CreateKey, Key, KeyWithSecret, List, Ring, RotationWithSecret, StartRotation,
+    Applied, Client, CreateClient, CreateKey, Key, KeyWithSecret, List, Ring, RotationWithSecret,
+    StartRotation,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -118,6 +121,17 @@ impl Admin {
     /// As [`Admin::create_client`].
     pub async fn revoke(&self, key: &str) -> anyhow::Result<Key> {
         self.post(&format!("/v1/keys/{key}/revoke"), &serde_json::json!({})).await
+    }
+
+    /// Revokes a key and waits, so long at most, until every proxy enforces it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Admin::create_client`].
+    pub async fn revoke_and_wait(&self, key: &str, limit: Duration) -> anyhow::Result<Applied> {
+        let path = format!("/v1/keys/{key}/revoke?wait=applied&timeout={}", limit.as_secs());
+        let mut answer: serde_json::Value = self.post(&path, &serde_json::json!({})).await?;
+        Ok(serde_json::from_value(answer["applied"].take())?)
     }
 
     /// # Errors

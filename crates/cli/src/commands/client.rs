@@ -6,7 +6,7 @@ use crate::failure::Failure;
 use crate::http::{Api, Repeat};
 use crate::output::{Output, table};
 
-pub(crate) async fn run(command: args::Client, api: &Api, output: Output) -> Result<(), Failure> {
+pub(crate) async fn run(command: args::Client, api: &Api<'_>, output: Output) -> Result<(), Failure> {
     match command {
         args::Client::Create { name, owner, contact } => {
             let new = CreateClient { name, owner, contact };

@@ -13,7 +13,7 @@ use crate::failure::Failure;
 use crate::http::{Api, Repeat};
 use crate::output::{Output, table};
 
-pub(crate) async fn run(command: args::Key, api: &Api, output: Output) -> Result<(), Failure> {
+pub(crate) async fn run(command: args::Key, api: &Api<'_>, output: Output) -> Result<(), Failure> {
     match command {
         args::Key::Create { client, scopes, begins_in, expires_in, ring } => {
             let (secret, version) = make(api, &ring).await?;
@@ -83,7 +83,7 @@ pub(crate) async fn run(command: args::Key, api: &Api, output: Output) -> Result
 }
 
 /// Makes a key's text here, so that a request whose answer got lost can be repeated.
-async fn make(api: &Api, ring: &str) -> Result<(PlainKey, NewVersion), Failure> {
+async fn make(api: &Api<'_>, ring: &str) -> Result<(PlainKey, NewVersion), Failure> {
     let ring: Ring = api.get(&format!("/v1/rings/{}", segment(ring))).await?;
     let prefix: KeyPrefix = ring.key_prefix.parse().map_err(|_| Failure::KeyPrefix(ring.key_prefix))?;
     let id = VersionId::from_random(random()?);

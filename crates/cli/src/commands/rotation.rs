@@ -6,7 +6,7 @@ use crate::failure::Failure;
 use crate::http::{Api, Repeat};
 use crate::output::Output;
 
-pub(crate) async fn run(command: args::Rotation, api: &Api, output: Output) -> Result<(), Failure> {
+pub(crate) async fn run(command: args::Rotation, api: &Api<'_>, output: Output) -> Result<(), Failure> {
     match command {
         args::Rotation::Rollback { rotation, overlap, revoke_new } => {
             let path = format!("/v1/rotations/{}/rollback", segment(&rotation));

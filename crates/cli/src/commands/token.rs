@@ -5,7 +5,7 @@ use crate::failure::Failure;
 use crate::http::{Api, Repeat};
 use crate::output::Output;
 
-pub(crate) async fn run(command: args::Token, api: &Api, output: Output) -> Result<(), Failure> {
+pub(crate) async fn run(command: args::Token, api: &Api<'_>, output: Output) -> Result<(), Failure> {
     let args::Token::Create { role } = command;
     let token: Token = api.post("/v1/tokens", &CreateToken { role }, Repeat::Unsafe).await?;
     output.result(&token, |token| {
