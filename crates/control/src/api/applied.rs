@@ -42,6 +42,10 @@ pub(crate) async fn wait(
     if !response.status().is_success() {
         return Ok(response);
     }
+    // Who asked another replica for the ring before this change is on disk by now, and must not be overlooked.
+    for ring in control.rings() {
+        ring.proxies.catch_up().await?;
+    }
     let applied = proof(&control, &committed, start, limit).await;
     with(response, &applied).await
 }

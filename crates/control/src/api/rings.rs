@@ -72,6 +72,7 @@ pub(crate) async fn proxies(
 ) -> Result<axum::Json<RingProxies>, ApiError> {
     let publisher = find(&control, &ring)?;
     let head = publisher.head();
+    publisher.proxies.catch_up().await?;
     let (revision, now) = (asked.revision.unwrap_or(head), clock::now());
     require(revision <= head, "revision", "not newer than the ring, whose revision is in its answer")?;
     let proof = publisher.proxies.proof(revision, now);

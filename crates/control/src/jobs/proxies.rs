@@ -48,7 +48,11 @@ pub async fn run(store: Arc<Store>, ring: i64, proxies: Arc<Proxies>, mut shutdo
                 if all {
                     reloaded = Instant::now();
                 }
-                if changed.is_ok() { load(&store, ring, &proxies, all).await } else { return }
+                match changed {
+                    Ok(()) if all => proxies.catch_up().await,
+                    Ok(()) => latest(&store, ring, &proxies).await,
+                    Err(_) => return,
+                }
             }
             () = &mut stopped => break,
         };
@@ -64,8 +68,8 @@ pub async fn run(store: Arc<Store>, ring: i64, proxies: Arc<Proxies>, mut shutdo
     }
 }
 
-async fn load(store: &Store, ring: i64, proxies: &Proxies, all: bool) -> Result<(), StoreError> {
-    let since = if all { Millis(0) } else { Millis(clock::now().0.saturating_sub(AGAIN)) };
-    proxies.merge(store.proxies(ring, since).await?, all);
+async fn latest(store: &Store, ring: i64, proxies: &Proxies) -> Result<(), StoreError> {
+    let since = Millis(clock::now().0.saturating_sub(AGAIN));
+    proxies.merge(store.proxies(ring, since).await?, false);
     Ok(())
 }

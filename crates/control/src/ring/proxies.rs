@@ -185,6 +185,18 @@ impl Proxies {
         self.changed.send_modify(|changes| *changes = changes.wrapping_add(1));
     }
 
+    /// Learns of what other replicas wrote down until now.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn catch_up(&self) -> Result<(), StoreError> {
+        if self.store.is_shared() {
+            self.merge(self.store.proxies(self.ring.0, Millis(0)).await?, true);
+        }
+        Ok(())
+    }
+
     /// Forgets proxies at once; the store has done so already.
     pub fn forget(&self, names: &[ProxyName]) {
         let mut known = self.known();

@@ -1,14 +1,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
-use axum::http::{Request, StatusCode};
+use axum::http::StatusCode;
 use keywheel_api::{Applied, ForgottenProxies, Key, ProxyState, RingProxies};
-use keywheel_control::app;
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::support::{Plane, call, new_version, plane};
+use crate::support::{Plane, new_version, plane};
 
 #[derive(Deserialize)]
 struct WithProof {
@@ -23,9 +21,8 @@ async fn says(plane: &Plane, instance: &str, enforced: u64) {
     let header = format!(
         "node=edge&instance={instance}&filter=0.1.0&vms=3&epoch={epoch}&stored={enforced}&enforced={enforced}&age=0"
     );
-    let uri = format!("/v1/rings/production/changes?epoch={epoch}&since=0");
-    let request = Request::builder().uri(uri).header("keywheel-proxy", header).body(Body::empty()).unwrap();
-    assert_eq!(call(app::ring(plane.control.clone()), request).await.status, StatusCode::OK);
+    let answer = plane.ring_as(&format!("changes?epoch={epoch}&since=0"), &header).await;
+    assert_eq!(answer.status, StatusCode::OK);
 }
 
 async fn proxies(plane: &Plane) -> RingProxies {

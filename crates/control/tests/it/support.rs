@@ -124,6 +124,13 @@ impl Plane {
         call(app::ring(self.control.clone()), request.body(Body::empty()).unwrap()).await
     }
 
+    /// As a proxy that says `header` of itself.
+    pub(crate) async fn ring_as(&self, path_and_query: &str, header: &str) -> Answer {
+        let request = Request::builder().uri(format!("/v1/rings/production/{path_and_query}"));
+        let request = request.header("keywheel-proxy", header).body(Body::empty()).unwrap();
+        call(app::ring(self.control.clone()), request).await
+    }
+
     /// Sends a usage report as a proxy does.
     pub(crate) async fn report(&self, batches: Value) -> Answer {
         self.report_to("production", json!({ "batches": batches }).to_string()).await

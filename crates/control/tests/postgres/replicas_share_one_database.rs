@@ -3,8 +3,8 @@ use std::sync::Arc;
 
 use axum::http::StatusCode;
 use keywheel_api::audit::verify;
-use keywheel_api::{Key, Rotation, RotationState};
-use keywheel_control::jobs::scheduler;
+use keywheel_api::{Key, RingProxies, Rotation, RotationState};
+use keywheel_control::jobs::{self, scheduler};
 use keywheel_control::store::Location;
 use keywheel_control::{Control, Options, clock};
 use serde_json::json;
@@ -29,6 +29,9 @@ async fn pair() -> Pair {
     let running = watch::Sender::new(false);
     for plane in [&one, &two] {
         tokio::spawn(plane.control.store.clone().follow_replicas(running.subscribe()));
+        let ring = plane.control.ring("production").unwrap();
+        let (store, id, proxies) = (plane.control.store.clone(), ring.record.id, ring.proxies.clone());
+        tokio::spawn(jobs::proxies::run(store, id, proxies, running.subscribe()));
     }
     Pair { one, two, _running: running }
 }
@@ -153,4 +156,31 @@ async fn of_two_first_starts_one_makes_the_ring() {
     let rings = Location::Postgres(database).pool().await.unwrap();
     let rings: i64 = sqlx::query_scalar("SELECT count(*) FROM rings").fetch_one(&rings).await.unwrap();
     assert_eq!(rings, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_proxy_tells_one_replica_proves_a_change_on_another() {
+    let pair = pair().await;
+    let key = pair.one.key().await;
+    let says = async |enforced: u64| {
+        let epoch = pair.two.epoch();
+        let header = format!(
+            "node=edge&instance=a1&filter=0.1.0&vms=3&epoch={epoch}&stored={enforced}&enforced={enforced}&age=0"
+        );
+        pair.two.ring_as(&format!("changes?epoch={epoch}&since=0"), &header).await
+    };
+    says(1).await;
+    // Known to the other replica as soon as it is answered: it was written down first.
+    let known: RingProxies = pair.one.get("/v1/rings/production/proxies").await.json(StatusCode::OK);
+    assert_eq!((known.proof.enforced, known.proof.of), (1, 1));
+    let revoke = format!("/v1/keys/{}/revoke?wait=applied&timeout=30", key.id);
+    let (answer, _) = tokio::join!(pair.one.post(&revoke, json!({})), async {
+        while pair.two.head() < 2 {
+            tokio::task::yield_now().await;
+        }
+        says(2).await
+    });
+    let applied: serde_json::Value = answer.json(StatusCode::OK);
+    assert_eq!(applied["applied"]["complete"], true, "{applied}");
+    assert_eq!(applied["applied"]["rings"][0]["of"], 1, "{applied}");
 }
