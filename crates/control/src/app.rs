@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
-use axum::middleware::{from_fn, from_fn_with_state};
+use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
-use keywheel_keyring::usage::MAX_REPORT;
 
 use crate::Control;
-use crate::api::{audit, auth, clients, error, health, keys, request, rings, rotations, tokens, usage};
+use crate::api::{
+    audit, auth, clients, error, figures, health, keys, request, rings, rotations, tokens, usage,
+};
+use crate::metrics::Listener;
 
 /// The most that the body of an admin request may hold, in bytes.
 pub const MAX_BODY: usize = 64 * 1024;
@@ -36,11 +37,15 @@ pub fn admin(control: Arc<Control>) -> Router {
         .route("/v1/rings/{ring}", get(rings::show))
         .route("/v1/tokens", post(tokens::create))
         .route_layer(from_fn_with_state(control.clone(), auth::admin))
+        .merge(
+            Router::new()
+                .route("/metrics", get(figures::metrics))
+                .route_layer(from_fn_with_state(control.clone(), auth::any)),
+        )
         .merge(health())
-        .layer(DefaultBodyLimit::max(MAX_BODY))
         .fallback(error::no_such_path)
         .method_not_allowed_fallback(error::no_such_method)
-        .layer(from_fn(request::identify))
+        .layer(from_fn_with_state((control.clone(), Listener::Admin), request::identify))
         .with_state(control)
 }
 
@@ -52,10 +57,9 @@ pub fn ring(control: Arc<Control>) -> Router {
         .route("/v1/rings/{ring}/usage", post(usage::record))
         .route_layer(from_fn_with_state(control.clone(), auth::proxy))
         .merge(health())
-        .layer(DefaultBodyLimit::max(MAX_REPORT))
         .fallback(error::no_such_path)
         .method_not_allowed_fallback(error::no_such_method)
-        .layer(from_fn(request::identify))
+        .layer(from_fn_with_state((control.clone(), Listener::Ring), request::identify))
         .with_state(control)
 }
 

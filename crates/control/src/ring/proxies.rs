@@ -26,7 +26,8 @@ pub struct Proxies(Mutex<BTreeMap<(String, String), Proxy>>);
 pub struct BadReport(&'static str);
 
 impl Proxies {
-    pub fn report(&self, proxy: Proxy) {
+    /// Returns what the proxy had enforced of the same epoch when it reported last.
+    pub fn report(&self, proxy: Proxy) -> Option<u64> {
         let mut proxies = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let id = (proxy.node.clone(), proxy.instance.clone());
         if proxies.len() >= CAPACITY && !proxies.contains_key(&id) {
@@ -35,7 +36,14 @@ impl Proxies {
                 proxies.remove(&silent);
             }
         }
-        proxies.insert(id, proxy);
+        let epoch = proxy.epoch.clone();
+        let before = proxies.insert(id, proxy)?;
+        (before.epoch == epoch).then_some(before.enforced)
+    }
+
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// By node and instance.

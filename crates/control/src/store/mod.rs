@@ -13,6 +13,7 @@
 //! | [`endings`] | revoked, compromised, brought back |
 //! | [`import`] | many digests at once |
 //! | [`usage`] | what proxies counted, written for all who wait |
+//! | [`figures`] | counts for whoever watches |
 //! | [`rows`] | rows as types |
 //!
 //! No write waits for a lock that another of our connections holds: there is one writer, and with a
@@ -23,6 +24,7 @@ pub mod change;
 mod clients;
 mod deadlines;
 mod endings;
+mod figures;
 mod import;
 mod keys;
 mod migrations;
@@ -36,6 +38,7 @@ mod usage;
 pub use change::Context;
 pub use deadlines::Due;
 pub use endings::Ending;
+pub use figures::{AGES, Ages, Figures};
 pub use import::ImportedVersion;
 pub use keys::NewKey;
 pub use migrations::OpenError;

@@ -1,0 +1,16 @@
+//! What a running control plane keeps in memory alone, beside its rings.
+
+use std::sync::Arc;
+
+use crate::api::figures::Scrapes;
+use crate::api::health::Looks;
+use crate::failed_logins::FailedLogins;
+use crate::metrics::Metrics;
+
+#[derive(Debug, Default)]
+pub(crate) struct Runtime {
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) failed_logins: FailedLogins,
+    pub(crate) scrapes: Scrapes,
+    pub(crate) looks: Looks,
+}
