@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use keywheel_api::{List, Problem};
-use reqwest::{Client, Method, RequestBuilder, StatusCode};
+use reqwest::{Certificate, Client, ClientBuilder, Identity, Method, RequestBuilder, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use zeroize::Zeroizing;
 
 use crate::args::Connection;
 use crate::failure::Failure;
@@ -62,14 +63,50 @@ pub(crate) fn optional_token(connection: &Connection) -> Result<Option<String>, 
     }
 }
 
+/// A client that trusts, and shows, the certificates that were given.
+pub(crate) fn client(connection: &Connection) -> Result<ClientBuilder, Failure> {
+    let read = |option: &'static str, path: &PathBuf| {
+        fs::read(path).map_err(|cause| Failure::Pem { option, path: path.clone(), cause: cause.to_string() })
+    };
+    let bad = |option: &'static str, path: &PathBuf| {
+        let path = path.clone();
+        move |error: reqwest::Error| Failure::Pem { option, path, cause: innermost(&error) }
+    };
+    let mut client = Client::builder().connect_timeout(Duration::from_secs(5));
+    if let Some(path) = &connection.ca {
+        let certificates = Certificate::from_pem_bundle(&read("--ca", path)?).map_err(bad("--ca", path))?;
+        if certificates.is_empty() {
+            let cause = "it holds no certificate".to_owned();
+            return Err(Failure::Pem { option: "--ca", path: path.clone(), cause });
+        }
+        client = client.tls_certs_only(certificates);
+    }
+    match (&connection.client_cert, &connection.client_key) {
+        (None, None) => Ok(client),
+        (Some(cert), Some(key)) => {
+            let mut both = Zeroizing::new(read("--client-cert", cert)?);
+            both.push(b'\n');
+            both.extend_from_slice(&Zeroizing::new(read("--client-key", key)?));
+            let identity = Identity::from_pem(&both).map_err(bad("--client-cert or --client-key", cert))?;
+            Ok(client.identity(identity))
+        }
+        _ => Err(Failure::HalfIdentity),
+    }
+}
+
+/// Whether it is a URL that the command line can call.
+pub(crate) fn is_url(url: &str) -> bool {
+    url.starts_with("http://") || url.starts_with("https://")
+}
+
 impl Api {
     pub(crate) fn new(connection: &Connection) -> Result<Self, Failure> {
         let url = connection.url.trim_end_matches('/').to_owned();
-        if !url.starts_with("http://") {
+        if !is_url(&url) {
             return Err(Failure::Url(url));
         }
         let token = token(connection)?;
-        let http = Client::builder().connect_timeout(Duration::from_secs(5)).timeout(Duration::from_secs(30));
+        let http = client(connection)?.timeout(Duration::from_secs(30));
         let http = http.build().map_err(|error| unreachable(&url, &error))?;
         Ok(Self { http, url, token })
     }

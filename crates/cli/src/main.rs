@@ -28,6 +28,8 @@ use crate::http::Api;
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    // What speaks TLS here has one implementation of it, chosen once. Nothing chose another before.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let args = Args::parse();
     let output = args.output;
     match run(args).await {

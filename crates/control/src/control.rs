@@ -24,7 +24,7 @@ use crate::ring::{Press, Publisher};
 use crate::runtime::Runtime;
 use crate::seal::{MasterKey, MasterKeyError, write_private};
 use crate::secret::{NoRandomness, PlainToken, random};
-use crate::serve::{self, Endpoint};
+use crate::serve::{self, Endpoint, Limits};
 use crate::store::{Context, OpenError, Setup, Store, StoreError};
 
 /// How long open connections may take to end after the listeners have closed.
@@ -158,6 +158,13 @@ impl Control {
         Ok((control, token))
     }
 
+    /// With other limits than the usual ones.
+    #[must_use]
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.runtime.limits = limits;
+        self
+    }
+
     #[must_use]
     pub fn ring(&self, name: &str) -> Option<&Publisher> {
         self.rings.get(name)
@@ -215,8 +222,8 @@ impl Control {
             }));
         }
         let listen = |kind, endpoint, app| {
-            let (metrics, stopping) = (self.runtime.metrics.clone(), self.stop.subscribe());
-            tokio::spawn(serve::run(kind, endpoint, app, metrics, stopping))
+            let (metrics, limits) = (self.runtime.metrics.clone(), self.runtime.limits);
+            tokio::spawn(serve::run(kind, endpoint, app, metrics, limits, self.stop.subscribe()))
         };
         let listeners = [
             listen(Listener::Admin, admin, app::admin(self.clone())),

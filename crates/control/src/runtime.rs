@@ -6,10 +6,12 @@ use crate::api::figures::Scrapes;
 use crate::api::health::Looks;
 use crate::failed_logins::FailedLogins;
 use crate::metrics::Metrics;
+use crate::serve::Limits;
 
 #[derive(Debug, Default)]
 pub(crate) struct Runtime {
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) limits: Limits,
     pub(crate) failed_logins: FailedLogins,
     pub(crate) scrapes: Scrapes,
     pub(crate) looks: Looks,

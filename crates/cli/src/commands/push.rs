@@ -121,7 +121,7 @@ struct Event<'a> {
 pub(crate) async fn run(args: args::Push, connection: &Connection, output: Output) -> Result<(), Failure> {
     // The token is the control plane's and goes nowhere else.
     let token = optional_token(connection)?;
-    let source = Arc::new(Source::new(&args.ring_url, &args.ring, token)?);
+    let source = Arc::new(Source::new(&args.ring_url, &args.ring, token, connection)?);
     let http = Client::builder().connect_timeout(CONNECT).timeout(CALL).build();
     let http = http.map_err(|error| Failure::Io(std::io::Error::other(error)))?;
     let mut pushers = Vec::new();

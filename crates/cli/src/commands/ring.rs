@@ -12,7 +12,7 @@ pub(crate) async fn run(command: args::Ring, connection: &Connection, output: Ou
     match command {
         args::Ring::Show { ring, trust } => print_ring(&ring, trust, &Api::new(connection)?, output).await,
         args::Ring::Export { ring, seed: _, ring_url } => {
-            let source = Source::new(&ring_url, &ring, Some(token(connection)?))?;
+            let source = Source::new(&ring_url, &ring, Some(token(connection)?), connection)?;
             export::seed(&ring, &source, &Api::new(connection)?).await
         }
         args::Ring::Push(args) => push::run(args, connection, output).await,

@@ -36,6 +36,8 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start() -> Self {
+        // For the tests that are HTTP clients themselves.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let dir = tempfile::tempdir().unwrap();
         let (process, ready) = spawn(dir.path());
         let token = ready["admin_token"].as_str().unwrap().to_owned();

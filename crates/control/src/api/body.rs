@@ -15,11 +15,13 @@ use tokio::time::timeout;
 use super::error::ApiError;
 use crate::app::MAX_BODY;
 
-/// How long a body may take to come.
-const DEADLINE: Duration = Duration::from_secs(20);
 /// How long, and how many bytes, a body that is too large is read on.
 const DRAINED: (Duration, usize) = (Duration::from_secs(5), 64 * 1024 * 1024);
 const WHAT: &str = "the body of a request to this listener";
+
+/// How long the body of the request at hand may take to come.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BodyDeadline(pub(crate) Duration);
 
 /// A JSON body.
 pub(crate) struct Json<T>(pub(crate) T);
@@ -54,7 +56,7 @@ impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for JsonOrDef
 ///
 /// # Errors
 ///
-/// A problem: the body is longer than `most`, ended early, or took longer than [`DEADLINE`].
+/// A problem: the body is longer than `most`, ended early, or took longer than the [`BodyDeadline`].
 pub(crate) async fn bytes(request: Request, what: &str, most: usize) -> Result<Bytes, ApiError> {
     let too_large = || {
         Problem::new(
@@ -69,12 +71,15 @@ pub(crate) async fn bytes(request: Request, what: &str, most: usize) -> Result<B
         // It waits for leave to send the body, and gets none.
         return Err(too_large().into());
     }
+    let deadline = request.extensions().get::<BodyDeadline>();
+    let deadline =
+        deadline.ok_or_else(|| ApiError::Internal("a route without a deadline for bodies".into()))?.0;
     let mut body = request.into_body();
     if longer {
         drain(body).await;
         return Err(too_large().into());
     }
-    let read = timeout(DEADLINE, async {
+    let read = timeout(deadline, async {
         let mut bytes = Vec::new();
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|_| Unread::EndedEarly)?;
@@ -95,7 +100,7 @@ pub(crate) async fn bytes(request: Request, what: &str, most: usize) -> Result<B
         }
         Err(_) => {
             let detail =
-                format!("the body did not come within {} seconds; nothing was done", DEADLINE.as_secs());
+                format!("the body did not come within {} seconds; nothing was done", deadline.as_secs_f64());
             Err(Problem::new(ProblemKind::RequestTimeout, detail).into())
         }
     }

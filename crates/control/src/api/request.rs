@@ -14,6 +14,7 @@ use tracing::{Instrument as _, debug, info, info_span};
 use uuid::Uuid;
 
 use super::auth::Actor;
+use super::body::BodyDeadline;
 use super::error::DatabaseFailed;
 use crate::Control;
 use crate::metrics::Listener;
@@ -35,6 +36,7 @@ pub(crate) async fn identify(
 ) -> Response {
     let id = request.headers().get(HEADER).and_then(given).unwrap_or_else(|| Uuid::now_v7().to_string());
     request.extensions_mut().insert(RequestId(id.clone()));
+    request.extensions_mut().insert(BodyDeadline(control.runtime.limits.body));
     let span = info_span!("request", id);
     // The pattern and not the path, in which a key may stand by mistake. Queries and headers are never logged.
     let route = request.extensions().get::<MatchedPath>().cloned();

@@ -25,12 +25,9 @@ use tokio_rustls::server::TlsStream;
 use tower::{ServiceExt as _, service_fn};
 use tracing::{debug, trace};
 
+use super::Limits;
 use crate::metrics::{Handshake, Listener, Metrics};
 
-/// From accepting a connection to the end of its TLS handshake.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-/// From there to the end of the first request's head.
-const FIRST_HEAD: Duration = Duration::from_secs(10);
 /// A connection may idle for this long between two requests; the next head has to be whole by then. Longer
 /// than clients pause that report regularly: each time a connection ends as it is used again, a request fails.
 const NEXT_HEAD: Duration = Duration::from_secs(75);
@@ -57,6 +54,7 @@ pub(super) struct Connection {
     pub(super) app: Router,
     pub(super) tls: Option<Arc<ServerConfig>>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) limits: Limits,
     pub(super) stopping: watch::Receiver<bool>,
 }
 
@@ -88,7 +86,7 @@ impl Connection {
         };
         let mut stopping = self.stopping.clone();
         let shaken = tokio::select! {
-            shaken = timeout(HANDSHAKE, handshake(stream, config)) => shaken,
+            shaken = timeout(self.limits.handshake, handshake(stream, config)) => shaken,
             _ = stopping.wait_for(|stopping| *stopping) => return,
         };
         let outcome = match &shaken {
@@ -112,7 +110,7 @@ impl Connection {
                 self.http(stream, certificate, builder).await;
             }
             Ok(Err(NoTls::Plain(stream))) => {
-                let _ = timeout(FIRST_HEAD, refuse_plain(stream)).await;
+                let _ = timeout(self.limits.first_head, refuse_plain(stream)).await;
             }
             Ok(Err(NoTls::Failed(error))) => {
                 debug!(listener = self.kind.name(), peer = %self.peer, %error, "A TLS handshake failed");
@@ -129,7 +127,7 @@ impl Connection {
     ) where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Self { kind, peer, app, mut stopping, .. } = self;
+        let Self { kind, peer, app, limits, mut stopping, .. } = self;
         builder.http1().timer(TokioTimer::new()).header_read_timeout(NEXT_HEAD).max_buf_size(MAX_HEAD);
         builder.http2().timer(TokioTimer::new()).keep_alive_interval(PING).keep_alive_timeout(PING);
         let activity = Arc::new(Activity::default());
@@ -151,7 +149,7 @@ impl Connection {
             })
         };
         let mut http = pin!(builder.serve_connection(TokioIo::new(io), TowerToHyperService::new(service)));
-        let (mut told, mut seen, mut next_look) = (false, 0, FIRST_HEAD);
+        let (mut told, mut seen, mut next_look) = (false, 0, limits.first_head);
         let mut look = pin!(sleep(next_look));
         loop {
             tokio::select! {

@@ -32,6 +32,17 @@ pub use connection::ClientCertificate;
 /// How long to wait when the system has no room for another connection.
 const NO_ROOM: Duration = Duration::from_secs(1);
 
+/// How long clients may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// From accepting a connection to the end of its TLS handshake.
+    pub handshake: Duration,
+    /// From there to the end of the first request's head.
+    pub first_head: Duration,
+    /// From the end of a request's head to that of its body.
+    pub body: Duration,
+}
+
 /// Where connections come in.
 #[derive(Debug)]
 pub struct Endpoint {
@@ -43,6 +54,16 @@ pub struct Endpoint {
 impl From<TcpListener> for Endpoint {
     fn from(listener: TcpListener) -> Self {
         Self { listener, tls: None }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            handshake: Duration::from_secs(10),
+            first_head: Duration::from_secs(10),
+            body: Duration::from_secs(20),
+        }
     }
 }
 
@@ -61,6 +82,7 @@ pub(crate) async fn run(
     endpoint: Endpoint,
     app: Router,
     metrics: Arc<Metrics>,
+    limits: Limits,
     mut stopping: watch::Receiver<bool>,
 ) {
     let Endpoint { listener, tls } = endpoint;
@@ -96,6 +118,7 @@ pub(crate) async fn run(
             app: app.clone(),
             tls: tls.as_ref().map(|tls| tls.current()),
             metrics: metrics.clone(),
+            limits,
             stopping: stopping.clone(),
         };
         let open = open.clone();
