@@ -206,5 +206,13 @@ pub(crate) fn innermost(error: &reqwest::Error) -> String {
     while let Some(inner) = cause.source() {
         cause = inner;
     }
-    cause.to_string()
+    let cause = cause.to_string();
+    // As rustls puts it.
+    if cause.starts_with("invalid peer certificate") {
+        return format!("{cause}; name the file of who signed its certificate with --ca");
+    }
+    if cause.contains("CertificateRequired") {
+        return format!("{cause}; give a certificate with --client-cert and --client-key");
+    }
+    cause
 }

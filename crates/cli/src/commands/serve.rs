@@ -44,6 +44,7 @@ pub(crate) async fn run(args: args::Serve, output: Output) -> Result<(), Failure
     };
     // From here on a signal ends the server in order.
     let shutdown = shutdown()?;
+    reload_on_hangup([&admin_tls, &ring_tls].into_iter().flatten().cloned().collect())?;
     let (control, token) = Control::open(&options).await?;
 
     let name = control.default_ring().to_owned();
@@ -61,7 +62,6 @@ pub(crate) async fn run(args: args::Serve, output: Output) -> Result<(), Failure
     };
     output.result(&ready, human)?;
     drop((ready, token));
-    reload_on_hangup([&admin_tls, &ring_tls].into_iter().flatten().cloned().collect())?;
     let admin = Endpoint { listener: admin, tls: admin_tls };
     let ring = Endpoint { listener: ring, tls: ring_tls };
     Ok(Arc::new(control).serve(admin, ring, shutdown).await?)

@@ -16,7 +16,7 @@ mod connection;
 pub mod tls;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use tokio::net::TcpListener;
@@ -31,8 +31,10 @@ pub use connection::ClientCertificate;
 
 /// How long to wait when the system has no room for another connection.
 const NO_ROOM: Duration = Duration::from_secs(1);
+/// How often the log says that others wait.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
 
-/// How long clients may take.
+/// How long clients may take, and how many there may be.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// From accepting a connection to the end of its TLS handshake.
@@ -41,6 +43,10 @@ pub struct Limits {
     pub first_head: Duration,
     /// From the end of a request's head to that of its body.
     pub body: Duration,
+    /// The most connections that the admin listener has open. More wait in the system's queue until one ends.
+    pub admin_connections: usize,
+    /// As `admin_connections`. A proxy holds one or two.
+    pub ring_connections: usize,
 }
 
 /// Where connections come in.
@@ -63,16 +69,9 @@ impl Default for Limits {
             handshake: Duration::from_secs(10),
             first_head: Duration::from_secs(10),
             body: Duration::from_secs(20),
+            admin_connections: 1024,
+            ring_connections: 16_384,
         }
-    }
-}
-
-/// The most connections that a listener has open. More wait in the system's queue until one ends.
-pub(crate) const fn most_connections(listener: Listener) -> usize {
-    match listener {
-        Listener::Admin => 1024,
-        // A proxy holds one or two.
-        Listener::Ring => 16_384,
     }
 }
 
@@ -86,12 +85,21 @@ pub(crate) async fn run(
     mut stopping: watch::Receiver<bool>,
 ) {
     let Endpoint { listener, tls } = endpoint;
-    let room = Arc::new(Semaphore::new(most_connections(kind)));
+    let most = match kind {
+        Listener::Admin => limits.admin_connections,
+        Listener::Ring => limits.ring_connections,
+    };
+    let room = Arc::new(Semaphore::new(most));
+    let mut said: Option<Instant> = None;
     // Closed once every connection has dropped its end.
     let (open, mut all_closed) = mpsc::channel::<()>(1);
     loop {
-        if room.available_permits() == 0 {
-            warn!(listener = kind.name(), "The listener has as many connections open as it may; others wait");
+        if room.available_permits() == 0 && said.is_none_or(|said| said.elapsed() > SAY_AGAIN) {
+            said = Some(Instant::now());
+            warn!(
+                listener = kind.name(),
+                most, "The listener has as many connections open as it may; others wait"
+            );
         }
         let accepted = tokio::select! {
             // A permit is taken first, so that what cannot be served is not accepted either.

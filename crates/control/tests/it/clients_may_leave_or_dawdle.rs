@@ -44,6 +44,35 @@ async fn who_leaves_during_a_long_poll_waits_no_more() {
 }
 
 #[tokio::test]
+async fn more_connections_than_there_may_be_wait_until_one_ends() {
+    let limits = Limits { ring_connections: 2, ..Limits::default() };
+    let serving = Serving::plain(impatient(plane().await, limits)).await;
+    let head = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
+    let begins = async |stream: &mut TcpStream, wait: Duration| {
+        let mut begin = [0; 12];
+        let read = tokio::time::timeout(wait, stream.read_exact(&mut begin)).await;
+        read.is_ok_and(|read| read.is_ok() && &begin == b"HTTP/1.1 200")
+    };
+    let long = Duration::from_secs(10);
+    let mut open = Vec::new();
+    for _ in 0..2 {
+        let mut stream = connect(serving.ring).await;
+        stream.write_all(head).await.unwrap();
+        assert!(begins(&mut stream, long).await);
+        open.push(stream);
+    }
+    let mut third = connect(serving.ring).await;
+    third.write_all(head).await.unwrap();
+    assert!(!begins(&mut third, Duration::from_millis(300)).await, "no room");
+    let admin = http().build().unwrap().get(format!("http://{}/healthz", serving.admin)).send().await;
+    assert_eq!(admin.unwrap().status(), StatusCode::OK, "the other listener has its own");
+    open.pop();
+    assert!(begins(&mut third, long).await);
+    drop((open, third));
+    serving.stop().await;
+}
+
+#[tokio::test]
 async fn a_body_of_ten_megabytes_is_refused_by_its_bound() {
     let serving = Serving::plain(plane().await).await;
     let body = vec![b' '; 10 * 1024 * 1024];

@@ -7,7 +7,7 @@ use reqwest::{StatusCode, Version};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::pki::Authority;
-use crate::serving::{Certificates, Serving, connect, https, identity, impatient, sample, tls};
+use crate::serving::{Certificates, Serving, connect, https, identity, impatient, sample, tls, until};
 use crate::support::{plane, plane_with};
 
 fn with_client_ca(files: TlsFiles, dir: &std::path::Path, authority: &Authority) -> TlsFiles {
@@ -69,6 +69,25 @@ async fn on_the_ring_listener_a_certificate_stands_in_for_a_token() {
     assert!(other.get(&url).send().await.is_err(), "a stranger's certificate");
     drop((known, nobody, other));
     serving.stop().await;
+}
+
+#[tokio::test]
+async fn who_waits_over_tls_is_answered_when_the_control_plane_stops() {
+    let authority = Authority::new();
+    let plane = plane().await;
+    let dir = plane.dir.clone();
+    let ring = tls(authority.server().write(dir.path()), WithoutCertificate::NeedsToken);
+    let serving = Serving::with(plane, Certificates { admin: None, ring: Some(ring) }).await;
+    let client = https(&[&authority.pem]).build().unwrap();
+    let waiter = client.get(format!("https://{}{}", serving.ring, serving.long_poll())).send();
+    let waiter = tokio::spawn(waiter);
+    let waiters = "keywheel_control_ring_waiters{ring=\"production\"}";
+    until("it waits", async || sample(&serving.metrics().await, waiters) == 1.0).await;
+
+    let start = Instant::now();
+    serving.stop().await;
+    assert_eq!(waiter.await.unwrap().unwrap().status(), StatusCode::OK);
+    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
 }
 
 #[tokio::test]
