@@ -62,7 +62,7 @@ pub(crate) struct Connection {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the control plane
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// Who keys belong to
     #[command(subcommand)]
     Client(Client),

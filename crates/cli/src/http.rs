@@ -63,8 +63,8 @@ pub(crate) fn optional_token(connection: &Connection) -> Result<Option<String>, 
     }
 }
 
-/// A client that trusts, and shows, the certificates that were given.
-pub(crate) fn client(connection: &Connection) -> Result<ClientBuilder, Failure> {
+/// A client for `url` that trusts, and shows, the certificates that were given.
+pub(crate) fn client(connection: &Connection, url: &str) -> Result<ClientBuilder, Failure> {
     let read = |option: &'static str, path: &PathBuf| {
         fs::read(path).map_err(|cause| Failure::Pem { option, path: path.clone(), cause: cause.to_string() })
     };
@@ -80,6 +80,8 @@ pub(crate) fn client(connection: &Connection) -> Result<ClientBuilder, Failure> 
             return Err(Failure::Pem { option: "--ca", path: path.clone(), cause });
         }
         client = client.tls_certs_only(certificates);
+    } else if !url.starts_with("https://") {
+        client = plain(client);
     }
     match (&connection.client_cert, &connection.client_key) {
         (None, None) => Ok(client),
@@ -94,6 +96,11 @@ pub(crate) fn client(connection: &Connection) -> Result<ClientBuilder, Failure> 
     }
 }
 
+/// A client of plain HTTP does not look for the system's certificates, of which a small image has none.
+pub(crate) fn plain(client: ClientBuilder) -> ClientBuilder {
+    client.tls_certs_only([])
+}
+
 /// Whether it is a URL that the command line can call.
 pub(crate) fn is_url(url: &str) -> bool {
     url.starts_with("http://") || url.starts_with("https://")
@@ -106,7 +113,7 @@ impl Api {
             return Err(Failure::Url(url));
         }
         let token = token(connection)?;
-        let http = client(connection)?.timeout(Duration::from_secs(30));
+        let http = client(connection, &url)?.timeout(Duration::from_secs(30));
         let http = http.build().map_err(|error| unreachable(&url, &error))?;
         Ok(Self { http, url, token })
     }
@@ -177,7 +184,10 @@ impl Api {
         let body = answer.bytes().await;
         let body = body.map_err(|error| (unreachable(&self.url, &error), Repeat::Unsafe))?;
         let not_keywheel = |cause: serde_json::Error| {
-            let cause = format!("HTTP {status}, {cause}");
+            let cause = match short(&body) {
+                Some(text) => format!("HTTP {status}, `{text}`"),
+                None => format!("HTTP {status}, {cause}"),
+            };
             (Failure::NotKeywheel { url: self.url.clone(), cause }, Repeat::Unsafe)
         };
         if status.is_success() {
@@ -186,6 +196,12 @@ impl Api {
         let problem: Problem = serde_json::from_slice(&body).map_err(not_keywheel)?;
         Err((Failure::Refused(Box::new(problem)), Repeat::Unsafe))
     }
+}
+
+/// A line of plain text, as a listener says that it speaks another protocol.
+fn short(body: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(body).ok()?.trim();
+    ((1..=100).contains(&text.len()) && !text.contains(|c: char| c.is_control() || c == '<')).then_some(text)
 }
 
 fn transient(failure: &Failure) -> bool {

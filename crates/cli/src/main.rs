@@ -42,7 +42,7 @@ async fn run(args: Args) -> Result<(), Failure> {
     let Args { connection, output, command } = args;
     let api = || Api::new(&connection);
     match command {
-        Command::Serve(serve) => commands::serve::run(serve, output).await,
+        Command::Serve(serve) => commands::serve::run(*serve, output).await,
         Command::Client(command) => commands::client::run(command, &api()?, output).await,
         Command::Key(command) => commands::key::run(command, &api()?, output).await,
         Command::Rotation(command) => commands::rotation::run(command, &api()?, output).await,

@@ -87,7 +87,7 @@ impl Source {
         if !is_url(&listener) {
             return Err(Failure::RingUrl(listener));
         }
-        let http = client(connection)?.build();
+        let http = client(connection, &listener)?.build();
         let http = http.map_err(|error| unreachable(&listener, &error))?;
         Ok(Self { http, listener, ring: ring.to_owned(), token })
     }

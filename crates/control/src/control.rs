@@ -213,8 +213,8 @@ impl Control {
         for tls in [&admin.tls, &ring.tls].into_iter().flatten() {
             jobs.push(tokio::spawn(tls.clone().follow(self.stop.subscribe())));
         }
-        for name in self.rings.keys().cloned() {
-            let control = self.clone();
+        for name in self.rings.keys() {
+            let (control, name) = (self.clone(), name.clone());
             jobs.push(tokio::spawn(async move {
                 if let Some(ring) = control.ring(&name) {
                     ring.note_commits().await;

@@ -1,6 +1,5 @@
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use keywheel_control::serve::tls::{Tls, TlsFiles, WithoutCertificate};
@@ -30,7 +29,7 @@ struct Ready {
 
 pub(crate) async fn run(args: args::Serve, output: Output) -> Result<(), Failure> {
     start_log(args.log_format);
-    let (admin_tls, ring_tls) = tls(&args.tls)?;
+    let (admin_tls, ring_tls) = (admin_tls(&args.tls)?, ring_tls(&args.tls)?);
     // The addresses first: where one is taken, a first start has not happened yet.
     let (admin, admin_address) = listen(&args.admin_listen, "--admin-listen").await?;
     let (ring, ring_address) = listen(&args.ring_listen, "--ring-listen").await?;
@@ -67,18 +66,20 @@ pub(crate) async fn run(args: args::Serve, output: Output) -> Result<(), Failure
     Ok(Arc::new(control).serve(admin, ring, shutdown).await?)
 }
 
-/// The certificates of both listeners.
-fn tls(args: &args::ServeTls) -> Result<(Option<Arc<Tls>>, Option<Arc<Tls>>), Failure> {
-    let open = |listener, cert: &Option<PathBuf>, key: &Option<PathBuf>, ca: &Option<PathBuf>, without| {
-        let (Some(cert), Some(key)) = (cert.clone(), key.clone()) else { return Ok(None) };
-        let files = TlsFiles { cert, key, client_ca: ca.clone() };
-        Tls::open(listener, files, without).map(|tls| Some(Arc::new(tls)))
+fn admin_tls(args: &args::ServeTls) -> Result<Option<Arc<Tls>>, Failure> {
+    let (Some(cert), Some(key)) = (args.admin_tls_cert.clone(), args.admin_tls_key.clone()) else {
+        return Ok(None);
     };
-    let (cert, key, ca) = (&args.admin_tls_cert, &args.admin_tls_key, &args.admin_client_ca);
-    let admin = open("admin", cert, key, ca, WithoutCertificate::Refused)?;
-    let (cert, key, ca) = (&args.ring_tls_cert, &args.ring_tls_key, &args.ring_client_ca);
-    let ring = open("ring", cert, key, ca, WithoutCertificate::NeedsToken)?;
-    Ok((admin, ring))
+    let files = TlsFiles { cert, key, client_ca: args.admin_client_ca.clone() };
+    Ok(Some(Arc::new(Tls::open("admin", files, WithoutCertificate::Refused)?)))
+}
+
+fn ring_tls(args: &args::ServeTls) -> Result<Option<Arc<Tls>>, Failure> {
+    let (Some(cert), Some(key)) = (args.ring_tls_cert.clone(), args.ring_tls_key.clone()) else {
+        return Ok(None);
+    };
+    let files = TlsFiles { cert, key, client_ca: args.ring_client_ca.clone() };
+    Ok(Some(Arc::new(Tls::open("ring", files, WithoutCertificate::NeedsToken)?)))
 }
 
 fn url(tls: Option<&Arc<Tls>>, address: SocketAddr) -> String {

@@ -51,11 +51,31 @@ fn the_command_line_shows_its_certificate_and_trusts_whom_it_is_told_to() {
     let all = [&with_ca[..], &["--client-cert", &cert, "--client-key", &key]].concat();
     assert_eq!(code(&all), Some(0));
 
+    let plain = server.ready["admin_url"].as_str().unwrap().replace("https", "http");
+    says(&["client", "list", "--url", &plain], "this listener speaks TLS: use https://");
+
     // By the environment, and to both listeners.
     let mut export = server.command(&["ring", "export", "--seed"]);
     export.env("KEYWHEEL_CA", &ca).env("KEYWHEEL_CLIENT_CERT", &cert).env("KEYWHEEL_CLIENT_KEY", &key);
     let export = export.output().unwrap();
     assert!(export.status.success(), "{}", String::from_utf8_lossy(&export.stderr));
+}
+
+#[test]
+fn plain_http_needs_no_certificates_of_the_system() {
+    let server = Server::start();
+    // A target that is not there is found out about only once both clients are made.
+    for (args, code) in [
+        (&["client", "list"][..], 0),
+        (&["ring", "push", "--to", "http://127.0.0.1:1", "--timeout", "0s"], 1),
+    ] {
+        let mut command = server.command(args);
+        command.env("SSL_CERT_FILE", "/nonexistent").env("SSL_CERT_DIR", "/nonexistent");
+        let output = command.output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{error}");
+        assert!(!error.contains("CA certificates"), "{error}");
+    }
 }
 
 #[test]

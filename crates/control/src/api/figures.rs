@@ -18,14 +18,23 @@ use crate::store::{AGES, Figures};
 use crate::{Control, clock};
 
 const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-/// Counting a million versions takes the database a second: what it said serves every scrape for this long.
+/// What the database said serves every scrape for this long.
 const KEPT: Duration = Duration::from_secs(15);
+/// And for so many times as long as it took to say it: of a million versions it takes a second.
+const SHARE: u32 = 20;
 /// After which a scrape does without the database's figures.
 const DEADLINE: Duration = Duration::from_secs(5);
 
 /// What the database said last.
 #[derive(Debug, Default)]
-pub(crate) struct Scrapes(Mutex<Option<(Instant, Arc<Figures>)>>);
+pub(crate) struct Scrapes(Mutex<Option<Said>>);
+
+#[derive(Debug)]
+struct Said {
+    /// Absent if it failed.
+    figures: Option<Arc<Figures>>,
+    until: Instant,
+}
 
 /// A database that does not answer is one of the things that this shows, so it is no error here.
 pub(crate) async fn metrics(State(control): State<Arc<Control>>) -> Result<Response, ApiError> {
@@ -44,30 +53,27 @@ impl Scrapes {
     async fn figures(&self, control: &Control) -> Option<Arc<Figures>> {
         // Held over the query, so that many scrapes at once ask once.
         let mut last = self.0.lock().await;
-        if let Some((at, figures)) = &*last
-            && at.elapsed() < KEPT
+        if let Some(said) = &*last
+            && Instant::now() < said.until
         {
-            return Some(figures.clone());
+            return said.figures.clone();
         }
-        *last = None;
-        match timeout(DEADLINE, control.store.figures(clock::now())).await {
-            Ok(Ok(figures)) => {
-                let figures = Arc::new(figures);
-                *last = Some((Instant::now(), figures.clone()));
-                Some(figures)
-            }
-            Ok(Err(error)) => {
-                control.runtime.metrics.database_error("metrics");
-                warn!(%error, "The database has no figures for a scrape");
-                None
-            }
-            Err(_) => {
-                control.runtime.metrics.database_error("metrics");
-                warn!("The database has no figures for a scrape within {} seconds", DEADLINE.as_secs());
-                None
-            }
-        }
+        let start = Instant::now();
+        let figures = ask(control).await.map(Arc::new);
+        let kept = start.elapsed().saturating_mul(SHARE).max(KEPT);
+        *last = Some(Said { figures: figures.clone(), until: Instant::now() + kept });
+        figures
     }
+}
+
+async fn ask(control: &Control) -> Option<Figures> {
+    match timeout(DEADLINE, control.store.figures(clock::now())).await {
+        Ok(Ok(figures)) => return Some(figures),
+        Ok(Err(error)) => warn!(%error, "The database has no figures for a scrape"),
+        Err(_) => warn!("The database has no figures for a scrape within {} seconds", DEADLINE.as_secs()),
+    }
+    control.runtime.metrics.database_error("metrics");
+    None
 }
 
 fn ring_figures(control: &Control, ring: &Publisher, figures: Option<&Figures>) -> RingFigures {

@@ -1,14 +1,17 @@
 //! Figures for whoever watches the control plane, and whether the database can be written.
 
+use std::collections::BTreeMap;
+
 use keywheel_keyring::Millis;
 use sqlx::Row as _;
 
-use super::rows::{int, uint};
+use super::rows::uint;
 use super::{Store, StoreError};
 
-/// Ages, in days, that active versions are counted by.
+/// Ages, in days, that active versions are counted by. A day begins at midnight UTC.
 pub const AGES: [u64; 5] = [0, 30, 90, 180, 365];
 
+const ACTIVE: &str = "active";
 const DAY: u64 = 24 * 60 * 60 * 1000;
 
 /// What the database holds, counted.
@@ -36,42 +39,47 @@ impl Store {
     ///
     /// [`StoreError`].
     pub async fn figures(&self, now: Millis) -> Result<Figures, StoreError> {
-        let mut figures = Figures::default();
+        let mut entries: BTreeMap<(i64, String), u64> = BTreeMap::new();
+        let mut ages: BTreeMap<i64, Ages> = BTreeMap::new();
+        let today = now.0 / DAY;
+        // One look at every version, of which there may be a million, and few rows to fetch.
         let rows = sqlx::query(
-            "SELECT ring_id, state, COUNT(*) AS n FROM versions WHERE removed_at IS NULL GROUP BY ring_id, state",
+            "SELECT ring_id, state, created_at / 86400000 AS day, COUNT(*) AS n, MIN(created_at) AS oldest
+             FROM versions WHERE removed_at IS NULL GROUP BY ring_id, state, day",
         )
         .fetch_all(&self.readers)
         .await?;
         for row in &rows {
-            figures.entries.push((row.try_get("ring_id")?, row.try_get("state")?, uint(row.try_get("n")?)));
+            let (ring, count) = (row.try_get("ring_id")?, uint(row.try_get("n")?));
+            let state: String = row.try_get("state")?;
+            if state == ACTIVE {
+                let days = today.saturating_sub(uint(row.try_get("day")?));
+                let oldest = Millis(uint(row.try_get("oldest")?));
+                let ages = ages.entry(ring).or_insert(Ages {
+                    ring,
+                    at_least: [0; AGES.len()],
+                    oldest_created_at: oldest,
+                });
+                ages.oldest_created_at = ages.oldest_created_at.min(oldest);
+                for (at_least, age) in ages.at_least.iter_mut().zip(AGES) {
+                    *at_least = at_least.saturating_add(if days >= age { count } else { 0 });
+                }
+            }
+            let sum = entries.entry((ring, state)).or_default();
+            *sum = sum.saturating_add(count);
         }
+        let mut rotations = Vec::new();
         let rows = sqlx::query("SELECT state, COUNT(*) AS n FROM rotations GROUP BY state")
             .fetch_all(&self.readers)
             .await?;
         for row in &rows {
-            figures.rotations.push((row.try_get("state")?, uint(row.try_get("n")?)));
+            rotations.push((row.try_get("state")?, uint(row.try_get("n")?)));
         }
-        let mut query = sqlx::query(
-            "SELECT ring_id, MIN(created_at) AS oldest,
-                COUNT(CASE WHEN created_at <= $1 THEN 1 END) AS n0,
-                COUNT(CASE WHEN created_at <= $2 THEN 1 END) AS n1,
-                COUNT(CASE WHEN created_at <= $3 THEN 1 END) AS n2,
-                COUNT(CASE WHEN created_at <= $4 THEN 1 END) AS n3,
-                COUNT(CASE WHEN created_at <= $5 THEN 1 END) AS n4
-             FROM versions WHERE state = 'active' GROUP BY ring_id",
-        );
-        for days in AGES {
-            query = query.bind(int(now.0.saturating_sub(days.saturating_mul(DAY))));
-        }
-        for row in &query.fetch_all(&self.readers).await? {
-            let mut at_least = [0; AGES.len()];
-            for (count, column) in at_least.iter_mut().zip(["n0", "n1", "n2", "n3", "n4"]) {
-                *count = uint(row.try_get(column)?);
-            }
-            let oldest_created_at = Millis(uint(row.try_get("oldest")?));
-            figures.ages.push(Ages { ring: row.try_get("ring_id")?, at_least, oldest_created_at });
-        }
-        Ok(figures)
+        Ok(Figures {
+            entries: entries.into_iter().map(|((ring, state), count)| (ring, state, count)).collect(),
+            rotations,
+            ages: ages.into_values().collect(),
+        })
     }
 
     /// Whether the database takes a write; `false` says that this control plane is writing itself just now.
