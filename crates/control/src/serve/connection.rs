@@ -35,6 +35,8 @@ const NEXT_HEAD: Duration = Duration::from_secs(75);
 const LOOK: Duration = Duration::from_secs(60);
 /// Silence after which an HTTP/2 peer is asked whether it is there, and how long it may take to answer.
 const PING: Duration = Duration::from_secs(20);
+/// How long a client that was refused may take to read why.
+const LINGER: Duration = Duration::from_secs(2);
 /// The most that an HTTP/1 head may hold, in bytes.
 const MAX_HEAD: usize = 64 * 1024;
 /// The first byte of a TLS handshake.
@@ -62,7 +64,7 @@ pub(super) struct Connection {
 enum NoTls {
     /// The client spoke plain HTTP.
     Plain(TcpStream),
-    Failed(std::io::Error),
+    Failed(std::io::Error, TcpStream),
     Closed,
 }
 
@@ -92,7 +94,7 @@ impl Connection {
         let outcome = match &shaken {
             Ok(Ok(_)) => Handshake::Done,
             Ok(Err(NoTls::Plain(_))) => Handshake::Plain,
-            Ok(Err(NoTls::Failed(_))) => Handshake::Failed,
+            Ok(Err(NoTls::Failed(..))) => Handshake::Failed,
             Ok(Err(NoTls::Closed)) => Handshake::Closed,
             Err(_) => Handshake::TimedOut,
         };
@@ -110,10 +112,11 @@ impl Connection {
                 self.http(stream, certificate, builder).await;
             }
             Ok(Err(NoTls::Plain(stream))) => {
-                let _ = timeout(self.limits.first_head, refuse_plain(stream)).await;
+                let _ = timeout(LINGER, refuse_plain(stream)).await;
             }
-            Ok(Err(NoTls::Failed(error))) => {
+            Ok(Err(NoTls::Failed(error, stream))) => {
                 debug!(listener = self.kind.name(), peer = %self.peer, %error, "A TLS handshake failed");
+                let _ = timeout(LINGER, linger(stream)).await;
             }
             Ok(Err(NoTls::Closed)) | Err(_) => {}
         }
@@ -185,9 +188,10 @@ async fn handshake(stream: TcpStream, config: Arc<ServerConfig>) -> Result<TlsSt
         // A method's name, which no TLS record begins with.
         Ok(_) if first.iter().all(u8::is_ascii_uppercase) => return Err(NoTls::Plain(stream)),
         Ok(_) => {}
-        Err(error) => return Err(NoTls::Failed(error)),
+        Err(error) => return Err(NoTls::Failed(error, stream)),
     }
-    TlsAcceptor::from(config).accept(stream).await.map_err(NoTls::Failed)
+    let accepted = TlsAcceptor::from(config).accept(stream).into_fallible().await;
+    accepted.map_err(|(error, stream)| NoTls::Failed(error, stream))
 }
 
 /// Says what is wrong to whoever forgot the `s` of `https`.
@@ -197,8 +201,13 @@ async fn refuse_plain(mut stream: TcpStream) -> std::io::Result<()> {
         PLAIN_ON_TLS.len(),
     );
     stream.write_all(answer.as_bytes()).await?;
+    linger(stream).await
+}
+
+/// Closes a connection once the client has. Closed with bytes unread, it would be reset, and what was said last
+/// would be lost with it.
+async fn linger(mut stream: TcpStream) -> std::io::Result<()> {
     stream.shutdown().await?;
-    // Closed with bytes unread, the connection would be reset, and the answer lost with it.
     let mut left = [0; 4096];
     while stream.read(&mut left).await? > 0 {}
     Ok(())
