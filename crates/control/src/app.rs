@@ -40,7 +40,7 @@ pub fn admin(control: Arc<Control>) -> Router {
         .merge(
             Router::new()
                 .route("/metrics", get(figures::metrics))
-                .route_layer(from_fn_with_state(control.clone(), auth::any)),
+                .route_layer(from_fn_with_state(control.clone(), auth::scraper)),
         )
         .merge(health())
         .fallback(error::no_such_path)

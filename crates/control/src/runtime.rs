@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::api::auth::LastScraper;
 use crate::api::figures::Scrapes;
 use crate::api::health::Looks;
 use crate::failed_logins::FailedLogins;
@@ -14,5 +15,6 @@ pub(crate) struct Runtime {
     pub(crate) limits: Limits,
     pub(crate) failed_logins: FailedLogins,
     pub(crate) scrapes: Scrapes,
+    pub(crate) last_scraper: LastScraper,
     pub(crate) looks: Looks,
 }

@@ -26,10 +26,34 @@ async fn metrics_need_a_token_of_any_role() {
 }
 
 #[tokio::test]
+async fn a_database_that_is_gone_shows_in_them() {
+    let plane = plane().await;
+    let other: Token = plane.post("/v1/tokens", json!({ "role": "proxy" })).await.json(StatusCode::CREATED);
+    let serving = Serving::plain(plane).await;
+    serving.metrics().await;
+    serving.plane.store().close().await;
+    assert_eq!(serving.plane.get("/v1/keys").await.status, StatusCode::INTERNAL_SERVER_ERROR);
+    let metrics = serving.metrics().await;
+    assert!(sample(&metrics, "keywheel_control_database_errors_total{kind=\"failed\"}") >= 1.0);
+    assert!(sample(&metrics, "keywheel_control_database_errors_total{kind=\"metrics\"}") >= 1.0);
+
+    // Who did not ask before is not known, and what was bad is not good now.
+    for token in [other.token.as_str(), "kwt_0"] {
+        let request = Request::builder().uri("/metrics").header("authorization", format!("Bearer {token}"));
+        let request = request.body(Body::empty()).unwrap();
+        let answer = call(app::admin(serving.plane.control.clone()), request).await;
+        assert_eq!(answer.status, StatusCode::INTERNAL_SERVER_ERROR);
+    }
+    serving.stop().await;
+}
+
+#[tokio::test]
 async fn they_count_what_the_database_holds() {
     let plane = plane().await;
     let key = plane.key().await;
     plane.rotate(&key, 3600).await;
+    let age = "UPDATE versions SET created_at = created_at - 100 * 86400000 WHERE state = 'active'";
+    sqlx::query(age).execute(&plane.database().await).await.unwrap();
     let serving = Serving::plain(plane).await;
     let metrics = serving.metrics().await;
     let is = |name: &str, value: f64| assert_eq!(sample(&metrics, name), value, "{name}");
@@ -37,7 +61,14 @@ async fn they_count_what_the_database_holds() {
     is("keywheel_control_ring_entries{ring=\"production\",state=\"active\"}", 1.0);
     is("keywheel_control_ring_entries{ring=\"production\",state=\"retiring\"}", 1.0);
     is("keywheel_control_ring_active_versions_of_age{ring=\"production\",days=\"0\"}", 1.0);
-    is("keywheel_control_ring_active_versions_of_age{ring=\"production\",days=\"30\"}", 0.0);
+    for (days, count) in [(30, 1.0), (90, 1.0), (180, 0.0), (365, 0.0)] {
+        is(
+            &format!("keywheel_control_ring_active_versions_of_age{{ring=\"production\",days=\"{days}\"}}"),
+            count,
+        );
+    }
+    let oldest = sample(&metrics, "keywheel_control_ring_oldest_active_version_seconds{ring=\"production\"}");
+    assert!((100.0 * 86_400.0..100.1 * 86_400.0).contains(&oldest), "{oldest}");
     is("keywheel_control_rotations{state=\"overlapping\"}", 1.0);
     is("keywheel_control_ring_usage{ring=\"production\",state=\"reports\"}", 0.0);
     let head = serving.plane.store().audit_head().await.unwrap();
