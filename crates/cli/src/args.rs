@@ -19,6 +19,7 @@ Exit codes:
   4  no token, or not one that may do this
   5  the audit trail is not whole";
 
+const CONNECTION: &str = "Connection";
 const RING_URL: &str = "http://127.0.0.1:7071";
 const RING_URL_HELP: &str = "The ring listener's URL: a control plane's or a relay's";
 
@@ -39,23 +40,23 @@ pub(crate) struct Args {
 #[derive(Debug, Group)]
 pub(crate) struct Connection {
     /// The control plane's admin URL
-    #[arg(long, global = true, env = "KEYWHEEL_URL", default_value = "http://127.0.0.1:7070")]
+    #[arg(long, help_heading = CONNECTION, global = true, env = "KEYWHEEL_URL", default_value = "http://127.0.0.1:7070")]
     pub(crate) url: String,
     // Not by clap's `env`: an option on the command line must win over the environment's other one.
     /// The admin token; better in a file or the environment than here [env: KEYWHEEL_TOKEN]
-    #[arg(long, global = true, conflicts_with = "token_file")]
+    #[arg(long, help_heading = CONNECTION, global = true, conflicts_with = "token_file")]
     pub(crate) token: Option<String>,
     /// A file that holds the admin token [env: KEYWHEEL_TOKEN_FILE]
-    #[arg(long, global = true)]
+    #[arg(long, help_heading = CONNECTION, global = true)]
     pub(crate) token_file: Option<PathBuf>,
     /// Trust only the certificates in this PEM file for https, not those of the system
-    #[arg(long, global = true, value_name = "FILE", env = "KEYWHEEL_CA")]
+    #[arg(long, help_heading = CONNECTION, global = true, value_name = "FILE", env = "KEYWHEEL_CA")]
     pub(crate) ca: Option<PathBuf>,
     /// The certificate to show where the control plane asks for one, in PEM
-    #[arg(long, global = true, value_name = "FILE", env = "KEYWHEEL_CLIENT_CERT")]
+    #[arg(long, help_heading = CONNECTION, global = true, value_name = "FILE", env = "KEYWHEEL_CLIENT_CERT")]
     pub(crate) client_cert: Option<PathBuf>,
     /// The key of --client-cert, in PEM
-    #[arg(long, global = true, value_name = "FILE", env = "KEYWHEEL_CLIENT_KEY")]
+    #[arg(long, help_heading = CONNECTION, global = true, value_name = "FILE", env = "KEYWHEEL_CLIENT_KEY")]
     pub(crate) client_key: Option<PathBuf>,
 }
 
@@ -108,8 +109,6 @@ pub(crate) struct Serve {
     /// Where proxies connect
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7071")]
     pub(crate) ring_listen: String,
-    #[command(flatten)]
-    pub(crate) tls: ServeTls,
     /// How to write the log
     #[arg(long, value_enum, env = "KEYWHEEL_LOG_FORMAT", default_value = "text")]
     pub(crate) log_format: LogFormat,
@@ -128,10 +127,13 @@ pub(crate) struct Serve {
     /// The key that encrypts signing keys [default: <DIR>/master.key, made at the first start]
     #[arg(long, value_name = "PATH")]
     pub(crate) master_key_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) tls: ServeTls,
 }
 
 /// Certificates, in PEM. They are read again when the files change, and on SIGHUP.
 #[derive(Debug, Group)]
+#[command(next_help_heading = "TLS")]
 pub(crate) struct ServeTls {
     /// Speak TLS on the admin listener, with this certificate and those between it and a root
     #[arg(long, value_name = "FILE", env = "KEYWHEEL_ADMIN_TLS_CERT", requires = "admin_tls_key")]

@@ -213,7 +213,7 @@ fn transient(failure: &Failure) -> bool {
 }
 
 fn unreachable(url: &str, error: &reqwest::Error) -> Failure {
-    Failure::Unreachable { url: url.to_owned(), cause: innermost(error) }
+    Failure::Unreachable { url: url.to_owned(), cause: lost(url, error) }
 }
 
 /// The innermost cause says it best: "Connection refused".
@@ -222,13 +222,23 @@ pub(crate) fn innermost(error: &reqwest::Error) -> String {
     while let Some(inner) = cause.source() {
         cause = inner;
     }
-    let cause = cause.to_string();
+    cause.to_string()
+}
+
+/// The cause, and what to do about it if it may be one of certificates.
+pub(crate) fn lost(url: &str, error: &reqwest::Error) -> String {
+    let cause = innermost(error);
     // As rustls puts it.
     if cause.starts_with("invalid peer certificate") {
         return format!("{cause}; name the file of who signed its certificate with --ca");
     }
-    if cause.contains("CertificateRequired") {
-        return format!("{cause}; give a certificate with --client-cert and --client-key");
+    // A listener says only after the client's part of a handshake that it wants a certificate, and not always
+    // is that read before the connection is found closed.
+    let after = !error.is_connect() && !error.is_timeout();
+    if url.starts_with("https://") && (after || cause.contains("CertificateRequired")) {
+        return format!(
+            "{cause}; if it asks for a certificate, give one with --client-cert and --client-key"
+        );
     }
     cause
 }

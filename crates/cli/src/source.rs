@@ -11,7 +11,7 @@ use serde::Deserialize;
 use crate::args::Connection;
 use crate::commands::key::segment;
 use crate::failure::Failure;
-use crate::http::{client, innermost, is_url};
+use crate::http::{client, is_url, lost};
 
 /// How long a call may take beyond the wait that it asks for.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -152,5 +152,5 @@ impl Source {
 }
 
 fn unreachable(listener: &str, error: &reqwest::Error) -> Failure {
-    Failure::RingUnreachable { url: listener.to_owned(), cause: innermost(error) }
+    Failure::RingUnreachable { url: listener.to_owned(), cause: lost(listener, error) }
 }
