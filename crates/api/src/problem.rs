@@ -42,7 +42,9 @@ pub struct FieldError {
 pub enum ProblemKind {
     InvalidRequest,
     BodyTooLarge,
+    RequestTimeout,
     Unauthorized,
+    TooManyFailures,
     Forbidden,
     NotFound,
     MethodNotAllowed,
@@ -64,10 +66,12 @@ pub enum ProblemKind {
 }
 
 impl ProblemKind {
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::InvalidRequest,
         Self::BodyTooLarge,
+        Self::RequestTimeout,
         Self::Unauthorized,
+        Self::TooManyFailures,
         Self::Forbidden,
         Self::NotFound,
         Self::MethodNotAllowed,
@@ -108,7 +112,9 @@ impl ProblemKind {
         match self {
             Self::InvalidRequest => ("invalid-request", 400, "The request breaks a rule"),
             Self::BodyTooLarge => ("body-too-large", 413, "The body is too large"),
+            Self::RequestTimeout => ("request-timeout", 408, "The body did not come in time"),
             Self::Unauthorized => ("unauthorized", 401, "No valid token"),
+            Self::TooManyFailures => ("too-many-failures", 429, "Too many bad tokens"),
             Self::Forbidden => ("forbidden", 403, "The token's role does not allow this"),
             Self::NotFound => ("not-found", 404, "There is no such thing"),
             Self::MethodNotAllowed => ("method-not-allowed", 405, "This path has no such method"),

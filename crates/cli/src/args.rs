@@ -21,6 +21,7 @@ Exit codes:
   5  the audit trail is not whole
   6  done, but not every proxy is known to enforce it (--wait)";
 
+const CONNECTION: &str = "Connection";
 const RING_URL: &str = "http://127.0.0.1:7071";
 const RING_URL_HELP: &str = "The ring listener's URL: a control plane's or a relay's";
 
@@ -46,21 +47,30 @@ pub(crate) struct Args {
 #[derive(Debug, Group)]
 pub(crate) struct Connection {
     /// The control plane's admin URL
-    #[arg(long, global = true, env = "KEYWHEEL_URL", default_value = "http://127.0.0.1:7070")]
+    #[arg(long, help_heading = CONNECTION, global = true, env = "KEYWHEEL_URL", default_value = "http://127.0.0.1:7070")]
     pub(crate) url: String,
     // Not by clap's `env`: an option on the command line must win over the environment's other one.
     /// The admin token; better in a file or the environment than here [env: KEYWHEEL_TOKEN]
-    #[arg(long, global = true, conflicts_with = "token_file")]
+    #[arg(long, help_heading = CONNECTION, global = true, conflicts_with = "token_file")]
     pub(crate) token: Option<String>,
     /// A file that holds the admin token [env: KEYWHEEL_TOKEN_FILE]
-    #[arg(long, global = true)]
+    #[arg(long, help_heading = CONNECTION, global = true)]
     pub(crate) token_file: Option<PathBuf>,
+    /// Trust only the certificates in this PEM file for https, not those of the system
+    #[arg(long, help_heading = CONNECTION, global = true, value_name = "FILE", env = "KEYWHEEL_CA")]
+    pub(crate) ca: Option<PathBuf>,
+    /// The certificate to show where the control plane asks for one, in PEM
+    #[arg(long, help_heading = CONNECTION, global = true, value_name = "FILE", env = "KEYWHEEL_CLIENT_CERT")]
+    pub(crate) client_cert: Option<PathBuf>,
+    /// The key of --client-cert, in PEM
+    #[arg(long, help_heading = CONNECTION, global = true, value_name = "FILE", env = "KEYWHEEL_CLIENT_KEY")]
+    pub(crate) client_key: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the control plane
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// Who keys belong to
     #[command(subcommand)]
     Client(Client),
@@ -110,7 +120,10 @@ pub(crate) struct Serve {
     /// Where proxies connect
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7071")]
     pub(crate) ring_listen: String,
-    /// Who may read the ring [default: open on a loopback address, token elsewhere]
+    /// How to write the log
+    #[arg(long, value_enum, env = "KEYWHEEL_LOG_FORMAT", default_value = "text")]
+    pub(crate) log_format: LogFormat,
+    /// Who may read the ring [default: open on a loopback address without --ring-client-ca, token elsewhere]
     #[arg(long, value_enum)]
     pub(crate) ring_auth: Option<RingAuth>,
     /// The first ring's name; used at the first start only
@@ -125,11 +138,45 @@ pub(crate) struct Serve {
     /// The key that encrypts signing keys [default: <DIR>/master.key, made at the first start]
     #[arg(long, value_name = "PATH")]
     pub(crate) master_key_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) tls: ServeTls,
+}
+
+/// Certificates, in PEM. They are read again when the files change, and on SIGHUP.
+#[derive(Debug, Group)]
+#[command(next_help_heading = "TLS")]
+pub(crate) struct ServeTls {
+    /// Speak TLS on the admin listener, with this certificate and those between it and a root
+    #[arg(long, value_name = "FILE", env = "KEYWHEEL_ADMIN_TLS_CERT", requires = "admin_tls_key")]
+    pub(crate) admin_tls_cert: Option<PathBuf>,
+    /// The key of --admin-tls-cert
+    #[arg(long, value_name = "FILE", env = "KEYWHEEL_ADMIN_TLS_KEY", requires = "admin_tls_cert")]
+    pub(crate) admin_tls_key: Option<PathBuf>,
+    /// Let nobody onto the admin listener without a certificate that one of these signed; a token is needed too
+    #[arg(long, value_name = "FILE", env = "KEYWHEEL_ADMIN_CLIENT_CA", requires = "admin_tls_cert")]
+    pub(crate) admin_client_ca: Option<PathBuf>,
+    /// Speak TLS on the ring listener, with this certificate and those between it and a root
+    #[arg(long, value_name = "FILE", env = "KEYWHEEL_RING_TLS_CERT", requires = "ring_tls_key")]
+    pub(crate) ring_tls_cert: Option<PathBuf>,
+    /// The key of --ring-tls-cert
+    #[arg(long, value_name = "FILE", env = "KEYWHEEL_RING_TLS_KEY", requires = "ring_tls_cert")]
+    pub(crate) ring_tls_key: Option<PathBuf>,
+    /// Let proxies read the ring with a certificate that one of these signed, instead of a token
+    #[arg(long, value_name = "FILE", env = "KEYWHEEL_RING_CLIENT_CA", requires = "ring_tls_cert")]
+    pub(crate) ring_client_ca: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people
+    Text,
+    /// A JSON object on each line
+    Json,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum RingAuth {
-    /// Bearers of a `proxy` token
+    /// Bearers of a `proxy` token, and clients with a certificate that --ring-client-ca signed
     Token,
     /// Everyone who reaches the listener
     Open,

@@ -29,10 +29,18 @@ pub(crate) enum Failure {
     NotApplied,
     #[error("what was given as the token is none: a token is one word, `kwt_…`")]
     BadToken,
-    #[error("`{0}` cannot be the control plane's URL: write it like http://127.0.0.1:7070")]
+    #[error(
+        "`{0}` cannot be the control plane's URL: write it like http://127.0.0.1:7070 or https://keywheel.example:7070"
+    )]
     Url(String),
-    #[error("`{0}` cannot be the ring listener's URL: write it like http://127.0.0.1:7071")]
+    #[error(
+        "`{0}` cannot be the ring listener's URL: write it like http://127.0.0.1:7071 or https://keywheel.example:7071"
+    )]
     RingUrl(String),
+    #[error("{option} {}: {cause}; give a PEM file that this user may read", .path.display())]
+    Pem { option: &'static str, path: PathBuf, cause: String },
+    #[error("--client-cert and --client-key belong together: give both, or neither")]
+    HalfIdentity,
     #[error("`{0}` cannot be a target's URL: write it like http://proxy:9080")]
     TargetUrl(String),
     #[error("cannot read the token file {}: {cause}", .path.display())]
@@ -74,6 +82,8 @@ pub(crate) enum Failure {
     )]
     Listen { address: String, option: &'static str, cause: std::io::Error },
     #[error(transparent)]
+    Tls(#[from] keywheel_control::serve::tls::TlsError),
+    #[error(transparent)]
     Start(#[from] keywheel_control::StartError),
     #[error(transparent)]
     Random(#[from] keywheel_control::secret::NoRandomness),
@@ -95,7 +105,7 @@ impl Failure {
     /// As `keywheel --help` lists them.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Url(_) | Self::RingUrl(_) | Self::TargetUrl(_) => 2,
+            Self::Url(_) | Self::RingUrl(_) | Self::TargetUrl(_) | Self::HalfIdentity => 2,
             Self::Unreachable { .. } | Self::RingUnreachable { .. } => 3,
             Self::NoToken | Self::BadToken | Self::TokenFile { .. } => 4,
             Self::Refused(problem) if matches!(problem.status, 401 | 403) => 4,

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use keywheel_api::{List, Problem};
-use reqwest::{Client, Method, RequestBuilder, StatusCode};
+use reqwest::{Certificate, Client, ClientBuilder, Identity, Method, RequestBuilder, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use zeroize::Zeroizing;
 
 use crate::applied::Waiting;
 use crate::args::Connection;
@@ -68,14 +69,57 @@ pub(crate) fn optional_token(connection: &Connection) -> Result<Option<String>, 
     }
 }
 
+/// A client for `url` that trusts, and shows, the certificates that were given.
+pub(crate) fn client(connection: &Connection, url: &str) -> Result<ClientBuilder, Failure> {
+    let read = |option: &'static str, path: &PathBuf| {
+        fs::read(path).map_err(|cause| Failure::Pem { option, path: path.clone(), cause: cause.to_string() })
+    };
+    let bad = |option: &'static str, path: &PathBuf| {
+        let path = path.clone();
+        move |error: reqwest::Error| Failure::Pem { option, path, cause: innermost(&error) }
+    };
+    let mut client = Client::builder().connect_timeout(Duration::from_secs(5));
+    if let Some(path) = &connection.ca {
+        let certificates = Certificate::from_pem_bundle(&read("--ca", path)?).map_err(bad("--ca", path))?;
+        if certificates.is_empty() {
+            let cause = "it holds no certificate".to_owned();
+            return Err(Failure::Pem { option: "--ca", path: path.clone(), cause });
+        }
+        client = client.tls_certs_only(certificates);
+    } else if !url.starts_with("https://") {
+        client = plain(client);
+    }
+    match (&connection.client_cert, &connection.client_key) {
+        (None, None) => Ok(client),
+        (Some(cert), Some(key)) => {
+            let mut both = Zeroizing::new(read("--client-cert", cert)?);
+            both.push(b'\n');
+            both.extend_from_slice(&Zeroizing::new(read("--client-key", key)?));
+            let identity = Identity::from_pem(&both).map_err(bad("--client-cert or --client-key", cert))?;
+            Ok(client.identity(identity))
+        }
+        _ => Err(Failure::HalfIdentity),
+    }
+}
+
+/// A client of plain HTTP does not look for the system's certificates, of which a small image has none.
+pub(crate) fn plain(client: ClientBuilder) -> ClientBuilder {
+    client.tls_certs_only([])
+}
+
+/// Whether it is a URL that the command line can call.
+pub(crate) fn is_url(url: &str) -> bool {
+    url.starts_with("http://") || url.starts_with("https://")
+}
+
 impl<'a> Api<'a> {
     pub(crate) fn new(connection: &Connection, applied: &'a Waiting) -> Result<Self, Failure> {
         let url = connection.url.trim_end_matches('/').to_owned();
-        if !url.starts_with("http://") {
+        if !is_url(&url) {
             return Err(Failure::Url(url));
         }
         let token = token(connection)?;
-        let http = Client::builder().connect_timeout(Duration::from_secs(5)).timeout(Duration::from_secs(30));
+        let http = client(connection, &url)?.timeout(Duration::from_secs(30));
         let http = http.build().map_err(|error| unreachable(&url, &error))?;
         Ok(Self { http, applied, url, token })
     }
@@ -154,7 +198,10 @@ impl<'a> Api<'a> {
         let body = answer.bytes().await;
         let body = body.map_err(|error| (unreachable(&self.url, &error), Repeat::Unsafe))?;
         let not_keywheel = |cause: serde_json::Error| {
-            let cause = format!("HTTP {status}, {cause}");
+            let cause = match short(&body) {
+                Some(text) => format!("HTTP {status}, `{text}`"),
+                None => format!("HTTP {status}, {cause}"),
+            };
             (Failure::NotKeywheel { url: self.url.clone(), cause }, Repeat::Unsafe)
         };
         if status.is_success() {
@@ -163,6 +210,12 @@ impl<'a> Api<'a> {
         let problem: Problem = serde_json::from_slice(&body).map_err(not_keywheel)?;
         Err((Failure::Refused(Box::new(problem)), Repeat::Unsafe))
     }
+}
+
+/// A line of plain text, as a listener says that it speaks another protocol.
+fn short(body: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(body).ok()?.trim();
+    ((1..=100).contains(&text.len()) && !text.contains(|c: char| c.is_control() || c == '<')).then_some(text)
 }
 
 fn transient(failure: &Failure) -> bool {
@@ -174,7 +227,7 @@ fn transient(failure: &Failure) -> bool {
 }
 
 fn unreachable(url: &str, error: &reqwest::Error) -> Failure {
-    Failure::Unreachable { url: url.to_owned(), cause: innermost(error) }
+    Failure::Unreachable { url: url.to_owned(), cause: lost(url, error) }
 }
 
 /// The innermost cause says it best: "Connection refused".
@@ -184,4 +237,22 @@ pub(crate) fn innermost(error: &reqwest::Error) -> String {
         cause = inner;
     }
     cause.to_string()
+}
+
+/// The cause, and what to do about it if it may be one of certificates.
+pub(crate) fn lost(url: &str, error: &reqwest::Error) -> String {
+    let cause = innermost(error);
+    // As rustls puts it.
+    if cause.starts_with("invalid peer certificate") {
+        return format!("{cause}; name the file of who signed its certificate with --ca");
+    }
+    // A listener says only after the client's part of a handshake that it wants a certificate, and not always
+    // is that read before the connection is found closed.
+    let after = !error.is_connect() && !error.is_timeout();
+    if url.starts_with("https://") && (after || cause.contains("CertificateRequired")) {
+        return format!(
+            "{cause}; if it asks for a certificate, give one with --client-cert and --client-key"
+        );
+    }
+    cause
 }

@@ -31,6 +31,8 @@ use crate::http::Api;
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    // What speaks TLS here has one implementation of it, chosen once. Nothing chose another before.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let args = Args::parse();
     let output = args.output;
     match run(args).await {
@@ -44,7 +46,7 @@ async fn run(args: Args) -> Result<(), Failure> {
     let applied = Waiting::new(wait);
     let api = || Api::new(&connection, &applied);
     match command {
-        Command::Serve(serve) => commands::serve::run(serve, output).await,
+        Command::Serve(serve) => commands::serve::run(*serve, output).await,
         Command::Client(command) => commands::client::run(command, &api()?, output).await,
         Command::Key(command) => commands::key::run(command, &api()?, output).await,
         Command::Rotation(command) => commands::rotation::run(command, &api()?, output).await,

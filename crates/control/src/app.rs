@@ -3,15 +3,14 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
-use axum::middleware::{from_fn, from_fn_with_state};
+use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
-use keywheel_keyring::usage::MAX_REPORT;
 
 use crate::Control;
 use crate::api::{
-    applied, audit, auth, clients, error, health, keys, request, rings, rotations, tokens, usage,
+    applied, audit, auth, clients, error, figures, health, keys, request, rings, rotations, tokens, usage,
 };
+use crate::metrics::Listener;
 
 /// The most that the body of an admin request may hold, in bytes.
 pub const MAX_BODY: usize = 64 * 1024;
@@ -41,11 +40,15 @@ pub fn admin(control: Arc<Control>) -> Router {
         .route("/v1/tokens", post(tokens::create))
         .route_layer(from_fn_with_state(control.clone(), applied::wait))
         .route_layer(from_fn_with_state(control.clone(), auth::admin))
+        .merge(
+            Router::new()
+                .route("/metrics", get(figures::metrics))
+                .route_layer(from_fn_with_state(control.clone(), auth::scraper)),
+        )
         .merge(health())
-        .layer(DefaultBodyLimit::max(MAX_BODY))
         .fallback(error::no_such_path)
         .method_not_allowed_fallback(error::no_such_method)
-        .layer(from_fn(request::identify))
+        .layer(from_fn_with_state((control.clone(), Listener::Admin), request::identify))
         .with_state(control)
 }
 
@@ -57,10 +60,9 @@ pub fn ring(control: Arc<Control>) -> Router {
         .route("/v1/rings/{ring}/usage", post(usage::record))
         .route_layer(from_fn_with_state(control.clone(), auth::proxy))
         .merge(health())
-        .layer(DefaultBodyLimit::max(MAX_REPORT))
         .fallback(error::no_such_path)
         .method_not_allowed_fallback(error::no_such_method)
-        .layer(from_fn(request::identify))
+        .layer(from_fn_with_state((control.clone(), Listener::Ring), request::identify))
         .with_state(control)
 }
 

@@ -4,17 +4,13 @@ use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::serve::ListenerExt as _;
 use keywheel_keyring::entry::is_ring_name;
 use keywheel_keyring::{Epoch, KeyPrefix, Millis, SigningKey};
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tracing::{info, warn};
 use zeroize::Zeroizing;
@@ -22,10 +18,13 @@ use zeroize::Zeroizing;
 use crate::app;
 use crate::clock;
 use crate::jobs::{self, checkpoints, purge, scheduler};
+use crate::metrics::Listener;
 use crate::notary::Notary;
 use crate::ring::{Press, Publisher};
+use crate::runtime::Runtime;
 use crate::seal::{MasterKey, MasterKeyError, write_private};
 use crate::secret::{NoRandomness, PlainToken, random};
+use crate::serve::{self, Endpoint, Limits};
 use crate::store::{Context, Location, OpenError, PostgresUrl, Setup, Store, StoreError};
 
 /// How long open connections may take to end after the listeners have closed.
@@ -53,7 +52,7 @@ pub struct Options {
 /// Who may read rings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RingAuth {
-    /// Bearers of a `proxy` or `admin` token.
+    /// Bearers of a `proxy` or `admin` token, and whoever has a client certificate.
     Token,
     /// Everyone who reaches the listener.
     Open,
@@ -65,6 +64,7 @@ pub struct Control {
     pub store: Arc<Store>,
     pub ring_auth: RingAuth,
     pub(crate) notary: Arc<Notary>,
+    pub(crate) runtime: Runtime,
     rings: BTreeMap<String, Publisher>,
     default_ring: String,
     keep_ended: Duration,
@@ -160,6 +160,7 @@ impl Control {
         let control = Self {
             store,
             notary,
+            runtime: Runtime::default(),
             ring_auth: options.ring_auth,
             rings,
             default_ring,
@@ -170,9 +171,11 @@ impl Control {
         Ok((control, token))
     }
 
-    /// By name.
-    pub fn rings(&self) -> impl Iterator<Item = &Publisher> {
-        self.rings.values()
+    /// With other limits than the usual ones.
+    #[must_use]
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.runtime.limits = limits;
+        self
     }
 
     #[must_use]
@@ -186,8 +189,21 @@ impl Control {
         &self.default_ring
     }
 
+    /// By name.
+    pub fn rings(&self) -> impl Iterator<Item = &Publisher> {
+        self.rings.values()
+    }
+
     pub(crate) fn stopping(&self) -> watch::Receiver<bool> {
         self.stop.subscribe()
+    }
+
+    pub(crate) fn can_sign(&self) -> bool {
+        self.rings().all(Publisher::can_sign)
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        *self.stop.borrow()
     }
 
     /// Ends every wait and every job.
@@ -202,10 +218,11 @@ impl Control {
     /// None that a listener survives: accepting is tried again.
     pub async fn serve(
         self: Arc<Self>,
-        admin: TcpListener,
-        ring: TcpListener,
+        admin: impl Into<Endpoint>,
+        ring: impl Into<Endpoint>,
         shutdown: impl Future<Output = ()>,
     ) -> io::Result<()> {
+        let (admin, ring) = (admin.into(), ring.into());
         let mut jobs = vec![
             tokio::spawn(scheduler::run(self.store.clone(), self.stop.subscribe())),
             tokio::spawn(checkpoints::run(self.store.clone(), self.notary.clone(), self.stop.subscribe())),
@@ -217,9 +234,24 @@ impl Control {
             let job = jobs::proxies::run(self.store.clone(), ring, proxies, self.stop.subscribe());
             jobs.push(tokio::spawn(job));
         }
+        for tls in [&admin.tls, &ring.tls].into_iter().flatten() {
+            jobs.push(tokio::spawn(tls.clone().follow(self.stop.subscribe())));
+        }
+        for name in self.rings.keys() {
+            let (control, name) = (self.clone(), name.clone());
+            jobs.push(tokio::spawn(async move {
+                if let Some(ring) = control.ring(&name) {
+                    ring.note_commits().await;
+                }
+            }));
+        }
+        let listen = |kind, endpoint, app| {
+            let (metrics, limits) = (self.runtime.metrics.clone(), self.runtime.limits);
+            tokio::spawn(serve::run(kind, endpoint, app, metrics, limits, self.stop.subscribe()))
+        };
         let listeners = [
-            tokio::spawn(listen(admin, app::admin(self.clone()), self.stop.subscribe())),
-            tokio::spawn(listen(ring, app::ring(self.clone()), self.stop.subscribe())),
+            listen(Listener::Admin, admin, app::admin(self.clone())),
+            listen(Listener::Ring, ring, app::ring(self.clone())),
         ];
         shutdown.await;
         info!("Stopping");
@@ -242,18 +274,6 @@ impl Control {
         self.store.close().await;
         Ok(())
     }
-}
-
-async fn listen(listener: TcpListener, app: Router, mut stopping: watch::Receiver<bool>) -> io::Result<()> {
-    // A change is one small write, which must not wait for an earlier one to be acknowledged.
-    let listener = listener.tap_io(|stream| {
-        let _ = stream.set_nodelay(true);
-    });
-    axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>())
-        .with_graceful_shutdown(async move {
-            let _ = stopping.wait_for(|stopping| *stopping).await;
-        })
-        .await
 }
 
 /// Makes the directory and the database file, both private, and locks the directory.

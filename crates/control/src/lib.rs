@@ -5,6 +5,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`control`] | the whole as one value: opened from a data directory, served on two listeners |
+//! | [`serve`] | from a socket to the application: TLS, deadlines, bounds |
 //! | [`app`] | the routes of both listeners |
 //! | `api/` | one file per resource, which owns its handlers |
 //! | [`lifecycle`] | what may happen to a key version: pure |
@@ -12,6 +13,8 @@
 //! | [`store`] | all SQL |
 //! | [`ring`] | documents: cut once, signed once, kept for all who ask |
 //! | [`notary`] | signed checkpoints of the audit trail |
+//! | [`metrics`] | what is counted |
+//! | [`failed_logins`] | who sent bad tokens lately |
 //! | [`jobs`] | deadlines, checkpoints and the removal of what ended long ago |
 //! | [`seal`], [`secret`] | the signing key's encryption, tokens |
 //!
@@ -46,13 +49,18 @@ mod api;
 pub mod app;
 pub mod clock;
 pub mod control;
+pub mod failed_logins;
 pub mod jobs;
 pub mod lifecycle;
+pub mod metrics;
 pub mod notary;
 pub mod ring;
+mod runtime;
 pub mod seal;
 pub mod secret;
+pub mod serve;
 pub mod store;
 pub mod usage;
 
 pub use control::{Control, Options, RingAuth, StartError};
+pub use serve::Endpoint;

@@ -34,6 +34,8 @@ impl Admin {
     ///
     /// No HTTP client can be made.
     pub fn new(url: &str, token: &str) -> anyhow::Result<Self> {
+        // Built in one go with the command line, reqwest has TLS and wants this chosen.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder().no_proxy().build()?;
         Ok(Self { http, url: url.trim_end_matches('/').into(), token: token.into() })
     }

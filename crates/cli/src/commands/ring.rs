@@ -39,7 +39,7 @@ pub(crate) async fn run(
             })
         }
         args::Ring::Export { ring, seed: _, ring_url } => {
-            let source = Source::new(&ring_url, &ring, Some(token(connection)?))?;
+            let source = Source::new(&ring_url, &ring, Some(token(connection)?), connection)?;
             export::seed(&ring, &source, &api()?).await
         }
         args::Ring::Push(args) => push::run(args, connection, output).await,

@@ -1,6 +1,8 @@
 //! The binary as its users run it: a real process, a real socket, a directory of its own.
 
 mod fake_proxy;
+#[path = "../../../control/tests/it/pki.rs"]
+mod pki;
 mod support;
 
 mod a_change_waits_for_proxies;
@@ -10,7 +12,9 @@ mod a_ring_is_pushed;
 mod a_seed_is_a_whole_ring;
 mod audit_verify_names_the_first_bad_record;
 mod both_kinds_of_http_are_spoken;
+mod each_request_is_a_line_of_the_log;
 mod exit_codes_tell_scripts_what_happened;
+mod https_is_spoken;
 mod killed_without_warning_nothing_is_lost;
 mod no_plaintext_is_logged;
 mod serve_says_why_it_cannot_start;

@@ -36,8 +36,14 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let (process, ready) = spawn(dir.path());
+        Self::start_in(tempfile::tempdir().unwrap(), &[])
+    }
+
+    /// With more options.
+    pub(crate) fn start_in(dir: TempDir, options: &[&str]) -> Self {
+        // For the tests that are HTTP clients themselves.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let (process, ready) = spawn(dir.path(), options);
         let token = ready["admin_token"].as_str().unwrap().to_owned();
         Self { dir, ready, token, process }
     }
@@ -45,6 +51,12 @@ impl Server {
     pub(crate) fn kill(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
+    }
+
+    /// Asks it to read its certificates again.
+    pub(crate) fn hang_up(&self) {
+        let id = self.process.id().to_string();
+        assert!(Command::new("kill").args(["-HUP", &id]).status().unwrap().success());
     }
 
     /// Ends it in order, as a service manager does.
@@ -56,7 +68,7 @@ impl Server {
 
     /// Starts again on the same data, at other ports.
     pub(crate) fn start_again(&mut self) {
-        let (process, ready) = spawn(self.dir.path());
+        let (process, ready) = spawn(self.dir.path(), &[]);
         assert_eq!(ready["admin_token"], Value::Null, "only the first start hands it over");
         (self.process, self.ready) = (process, ready);
     }
@@ -121,10 +133,11 @@ impl Drop for Server {
     }
 }
 
-fn spawn(dir: &Path) -> (Child, Value) {
+fn spawn(dir: &Path, options: &[&str]) -> (Child, Value) {
     let log = File::options().create(true).append(true).open(dir.join("log")).unwrap();
     let mut process = keywheel()
         .args(["serve", "--admin-listen", "127.0.0.1:0", "--ring-listen", "127.0.0.1:0", "--output", "json"])
+        .args(options)
         .arg("--data")
         .arg(dir.join("data"))
         .env("KEYWHEEL_LOG", "trace")

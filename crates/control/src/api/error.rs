@@ -1,5 +1,7 @@
 //! The cause of a failure goes to the log, a stable message to the caller.
 
+use std::time::Duration;
+
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use keywheel_api::{Problem, ProblemKind};
@@ -16,9 +18,17 @@ pub(crate) enum ApiError {
     Problem(Box<Problem>),
     /// The database may answer later.
     Unavailable(String),
+    /// The database failed in a way that asking again does not mend. The cause is for the log alone.
+    Database(String),
     /// The cause, for the log alone.
     Internal(String),
+    /// Too many bad tokens came from where this one came from.
+    TooManyFailures { retry_after: Duration },
 }
+
+/// Rides in the response of a request that the database failed: how.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DatabaseFailed(pub(crate) &'static str);
 
 pub(crate) async fn no_such_path() -> ApiError {
     Problem::new(ProblemKind::NotFound, "there is no such path").into()
@@ -32,6 +42,12 @@ impl IntoResponse for ApiError {
     /// The problem rides in the response's extensions: the layer that knows the request's id writes
     /// the body.
     fn into_response(self) -> Response {
+        let database_failed = match &self {
+            Self::Unavailable(_) => Some(DatabaseFailed("unavailable")),
+            Self::Database(_) => Some(DatabaseFailed("failed")),
+            _ => None,
+        };
+        let mut retry_after = Duration::from_secs(1);
         let problem = match self {
             Self::Problem(problem) => *problem,
             Self::Unavailable(cause) => {
@@ -39,7 +55,13 @@ impl IntoResponse for ApiError {
                 let detail = "the database is locked, read-only or out of space; try again later";
                 Problem::new(ProblemKind::Unavailable, detail)
             }
-            Self::Internal(cause) => {
+            Self::TooManyFailures { retry_after: after } => {
+                retry_after = after;
+                let detail = "too many requests without a good token came from this address; one with a good \
+                              token is let in all the same";
+                Problem::new(ProblemKind::TooManyFailures, detail)
+            }
+            Self::Database(cause) | Self::Internal(cause) => {
                 error!(cause, "A request failed");
                 let detail = "the control plane failed; its log has the cause under this request id";
                 Problem::new(ProblemKind::Internal, detail)
@@ -52,12 +74,16 @@ impl IntoResponse for ApiError {
                 let bearer = HeaderValue::from_static("Bearer realm=\"keywheel\"");
                 response.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);
             }
-            Some(ProblemKind::Unavailable) => {
-                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            Some(ProblemKind::Unavailable | ProblemKind::TooManyFailures) => {
+                let seconds = retry_after.as_secs().max(1);
+                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
             }
             _ => {}
         }
         response.extensions_mut().insert(problem);
+        if let Some(failed) = database_failed {
+            response.extensions_mut().insert(failed);
+        }
         response
     }
 }
@@ -80,10 +106,10 @@ impl From<StoreError> for ApiError {
             StoreError::Shared(error) if matches!(*error, StoreError::Unavailable(_)) => {
                 Self::Unavailable(error.to_string())
             }
-            StoreError::Failed(_)
-            | StoreError::Corrupt(_)
-            | StoreError::Random(_)
-            | StoreError::Shared(_) => Self::Internal(error.to_string()),
+            StoreError::Failed(_) | StoreError::Corrupt(_) | StoreError::Shared(_) => {
+                Self::Database(error.to_string())
+            }
+            StoreError::Random(_) => Self::Internal(error.to_string()),
         }
     }
 }

@@ -6,6 +6,7 @@ pub(crate) mod auth;
 pub(crate) mod body;
 pub(crate) mod clients;
 pub(crate) mod error;
+pub(crate) mod figures;
 pub(crate) mod health;
 pub(crate) mod keys;
 pub(crate) mod request;

@@ -113,7 +113,7 @@ pub(crate) async fn changes(
 ) -> Result<Response, ApiError> {
     require(query.wait <= MAX_WAIT, "wait", "0 to 60 seconds")?;
     let publisher = find(&control, &ring)?;
-    note(publisher, &headers).await;
+    note(&control, publisher, &headers).await;
     let wait = Duration::from_secs(query.wait);
     let ask = Ask::Changes { epoch: query.epoch, since: query.since, wait };
     Ok(signed(publisher.answer(ask).await?))
@@ -126,7 +126,7 @@ pub(crate) async fn snapshot(
     Params(query): Params<SnapshotQuery>,
 ) -> Result<Response, ApiError> {
     let publisher = find(&control, &ring)?;
-    note(publisher, &headers).await;
+    note(&control, publisher, &headers).await;
     let ask = Ask::Page { after: query.after, epoch: query.epoch, at_least: query.at_least };
     Ok(signed(publisher.answer(ask).await?))
 }
@@ -136,10 +136,14 @@ pub(super) fn find<'a>(control: &'a Control, ring: &str) -> Result<&'a Publisher
     Ok(control.ring(ring).ok_or_else(not_found)?)
 }
 
-pub(super) async fn note(publisher: &Publisher, headers: &HeaderMap) {
+pub(super) async fn note(control: &Control, publisher: &Publisher, headers: &HeaderMap) {
     let Some(header) = headers.get(proxies::HEADER) else { return };
     match proxies::parse(header.as_bytes()) {
-        Ok(proxy) => publisher.proxies.report(proxy, clock::now()).await,
+        Ok(report) => {
+            for took in publisher.report(report, clock::now()).await {
+                control.runtime.metrics.propagated(&publisher.record.name, took);
+            }
+        }
         Err(error) => debug!(%error, "A proxy's report is left aside"),
     }
 }

@@ -1,18 +1,17 @@
 use std::sync::Arc;
 
-use axum::extract::{FromRequest as _, Path, Request, State};
+use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
-use bytes::Bytes;
 use keywheel_api::time::{millis, timestamp};
 use keywheel_api::usage::MAX_DAYS;
-use keywheel_api::{KeyUsage, Problem, ProblemKind, Timestamp};
+use keywheel_api::{KeyUsage, Problem, Timestamp};
 use keywheel_keyring::Millis;
 use keywheel_keyring::usage::{Batch, MAX_BATCHES, MAX_REPORT, Report};
 use serde::Deserialize;
 use serde_json::Value;
 use tracing::warn;
 
-use super::body::Params;
+use super::body::{self, Params};
 use super::error::ApiError;
 use super::{require, rings, uncancelled};
 use crate::store::NewUsage;
@@ -37,18 +36,9 @@ pub(crate) async fn record(
     request: Request,
 ) -> Result<StatusCode, ApiError> {
     let publisher = rings::find(&control, &ring)?;
-    rings::note(publisher, request.headers()).await;
+    rings::note(&control, publisher, request.headers()).await;
     let ring = publisher.record.id;
-    let body = Bytes::from_request(request, &()).await.map_err(|rejection| {
-        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-            Problem::new(
-                ProblemKind::BodyTooLarge,
-                format!("a usage report holds at most {MAX_REPORT} bytes"),
-            )
-        } else {
-            Problem::field(".", "the body ended early")
-        }
-    })?;
+    let body = body::bytes(request, "a usage report", MAX_REPORT).await?;
     let (batches, refused) = read(&body)?;
     if let Some(BadBatch { at, why }) = refused.first() {
         let count = refused.len() as u64;

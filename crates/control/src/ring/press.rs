@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use keywheel_keyring::{Document, Epoch, Kind, Millis, PublicKey, SigningKey};
+use keywheel_keyring::{Document, Epoch, Kind, Millis, PublicKey, SigningKey, signature};
 
 use crate::clock;
 use crate::store::{Cut, RingRecord};
@@ -78,6 +78,14 @@ impl Press {
         let body = Bytes::from(serde_json::to_vec(&document)?);
         let signature = self.key.sign(&body);
         Ok(Signed { body, signature, signer: self.signer.clone(), revision: cut.revision })
+    }
+
+    /// Whether a signature made now verifies.
+    pub(super) fn can_sign(&self) -> bool {
+        // No document begins like this, so it passes for none.
+        const TEXT: &[u8] = b"keywheel: can this key sign?";
+        let (signer, signature) = (self.signer.as_bytes(), self.key.sign(TEXT));
+        signature::verify(&[self.key.public()], TEXT, Some(signer), Some(signature.as_bytes())).is_ok()
     }
 
     /// Now, but later than any document before: a proxy takes a heartbeat only if it is newer.

@@ -102,17 +102,26 @@ impl Proxies {
         }
     }
 
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.known().proxies.len()
+    }
+
     /// Takes a report. When this returns, a proxy that was not known before is on disk. Should the database not take
     /// it in time, the proxy is answered all the same: it is known until the control plane ends, and written when the
     /// database takes it.
-    pub async fn report(&self, report: Report, now: Millis) {
+    ///
+    /// Returns what the proxy had enforced of the same epoch when it reported last.
+    pub async fn report(&self, report: Report, now: Millis) -> Option<u64> {
         let id = report.id();
-        let new = {
+        let (new, enforced) = {
             let mut known = self.known();
             let before = known.proxies.get(&id);
             let first_seen = before.map_or(now, |seen| seen.first_seen);
             let same = before.is_some_and(|seen| seen.report.acknowledges_as(&report));
             let new = before.is_none();
+            let enforced = before.filter(|seen| seen.report.epoch == report.epoch);
+            let enforced = enforced.map(|seen| seen.report.enforced);
             if new {
                 known.make_room(&self.ring.1);
             }
@@ -125,7 +134,7 @@ impl Proxies {
             if !same {
                 self.changed.send_modify(|changes| *changes = changes.wrapping_add(1));
             }
-            new
+            (new, enforced)
         };
         if new {
             match timeout(PATIENCE, self.write(false)).await {
@@ -136,6 +145,7 @@ impl Proxies {
                 Err(_) => warn!("A new proxy is not written down yet: the database is slow to answer"),
             }
         }
+        enforced
     }
 
     /// Writes down what was acknowledged since the last time, and with `all` who was heard of, too.

@@ -1,14 +1,16 @@
 //! Answers who asks for a ring, and wakes who waits for it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use keywheel_keyring::{Digest, Epoch, Kind, PublicKey};
+use keywheel_keyring::{Digest, Epoch, Kind, Millis, PublicKey};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::error;
 
-use super::proxies::{Proxies, Seen};
+use super::propagation::Propagation;
+use super::proxies::{Proxies, Report, Seen};
 use super::shelf::Shelf;
 use super::{Press, Signed};
 use crate::store::{Cut, RingRecord, Store, StoreError};
@@ -37,7 +39,12 @@ pub struct Publisher {
     changes: Shelf<u64>,
     heartbeats: Shelf<()>,
     pages: Shelf<Option<Digest>>,
+    propagation: Propagation,
+    waiters: AtomicU64,
 }
+
+/// A request that is held open. Dropped, it is not, whether it was answered or its caller left.
+struct Waiter<'a>(&'a AtomicU64);
 
 /// What of a ring is asked for.
 #[derive(Debug, Clone, Copy)]
@@ -79,6 +86,8 @@ impl Publisher {
             changes: Shelf::new(CHANGES_KEPT),
             heartbeats: Shelf::new(1),
             pages: Shelf::new(PAGES_KEPT),
+            propagation: Propagation::default(),
+            waiters: AtomicU64::new(0),
         }
     }
 
@@ -91,6 +100,43 @@ impl Publisher {
     #[must_use]
     pub fn trust(&self) -> Vec<PublicKey> {
         vec![self.press.public_key()]
+    }
+
+    /// How many requests are held open until the ring changes.
+    #[must_use]
+    pub fn waiters(&self) -> u64 {
+        self.waiters.load(Ordering::Relaxed)
+    }
+
+    /// Takes what a proxy says about itself. Returns how long each commit took that it has come to enforce
+    /// since it reported last.
+    pub async fn report(&self, report: Report, at: Millis) -> Vec<Duration> {
+        let now = Instant::now();
+        // It may have been quicker than whoever notes the commits.
+        self.propagation.committed(self.head(), now);
+        let enforced = report.enforced;
+        let here = report.epoch == Some(self.press.epoch());
+        match self.proxies.report(report, at).await {
+            Some(before) if here => self.propagation.enforced(before, enforced, now),
+            // A proxy that is new has taken the whole ring, and no change.
+            _ => Vec::new(),
+        }
+    }
+
+    /// Notes when revisions are committed, until the control plane stops.
+    pub(crate) async fn note_commits(&self) {
+        let (mut head, mut shutdown) = (self.head.clone(), self.shutdown.clone());
+        loop {
+            self.propagation.committed(*head.borrow_and_update(), Instant::now());
+            tokio::select! {
+                changed = head.changed() => if changed.is_err() { return },
+                _ = shutdown.wait_for(|stopping| *stopping) => return,
+            }
+        }
+    }
+
+    pub(crate) fn can_sign(&self) -> bool {
+        self.press.can_sign()
     }
 
     /// # Errors
@@ -108,11 +154,13 @@ impl Publisher {
         self.in_history(since).await?;
         let mut head = self.head.clone();
         let mut shutdown = self.shutdown.clone();
+        let waiter = Waiter::begin(&self.waiters);
         // Whoever waits is answered early when the control plane stops, so that it can stop.
         tokio::select! {
             _ = timeout(wait, head.wait_for(|head| *head > since)) => {}
             _ = shutdown.wait_for(|stopping| *stopping) => {}
         }
+        drop(waiter);
         let head = self.head();
         let kind = Kind::Changes { since };
         if head == since {
@@ -178,5 +226,20 @@ impl Publisher {
              older copy. Stop it and bring the newest one back, or what was revoked meanwhile may stay valid",
         );
         Err(RingError::NoSuchRevision { asked, head })
+    }
+}
+
+// === impl Waiter ===
+
+impl<'a> Waiter<'a> {
+    fn begin(waiters: &'a AtomicU64) -> Self {
+        waiters.fetch_add(1, Ordering::Relaxed);
+        Self(waiters)
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

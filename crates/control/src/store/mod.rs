@@ -15,6 +15,7 @@
 //! | [`import`] | many digests at once |
 //! | [`proxies`] | what proxies said of themselves |
 //! | [`usage`] | what proxies counted, written for all who wait |
+//! | [`figures`] | counts for whoever watches |
 //! | [`rows`] | rows as types |
 //! | [`replicas`] | what other control planes on the same database commit |
 
@@ -24,6 +25,7 @@ mod clients;
 mod db;
 mod deadlines;
 mod endings;
+mod figures;
 mod import;
 mod keys;
 mod migrations;
@@ -40,6 +42,7 @@ pub use change::{Committed, Context};
 pub use db::{BadUrl, Location, PostgresUrl};
 pub use deadlines::Due;
 pub use endings::Ending;
+pub use figures::{AGES, Ages, Figures};
 pub use import::ImportedVersion;
 pub use keys::NewKey;
 pub use migrations::OpenError;

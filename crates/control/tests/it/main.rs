@@ -1,5 +1,7 @@
 //! The control plane's behaviour: one fact per file, on a real SQLite in a directory of its own.
 
+mod pki;
+mod serving;
 mod support;
 
 mod a_change_waits_until_every_proxy_enforces_it;
@@ -15,16 +17,22 @@ mod a_version_is_accepted_from_its_time_on;
 mod an_import_is_one_run_of_revisions;
 mod another_history_is_gone;
 mod bad_input_names_field_and_rule;
+mod bad_tokens_are_limited;
+mod certificates_are_read_again;
+mod clients_may_leave_or_dawdle;
 mod compromised_is_for_ever;
 mod ended_versions_are_removed_after_their_time;
 mod fifty_waiters_get_one_body;
 mod heartbeats_are_later_and_shared;
+mod metrics_tell_what_happens;
 mod no_plaintext_is_stored;
 mod pages_join_end_to_end;
 mod proxies_are_shown_as_they_report;
 mod readers_accept_what_the_server_signs;
+mod readiness_tells_the_truth;
 mod revoking_ends_at_once;
 mod the_audit_trail_tells_of_tampering;
+mod tls_asks_for_certificates;
 mod tokens_guard_both_listeners;
 mod unusable_data_is_left_alone;
 mod usage_counts_once;
