@@ -32,6 +32,7 @@
 
 pub mod audit;
 pub mod client;
+pub mod import;
 pub mod key;
 pub mod problem;
 pub mod push;
@@ -43,6 +44,7 @@ pub mod usage;
 
 pub use audit::{AuditRecord, Checkpoint, Checkpoints};
 pub use client::{Client, CreateClient};
+pub use import::{ExportedVersion, Import, ImportItem, ImportRefusal, Imported, RefusedItem};
 pub use jiff::Timestamp;
 pub use key::{
     Compromised, CompromisedVersion, CreateKey, Key, KeyWithSecret, NewVersion, ReportCompromised, Revoke,

@@ -225,6 +225,11 @@ pub(crate) enum Key {
         #[arg(long, default_value = "production")]
         ring: String,
     },
+    /// Bring keys in from elsewhere. What is wrong with a line is told and holds no other line up; repeated, an
+    /// import finds its keys there
+    Import(Import),
+    /// Take digests out, to import them elsewhere. No text of a key is known here, so none is in it
+    Export(Export),
     /// List keys
     List {
         /// Of this client only
@@ -270,6 +275,51 @@ pub(crate) enum Key {
         #[arg(long)]
         version: Option<String>,
     },
+}
+
+/// Where lists of keys come from, and how they are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// With a head of column names
+    Csv,
+    /// A JSON object on each line
+    Jsonl,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Import {
+    /// A file, or `-` for standard input. Columns or members: `key` (hashed here, and neither sent nor printed) or
+    /// `digest` (SHA-256, 64 hexadecimal digits); `client`, `scopes` (in CSV with spaces between), `expires_at`
+    #[arg(long, value_name = "FILE")]
+    pub(crate) from: PathBuf,
+    /// [default: by the file's name]
+    #[arg(long, value_enum)]
+    pub(crate) format: Option<Format>,
+    #[arg(long, default_value = "production")]
+    pub(crate) ring: String,
+    /// Whose those are that name no client
+    #[arg(long, value_name = "NAME")]
+    pub(crate) client: Option<String>,
+    /// Register clients that are not there
+    #[arg(long)]
+    pub(crate) create_clients: bool,
+    /// Say what would become of each, and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Export {
+    #[arg(long, default_value = "production")]
+    pub(crate) ring: String,
+    #[arg(long, value_enum, default_value = "jsonl")]
+    pub(crate) format: Format,
+    /// Of this client only
+    #[arg(long, value_name = "NAME")]
+    pub(crate) client: Option<String>,
+    /// A file [default: standard output]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) to: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

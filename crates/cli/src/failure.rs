@@ -97,6 +97,12 @@ pub(crate) enum Failure {
     ListLine { line: usize },
     #[error("the list {} names no key; write one on each line", .path.display())]
     EmptyList { path: PathBuf },
+    #[error(
+        "{0} lines were refused; mend them and import the same list again: what is there already stays as it is"
+    )]
+    ImportRefused(usize),
+    #[error("cannot write {}: {cause}", .path.display())]
+    Write { path: PathBuf, cause: std::io::Error },
     #[error("the ring's key prefix `{0}` is none that this keywheel knows; use a newer one")]
     KeyPrefix(String),
 }

@@ -8,7 +8,8 @@ use axum::routing::{get, post};
 
 use crate::Control;
 use crate::api::{
-    applied, audit, auth, clients, error, figures, health, keys, request, rings, rotations, tokens, usage,
+    applied, audit, auth, clients, error, figures, health, import, keys, request, rings, rotations, tokens,
+    usage,
 };
 use crate::metrics::Listener;
 
@@ -35,6 +36,8 @@ pub fn admin(control: Arc<Control>) -> Router {
         .route("/v1/rotations/{rotation}/cancel", post(rotations::cancel))
         .route("/v1/rotations/{rotation}/rollback", post(rotations::roll_back))
         .route("/v1/rings/{ring}", get(rings::show))
+        .route("/v1/rings/{ring}/export", get(import::export))
+        .route("/v1/rings/{ring}/import", post(import::import))
         .route("/v1/rings/{ring}/proxies", get(rings::proxies))
         .route("/v1/rings/{ring}/proxies/forget", post(rings::forget_proxies))
         .route("/v1/tokens", post(tokens::create))

@@ -25,6 +25,8 @@ pub(crate) async fn run(command: args::Key, api: &Api<'_>, output: Output) -> Re
             made.secret = Some(secret.expose().to_owned());
             output.result(&made, created)
         }
+        args::Key::Import(import) => super::import::run(import, api, output).await,
+        args::Key::Export(export) => super::import::export(export, api, output).await,
         args::Key::List { client } => {
             let query: Vec<_> = client.iter().map(|client| ("client", client.as_str())).collect();
             let mut keys: Vec<Key> = api.list("/v1/keys", &query).await?;

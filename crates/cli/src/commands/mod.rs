@@ -1,6 +1,7 @@
 pub(crate) mod audit;
 pub(crate) mod client;
 pub(crate) mod export;
+pub(crate) mod import;
 pub(crate) mod key;
 pub(crate) mod manual;
 pub(crate) mod push;

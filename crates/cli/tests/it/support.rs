@@ -5,7 +5,8 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use keywheel_control::store::{Context, ImportedVersion};
+use keywheel_api::ImportItem;
+use keywheel_control::store::Context;
 use keywheel_control::{Control, Options, clock};
 use keywheel_keyring::Digest;
 use serde_json::Value;
@@ -79,13 +80,14 @@ impl Server {
         self.kill();
         let options = Options::new(self.dir.path().join("data"), "kw_live_".parse().unwrap());
         let (control, _) = Control::open(&options).await.unwrap();
-        let version = |n: u32| {
+        let item = |n: u32| {
             let digest = Digest::of(&n.to_be_bytes());
-            ImportedVersion { digest, scopes: Vec::new(), expires_at: None }
+            ImportItem { digest, client: "acme".into(), scopes: Vec::new(), expires_at: None }
         };
         let context = Context::system(clock::now());
-        let versions = (0..count).map(version).collect();
-        control.store.import(&context, "production", "acme", versions).await.unwrap();
+        let items: Vec<_> = (0..count).map(item).collect();
+        let items: Vec<_> = items.iter().enumerate().collect();
+        control.store.import(&context, "production", &items, true, false).await.unwrap();
         control.store.close().await;
         drop(control);
         self.start_again();

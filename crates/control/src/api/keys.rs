@@ -30,6 +30,10 @@ pub(crate) struct Filter {
     after: String,
 }
 
+pub(super) const SCOPES_RULE: &str =
+    "at most 32 scopes, each 1 to 64 visible ASCII characters without quotes, commas and backslashes";
+pub(super) const EXPIRY_RULE: &str = "a time in the future, at most 100 years away";
+
 /// A version as it will be stored, and its text where the server made it.
 pub(super) struct Made {
     pub(super) id: VersionId,
@@ -43,11 +47,7 @@ pub(crate) async fn create(
     Json(new): Json<CreateKey>,
 ) -> Result<(StatusCode, axum::Json<KeyWithSecret>), ApiError> {
     let scopes = new.scopes.len() <= MAX_SCOPES && new.scopes.iter().all(|scope| is_scope(scope));
-    require(
-        scopes,
-        "scopes",
-        "at most 32 scopes, each 1 to 64 visible ASCII characters without quotes, commas and backslashes",
-    )?;
+    require(scopes, "scopes", SCOPES_RULE)?;
     let expires_at = new.expires_at.map(|at| expiry(at, context.now)).transpose()?;
     let not_before = new.not_before.map(|at| beginning(at, context.now, expires_at)).transpose()?;
     let ring = new.ring.unwrap_or_else(|| control.default_ring().to_owned());
@@ -173,9 +173,12 @@ pub(super) fn version(control: &Control, ring: &str, given: Option<NewVersion>) 
 
 fn expiry(at: Timestamp, now: Millis) -> Result<Millis, ApiError> {
     let at = time::millis(at).unwrap_or_default();
-    let sane = at > now && at.saturating_since(now) <= MAX_EXPIRY;
-    require(sane, "expires_at", "a time in the future, at most 100 years away")?;
+    require(is_expiry(at, now), "expires_at", EXPIRY_RULE)?;
     Ok(at)
+}
+
+pub(super) const fn is_expiry(at: Millis, now: Millis) -> bool {
+    at.0 > now.0 && at.saturating_since(now) <= MAX_EXPIRY
 }
 
 /// A beginning in the past is at once.

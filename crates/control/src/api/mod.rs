@@ -8,6 +8,7 @@ pub(crate) mod clients;
 pub(crate) mod error;
 pub(crate) mod figures;
 pub(crate) mod health;
+pub(crate) mod import;
 pub(crate) mod keys;
 pub(crate) mod request;
 pub(crate) mod rings;

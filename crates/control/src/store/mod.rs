@@ -43,7 +43,6 @@ pub use db::{BadUrl, Location, PostgresUrl};
 pub use deadlines::Due;
 pub use endings::Ending;
 pub use figures::{AGES, Ages, Figures};
-pub use import::ImportedVersion;
 pub use keys::NewKey;
 pub use migrations::OpenError;
 pub use rings::{Cut, RingRecord, Signer};

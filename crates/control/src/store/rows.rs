@@ -147,7 +147,7 @@ fn named<T: DeserializeOwned>(text: &str) -> Result<T, StoreError> {
         .map_err(|_| StoreError::Corrupt(format!("the word `{text}`")))
 }
 
-fn json<T: DeserializeOwned>(text: &str) -> Result<T, StoreError> {
+pub(super) fn json<T: DeserializeOwned>(text: &str) -> Result<T, StoreError> {
     serde_json::from_str(text).map_err(|error| StoreError::Corrupt(error.to_string()))
 }
 

@@ -1,11 +1,10 @@
 use std::time::{Duration, Instant};
 
-use keywheel_control::store::ImportedVersion;
 use keywheel_keyring::document::Kind;
 use keywheel_keyring::{Digest, Document};
 use serde_json::json;
 
-use crate::support::{Plane, context, plane};
+use crate::support::{Plane, plane};
 
 async fn page(plane: &Plane, after: Option<Digest>, first: Option<&Document>) -> Document {
     let mut ask = "snapshot?".to_owned();
@@ -19,12 +18,7 @@ async fn page(plane: &Plane, after: Option<Digest>, first: Option<&Document>) ->
 }
 
 async fn fill(plane: &Plane, count: u32) {
-    plane.client("acme").await;
-    let version = |n: u32| {
-        let digest = Digest::of(&n.to_be_bytes());
-        ImportedVersion { digest, scopes: Vec::new(), expires_at: None }
-    };
-    plane.store().import(&context(), "production", "acme", (0..count).map(version).collect()).await.unwrap();
+    plane.import((0..count).map(|n| Digest::of(&n.to_be_bytes()))).await;
 }
 
 #[tokio::test]

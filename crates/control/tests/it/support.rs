@@ -10,7 +10,7 @@ use std::sync::{Arc, LazyLock, Mutex};
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
-use keywheel_api::{Key, Rotation};
+use keywheel_api::{ImportItem, Imported, Key, Rotation};
 use keywheel_control::secret::random;
 use keywheel_control::store::{Context, Location, PostgresUrl, Store};
 use keywheel_control::{Control, Options, RingAuth, app, clock};
@@ -155,6 +155,19 @@ impl Plane {
         self.post("/v1/clients", json!({ "name": "acme" })).await;
         let answer = self.post("/v1/keys", json!({ "client": "acme", "version": new_version() })).await;
         answer.json(StatusCode::CREATED)
+    }
+
+    /// Brings keys of client `acme` in, which is made if there is none.
+    pub(crate) async fn import(&self, digests: impl IntoIterator<Item = Digest>) -> Imported {
+        let item = |digest| ImportItem {
+            digest,
+            client: "acme".into(),
+            scopes: vec!["trade".into()],
+            expires_at: None,
+        };
+        let items: Vec<_> = digests.into_iter().map(item).collect();
+        let items: Vec<_> = items.iter().enumerate().collect();
+        self.store().import(&context(), "production", &items, true, false).await.unwrap()
     }
 
     pub(crate) async fn show(&self, key: &Key) -> Key {
