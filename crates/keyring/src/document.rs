@@ -113,11 +113,15 @@ impl Document {
 
     /// Of two entries with one digest the stricter stays.
     fn keep_the_stricter(&mut self) {
-        let mut seen: BTreeMap<Digest, Entry> = BTreeMap::new();
-        if !self.entries.iter().any(|entry| seen.insert(entry.digest, entry.clone()).is_some()) {
+        if self.entries.is_sorted_by(|one, next| one.digest < next.digest) {
             return;
         }
-        seen.clear();
+        let mut digests: Vec<Digest> = self.entries.iter().map(|entry| entry.digest).collect();
+        digests.sort_unstable();
+        if digests.is_sorted_by(|one, next| one < next) {
+            return;
+        }
+        let mut seen: BTreeMap<Digest, Entry> = BTreeMap::new();
         for entry in self.entries.drain(..) {
             let stricter = match seen.get(&entry.digest) {
                 Some(held) => {
