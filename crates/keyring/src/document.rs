@@ -4,6 +4,8 @@
 //! that denies; without a readable digest the whole document is refused, since leaving an entry out
 //! could leave a revoked key alive.
 
+mod plain;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -86,7 +88,8 @@ impl Document {
         if body.len() > MAX_BYTES {
             return Err(DocumentError::TooLong);
         }
-        let (mut document, mut bad) = match serde_json::from_slice::<Self>(body) {
+        let (mut document, mut bad) = match plain::read(body).map_or_else(|| serde_json::from_slice(body), Ok)
+        {
             Ok(document) => (document, Vec::new()),
             // Slower, and only for documents that a server should not have made.
             Err(error) => Loose::parse(body, &error)?,
