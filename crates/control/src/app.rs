@@ -5,11 +5,13 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{get, post};
+use axum::routing::{get, patch, post, put};
 use keywheel_keyring::usage::MAX_REPORT;
 
 use crate::Control;
-use crate::api::{audit, auth, clients, error, health, keys, request, rings, rotations, tokens, usage};
+use crate::api::{
+    audit, auth, clients, error, health, keys, notices, policies, request, rings, rotations, tokens, usage,
+};
 
 /// The most that the body of an admin request may hold, in bytes.
 pub const MAX_BODY: usize = 64 * 1024;
@@ -20,20 +22,28 @@ pub fn admin(control: Arc<Control>) -> Router {
         .route("/v1/audit", get(audit::list))
         .route("/v1/audit/checkpoints", get(audit::checkpoints).post(audit::sign))
         .route("/v1/clients", get(clients::list).post(clients::create))
+        .route("/v1/clients/{client}", patch(clients::update))
         .route("/v1/clients/{client}/revoke", post(clients::revoke))
         .route("/v1/compromised", post(keys::compromise))
         .route("/v1/keys", get(keys::list).post(keys::create))
-        .route("/v1/keys/{key}", get(keys::show))
+        .route("/v1/keys/{key}", get(keys::show).patch(keys::update))
+        .route("/v1/keys/{key}/next", post(keys::deposit).delete(keys::withdraw))
         .route("/v1/keys/{key}/reinstate", post(keys::reinstate))
         .route("/v1/keys/{key}/revoke", post(keys::revoke))
         .route("/v1/keys/{key}/rotations", post(rotations::start))
         .route("/v1/keys/{key}/usage", get(usage::show))
+        .route("/v1/keys/{key}/versions", post(keys::add_version))
         .route("/v1/keys/{key}/versions/{version}/reinstate", post(keys::reinstate_version))
         .route("/v1/keys/{key}/versions/{version}/revoke", post(keys::revoke_version))
+        .route("/v1/notices", get(notices::list))
+        .route("/v1/policies", get(policies::list).post(policies::create))
+        .route("/v1/policies/{policy}", get(policies::show).put(policies::update).delete(policies::delete))
         .route("/v1/rotations/{rotation}", get(rotations::show))
+        .route("/v1/rotations/{rotation}/brownout", post(rotations::brown_out))
         .route("/v1/rotations/{rotation}/cancel", post(rotations::cancel))
         .route("/v1/rotations/{rotation}/rollback", post(rotations::roll_back))
         .route("/v1/rings/{ring}", get(rings::show))
+        .route("/v1/rings/{ring}/policy", put(policies::set_for_ring))
         .route("/v1/tokens", post(tokens::create))
         .route_layer(from_fn_with_state(control.clone(), auth::admin))
         .merge(health())

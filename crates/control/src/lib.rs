@@ -8,6 +8,8 @@
 //! | [`app`] | the routes of both listeners |
 //! | `api/` | one file per resource, which owns its handlers |
 //! | [`lifecycle`] | what may happen to a key version: pure |
+//! | [`schedule`] | when a rotation is due, and what is announced before: pure |
+//! | [`unused`] | whether an old version may end before its deadline: pure |
 //! | [`usage`] | what reports of proxies add up to: pure |
 //! | [`store`] | all SQL |
 //! | [`ring`] | documents: cut once, signed once, kept for all who ask |
@@ -50,9 +52,11 @@ pub mod jobs;
 pub mod lifecycle;
 pub mod notary;
 pub mod ring;
+pub mod schedule;
 pub mod seal;
 pub mod secret;
 pub mod store;
+pub mod unused;
 pub mod usage;
 
 pub use control::{Control, Options, RingAuth, StartError};

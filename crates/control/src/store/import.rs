@@ -81,6 +81,17 @@ impl Store {
             let inserted = entries.execute(&mut *change.tx).await;
             inserted.map_err(|error| unless_taken(error, || Refusal::DigestTaken))?;
         }
+        // Those that follow a policy are planned soon; a million of them would hold up everybody now.
+        let followed: Option<i64> = sqlx::query_scalar(
+            "SELECT coalesce(c.policy_id, r.policy_id) FROM clients c JOIN rings r ON r.id = $1 WHERE c.id = $2",
+        )
+        .bind(ring_id)
+        .bind(client_id)
+        .fetch_one(&mut *change.tx)
+        .await?;
+        if followed.is_some() {
+            change.look_at_keys("schedule IS NULL AND client_id = $2", client_id).await?;
+        }
         let imported = json!({ "client": client, "versions": versions.len(), "revision": last });
         let before = json!({ "revision": last.saturating_sub(versions.len() as u64) });
         change.audit("ring.import", ring, Some(before), Some(imported)).await?;

@@ -2,6 +2,7 @@
 
 mod support;
 
+mod a_brownout_ends_by_itself;
 mod a_commit_seen_early_is_no_other_history;
 mod a_deadline_that_passed_while_down_is_caught_up;
 mod a_repeated_request_returns_the_same_resource;
@@ -18,14 +19,20 @@ mod compromised_is_for_ever;
 mod ended_versions_are_removed_after_their_time;
 mod fifty_waiters_get_one_body;
 mod heartbeats_are_later_and_shared;
+mod labels_are_changed_and_found;
 mod no_plaintext_is_stored;
+mod notices_are_given_once;
 mod pages_join_end_to_end;
+mod policies_are_attached_and_followed;
 mod proxies_are_shown_as_they_report;
 mod readers_accept_what_the_server_signs;
 mod revoking_ends_at_once;
+mod schedules_rotate_to_what_was_deposited;
 mod the_audit_trail_tells_of_tampering;
 mod tokens_guard_both_listeners;
 mod unusable_data_is_left_alone;
+mod unused_versions_end_early;
 mod usage_counts_once;
+mod versions_stand_beside_each_other;
 mod waiters_do_not_hold_up_a_stop;
 mod what_ended_is_reinstated;
