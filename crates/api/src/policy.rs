@@ -111,7 +111,7 @@ pub struct BrownoutPlan {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CreatePolicy {
-    /// 1 to [`MAX_NAME`] letters, digits, `.`, `_` and `-`.
+    /// 1 to [`MAX_NAME`] letters, digits, `.`, `_` and `-`, and not `none`.
     pub name: String,
     pub terms: Terms,
 }
@@ -201,11 +201,11 @@ impl Terms {
     }
 }
 
-/// Whether `text` can name a policy: it stands in paths and on command lines.
+/// Whether `text` can name a policy: it stands in paths and on command lines, where `none` means that there is none.
 #[must_use]
 pub fn is_policy_name(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    (1..=MAX_NAME).contains(&text.len()) && text.bytes().all(plain)
+    (1..=MAX_NAME).contains(&text.len()) && text.bytes().all(plain) && text != "none"
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]

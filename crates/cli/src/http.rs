@@ -87,14 +87,43 @@ impl Api {
         self.send(|| self.request(Method::POST, path).json(body), repeat).await
     }
 
+    pub(crate) async fn put<B: Serialize, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &B,
+    ) -> Result<T, Failure> {
+        self.send(|| self.request(Method::PUT, path).json(body), Repeat::Safe).await
+    }
+
+    pub(crate) async fn patch<B: Serialize, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &B,
+    ) -> Result<T, Failure> {
+        self.send(|| self.request(Method::PATCH, path).json(body), Repeat::Safe).await
+    }
+
+    pub(crate) async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.send(|| self.request(Method::DELETE, path), Repeat::Unsafe).await
+    }
+
     /// Every page of a list.
     pub(crate) async fn list<T: DeserializeOwned>(
         &self,
         path: &str,
         query: &[(&str, &str)],
     ) -> Result<Vec<T>, Failure> {
+        self.list_after(path, query, String::new()).await
+    }
+
+    /// Every page of a list that comes after an item.
+    pub(crate) async fn list_after<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+        mut after: String,
+    ) -> Result<Vec<T>, Failure> {
         let mut items = Vec::new();
-        let mut after = String::new();
         loop {
             let request = || self.request(Method::GET, path).query(query).query(&[("after", &after)]);
             let page: List<T> = self.send(request, Repeat::Safe).await?;

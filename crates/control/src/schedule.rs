@@ -29,6 +29,7 @@ pub struct Situation<'a> {
 /// What is to be so from now on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
+    /// `None` for a key that has ended, or has not begun.
     pub state: Option<ScheduleState>,
     pub due_at: Option<Millis>,
     /// When the deposited version's rotation starts.
@@ -52,14 +53,13 @@ impl Plan {
     pub fn new(key: &Situation<'_>, now: Millis) -> Self {
         let mut plan = Self::default();
         let Some(active_since) = key.active_since else { return plan };
+        plan.state = Some(ScheduleState::Scheduled);
         if key.rotating {
-            plan.state = Some(ScheduleState::Scheduled);
             if let Some((begins_at, ends_at)) = key.overlap {
                 plan.announce_before(NoticeKind::Retire, begins_at, ends_at, key.terms, now);
             }
         } else if let Some(due_at) = due_at(key.key, key.terms, active_since) {
             plan.due_at = Some(due_at);
-            plan.state = Some(ScheduleState::Scheduled);
             plan.announce_before(NoticeKind::Due, active_since, due_at, key.terms, now);
             if due_at <= now {
                 plan.state = Some(ScheduleState::Due);
@@ -77,7 +77,6 @@ impl Plan {
                 plan.state = Some(ScheduleState::Overdue);
                 plan.announce(NoticeKind::Overdue, overdue_at);
             } else {
-                plan.state = plan.state.or(Some(ScheduleState::Scheduled));
                 plan.look_again(overdue_at);
             }
         }

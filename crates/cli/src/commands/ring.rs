@@ -1,6 +1,6 @@
-use keywheel_api::{Proxy, Ring, RingUsage};
+use keywheel_api::{Proxy, Ring, RingUsage, SetPolicy};
 
-use super::key::segment;
+use super::key::{or_none, segment};
 use super::{export, push};
 use crate::args::{self, Connection};
 use crate::failure::Failure;
@@ -11,6 +11,14 @@ use crate::source::Source;
 pub(crate) async fn run(command: args::Ring, connection: &Connection, output: Output) -> Result<(), Failure> {
     match command {
         args::Ring::Show { ring, trust } => print_ring(&ring, trust, &Api::new(connection)?, output).await,
+        args::Ring::SetPolicy { ring, policy } => {
+            let path = format!("/v1/rings/{}/policy", segment(&ring));
+            let ring: Ring = Api::new(connection)?.put(&path, &SetPolicy { policy: or_none(policy) }).await?;
+            output.result(&ring, |ring| match &ring.policy {
+                Some(policy) => format!("The keys of ring {} follow policy {policy}.", ring.name),
+                None => format!("The keys of ring {} follow no policy of the ring.", ring.name),
+            })
+        }
         args::Ring::Export { ring, seed: _, ring_url } => {
             let source = Source::new(&ring_url, &ring, Some(token(connection)?))?;
             export::seed(&ring, &source, &Api::new(connection)?).await

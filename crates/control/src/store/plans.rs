@@ -18,6 +18,8 @@ use crate::schedule::{Announcement, Plan, Situation};
 /// Rotations that schedules start in one minute. What was missed in a long time is made up for at this pace.
 pub const AUTOMATIC_STARTS_A_MINUTE: u32 = 60;
 const MINUTE: u64 = 60_000;
+/// Rows of one DELETE, so that nobody waits long for the writer.
+const CHUNK: i64 = 10_000;
 /// Keys looked at in one transaction.
 const LOOKS: i64 = 100;
 
@@ -93,6 +95,29 @@ impl Store {
         .fetch_all(self.db.readers())
         .await?;
         rows.iter().map(notice).collect()
+    }
+
+    /// Forgets notices that were given before that. Returns how many.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; what was forgotten before it stays so.
+    pub async fn forget_notices(&self, before: Millis) -> Result<u64, StoreError> {
+        let mut forgotten: u64 = 0;
+        loop {
+            let rows = sqlx::query(
+                "DELETE FROM notices WHERE id IN (SELECT id FROM notices WHERE at < $1 LIMIT $2)",
+            )
+            .bind(int(before.0))
+            .bind(CHUNK)
+            .execute(self.db.writer())
+            .await?
+            .rows_affected();
+            forgotten = forgotten.saturating_add(rows);
+            if rows < uint(CHUNK) {
+                return Ok(forgotten);
+            }
+        }
     }
 
     /// When the next key is to be looked at or started. What waits for its turn alone is not early.

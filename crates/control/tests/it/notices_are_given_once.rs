@@ -1,5 +1,6 @@
 use axum::http::StatusCode;
 use keywheel_api::{List, Notice, NoticeKind, time};
+use keywheel_control::jobs::purge::forget_notices;
 use keywheel_control::jobs::scheduler::catch_up;
 use keywheel_keyring::Millis;
 use serde_json::json;
@@ -53,4 +54,11 @@ async fn each_step_is_announced_once_however_often_anybody_looks() {
     assert_eq!(notices(&plane).await[3..], [(NoticeKind::Retire, 2), (NoticeKind::Retire, 1)]);
     let page: List<Notice> = plane.get("/v1/notices?after=4&limit=1").await.json(StatusCode::OK);
     assert_eq!(page.items.len(), 1);
+
+    // Kept for a year: those of the days 3 and 4 are gone then, and those of the days 23, 29 and 31 are not.
+    let forget =
+        async |days: u64| forget_notices(plane.store(), Millis(made + days * DAY * 1000)).await.unwrap();
+    assert_eq!(forget(3 + 365).await, 0);
+    assert_eq!((forget(23 + 365).await, notices(&plane).await.len()), (2, 3));
+    assert_eq!(forget(23 + 365).await, 0);
 }

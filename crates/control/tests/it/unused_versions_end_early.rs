@@ -13,9 +13,13 @@ const HOUR: u64 = 60 * MINUTE;
 
 /// A batch of a VM up to `to`, which arrives then.
 async fn report(plane: &Plane, vm: &str, number: u64, to: u64, used: Option<&str>) {
+    counted(plane, vm, number, to, used, "valid").await;
+}
+
+async fn counted(plane: &Plane, vm: &str, number: u64, to: u64, used: Option<&str>, outcome: &str) {
     let count = |version: &str| Count {
         version: version.into(),
-        outcome: "valid".into(),
+        outcome: outcome.into(),
         minute: Millis(to - to % MINUTE),
         count: 1,
     };
@@ -101,6 +105,33 @@ async fn use_while_it_drains_takes_the_early_end_back() {
     assert_eq!((back.state, back.overlap_ends_at), (RotationState::Overlapping, rotation.deadline));
     assert_eq!(back.evidence, None);
     assert_eq!(plane.show(&key).await.versions[0].expires_at, Some(rotation.deadline));
+}
+
+#[tokio::test]
+async fn who_is_refused_in_a_brownout_still_uses_it_and_a_gap_proves_nothing() {
+    let plane = plane().await;
+    let (_, rotation) = start(&plane).await;
+    let begun = time::millis(rotation.begins_at).unwrap().0;
+    counted(&plane, "1", 1, begun + 3 * HOUR, Some(&rotation.old_version), "key_brownout").await;
+    report(&plane, "2", 1, begun + 2 * HOUR, None).await;
+    report(&plane, "2", 3, begun + 3 * HOUR, None).await;
+    catch_up(plane.store(), Millis(begun + 3 * HOUR)).await.unwrap();
+    let waiting = show(&plane, &rotation).await;
+    assert_eq!(waiting.state, RotationState::Overlapping);
+    let [WaitsFor::Used { .. }, WaitsFor::Gap { vms: 1, first }] = &waiting.waits_for[..] else {
+        panic!("{:?}", waiting.waits_for)
+    };
+    assert_eq!((first.vm.as_str(), first.node.as_str()), ("2", "edge"));
+}
+
+#[tokio::test]
+async fn a_rotation_keeps_the_terms_that_it_began_with() {
+    let plane = plane().await;
+    let (_, rotation) = start(&plane).await;
+    let terms = json!({ "overlap_seconds": 60 }).to_string();
+    assert_eq!(plane.admin("PUT", "/v1/policies/ours", terms).await.status, StatusCode::OK);
+    catch_up(plane.store(), context().now).await.unwrap();
+    assert_eq!(show(&plane, &rotation).await, rotation);
 }
 
 #[tokio::test]
