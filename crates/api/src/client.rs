@@ -3,8 +3,10 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::{LabelChanges, Labels};
+
 /// `POST /v1/clients`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CreateClient {
     /// 1 to 128 visible ASCII characters without quotes, commas and backslashes: it reaches headers.
@@ -15,6 +17,25 @@ pub struct CreateClient {
     /// Where to reach them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub contact: Option<String>,
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
+    /// What its keys follow that have no policy of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
+}
+
+/// `PATCH /v1/clients/{client}`: what is absent stays as it is, and `null` takes away.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UpdateClient {
+    #[serde(deserialize_with = "crate::present", skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Option<String>>,
+    #[serde(deserialize_with = "crate::present", skip_serializing_if = "Option::is_none")]
+    pub contact: Option<Option<String>>,
+    #[serde(skip_serializing_if = "LabelChanges::is_empty")]
+    pub labels: LabelChanges,
+    #[serde(deserialize_with = "crate::present", skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Option<String>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,5 +43,9 @@ pub struct Client {
     pub name: String,
     pub owner: Option<String>,
     pub contact: Option<String>,
+    #[serde(default)]
+    pub labels: Labels,
+    #[serde(default)]
+    pub policy: Option<String>,
     pub created_at: Timestamp,
 }

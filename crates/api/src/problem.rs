@@ -60,13 +60,17 @@ pub enum ProblemKind {
     KeyPending,
     KeyRevoked,
     KeyExpired,
+    PolicyExists,
+    PolicyInUse,
+    NotByPolicy,
+    RotationNotBegun,
     RevisionGone,
     Unavailable,
     Internal,
 }
 
 impl ProblemKind {
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 27] = [
         Self::InvalidRequest,
         Self::BodyTooLarge,
         Self::RequestTimeout,
@@ -87,6 +91,10 @@ impl ProblemKind {
         Self::KeyPending,
         Self::KeyRevoked,
         Self::KeyExpired,
+        Self::PolicyExists,
+        Self::PolicyInUse,
+        Self::NotByPolicy,
+        Self::RotationNotBegun,
         Self::RevisionGone,
         Self::Unavailable,
         Self::Internal,
@@ -130,6 +138,10 @@ impl ProblemKind {
             Self::KeyPending => ("key-pending", 409, "The key is not accepted yet"),
             Self::KeyRevoked => ("key-revoked", 409, "The key is revoked"),
             Self::KeyExpired => ("key-expired", 409, "The key has expired"),
+            Self::PolicyExists => ("policy-exists", 409, "A policy of that name exists"),
+            Self::PolicyInUse => ("policy-in-use", 409, "The policy is in use"),
+            Self::NotByPolicy => ("not-by-policy", 409, "The policy does not allow this"),
+            Self::RotationNotBegun => ("rotation-not-begun", 409, "The rotation has not begun"),
             Self::RevisionGone => ("revision-gone", 410, "Not in this ring's history"),
             Self::Unavailable => ("unavailable", 503, "The database is not available"),
             Self::Internal => ("internal", 500, "The control plane failed"),

@@ -18,6 +18,9 @@ pub struct Ring {
     /// Base64 Ed25519 public keys for the filter's `control.trust`.
     pub trust: Vec<String>,
     pub created_at: Timestamp,
+    /// What its keys follow that have no policy of their own or of their client.
+    #[serde(default)]
+    pub policy: Option<String>,
     /// Proxies that asked for it and were not forgotten, by node and instance.
     pub proxies: Vec<Proxy>,
     /// What became of their usage reports.

@@ -6,6 +6,8 @@ use std::time::Duration;
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use keywheel_api::Role;
+use keywheel_api::labels::is_label;
+use keywheel_api::policy::{Day, Window};
 use keywheel_control::store::PostgresUrl;
 use keywheel_keyring::{KeyPrefix, PublicKey};
 
@@ -77,9 +79,15 @@ pub(crate) enum Command {
     /// Create, rotate and revoke keys
     #[command(subcommand)]
     Key(Key),
-    /// Take back what `key rotate` began
+    /// See a rotation, take it back, or have its old version's callers notice
     #[command(subcommand)]
     Rotation(Rotation),
+    /// Rules by which keys rotate
+    #[command(subcommand)]
+    Policy(Policy),
+    /// What is announced before it happens
+    #[command(subcommand)]
+    Notice(Notice),
     /// End every key of a list that leaked, whichever client it belongs to
     Revoke(Revoke),
     /// What proxies enforce
@@ -194,9 +202,38 @@ pub(crate) enum Client {
         /// Where to reach them
         #[arg(long)]
         contact: Option<String>,
+        /// Such as `team=payments`; repeat for more
+        #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
+        labels: Vec<(String, String)>,
+        /// What its keys follow that have no policy of their own
+        #[arg(long, value_name = "NAME")]
+        policy: Option<String>,
     },
     /// List clients
-    List,
+    List {
+        /// That have this label, `NAME=VALUE` or `NAME`; repeat for more
+        #[arg(long = "label", value_name = "LABEL")]
+        labels: Vec<String>,
+    },
+    /// Change what is said of a client; what is not named stays
+    Update {
+        name: String,
+        /// The team or person who answers for it
+        #[arg(long)]
+        owner: Option<String>,
+        /// Where to reach them
+        #[arg(long)]
+        contact: Option<String>,
+        /// Set a label, such as `team=payments`; repeat for more
+        #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
+        labels: Vec<(String, String)>,
+        /// Take a label away; repeat for more
+        #[arg(long = "unlabel", value_name = "NAME")]
+        unlabels: Vec<String>,
+        /// What its keys follow that have no policy of their own, or `none`
+        #[arg(long, value_name = "NAME")]
+        policy: Option<String>,
+    },
     /// End every key of a client now
     Revoke {
         name: String,
@@ -224,6 +261,12 @@ pub(crate) enum Key {
         /// The ring it belongs to
         #[arg(long, default_value = "production")]
         ring: String,
+        /// Such as `team=payments`; repeat for more
+        #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
+        labels: Vec<(String, String)>,
+        /// What it follows, instead of its client's or its ring's policy
+        #[arg(long, value_name = "NAME")]
+        policy: Option<String>,
     },
     /// Bring keys in from elsewhere. What is wrong with a line is told and holds no other line up; repeated, an
     /// import finds its keys there
@@ -235,7 +278,35 @@ pub(crate) enum Key {
         /// Of this client only
         #[arg(long, value_name = "NAME")]
         client: Option<String>,
+        /// That have this label, `NAME=VALUE` or `NAME`; repeat for more
+        #[arg(long = "label", value_name = "LABEL")]
+        labels: Vec<String>,
+        /// That stand so by their policy
+        #[arg(long, value_enum)]
+        schedule: Option<Schedule>,
     },
+    /// Change a key's labels; what is not named stays
+    Update {
+        key: String,
+        /// Set a label, such as `team=payments`; repeat for more
+        #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
+        labels: Vec<(String, String)>,
+        /// Take a label away; repeat for more
+        #[arg(long = "unlabel", value_name = "NAME")]
+        unlabels: Vec<String>,
+    },
+    /// Have a key follow a policy of its own
+    SetPolicy {
+        key: String,
+        /// Its name, or `none`: then it follows its client's or its ring's
+        policy: String,
+    },
+    /// Make the next version, print its text, once, and have the key's schedule rotate to it when that is due
+    Deposit { key: String },
+    /// Take the deposited version back
+    Withdraw { key: String },
+    /// Make a version beside those that are accepted, and print its text, once
+    AddVersion { key: String },
     /// Show a key and its versions
     Show { key: String },
     /// Show how often a key's versions were used, and which proxies say so
@@ -248,15 +319,18 @@ pub(crate) enum Key {
     /// Make a new version and print its text, once; the old one is accepted until the overlap ends
     Rotate {
         key: String,
-        /// How long both versions are accepted, such as 30m; at most 90d
+        /// How long both versions are accepted, such as 30m; at most 90d [default: what the key's policy says]
         #[arg(long, value_name = "DURATION", value_parser = duration)]
-        overlap: Duration,
+        overlap: Option<Duration>,
         /// When the new version is accepted and the overlap begins, such as 12h from now; at once if not given
         #[arg(long, value_name = "DURATION", value_parser = duration)]
         begins_in: Option<Duration>,
         /// Take the place of a rotation that is open; what is retiring keeps its deadline
         #[arg(long)]
         supersede: bool,
+        /// The version that gives way, where several are accepted beside each other
+        #[arg(long, value_name = "VERSION")]
+        replaces: Option<String>,
     },
     /// End a key now
     Revoke {
@@ -336,6 +410,127 @@ pub(crate) enum Rotation {
     },
     /// Take a rotation back whose new version is not accepted yet
     Cancel { rotation: String },
+    /// Show where a rotation stands, and what it waits for
+    Show { rotation: String },
+    /// Refuse a share of the requests with the old version for a while, so that its callers notice
+    Brownout {
+        rotation: String,
+        /// From 0 to 1; 0 ends it
+        #[arg(long)]
+        share: f64,
+        /// Such as 10m; at most until the deadline
+        #[arg(long = "for", value_name = "DURATION", value_parser = duration, default_value = "10m")]
+        length: Duration,
+    },
+}
+
+/// Where a key stands by its policy.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Schedule {
+    Scheduled,
+    /// A rotation is to be started
+    Due,
+    /// A version is older than allowed
+    Overdue,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Policy {
+    /// Make a policy
+    Create {
+        /// 1 to 64 letters, digits, `.`, `_` and `-`, and not `none`
+        name: String,
+        #[command(flatten)]
+        terms: TermsArgs,
+    },
+    /// List policies
+    List,
+    /// Show what a policy asks for
+    Show { name: String },
+    /// Change what is named; keys follow at once, open rotations keep their terms
+    Update {
+        name: String,
+        #[command(flatten)]
+        terms: TermsArgs,
+        /// Take it away; repeat for more
+        #[arg(long, value_enum, value_name = "WHAT")]
+        unset: Vec<Unset>,
+    },
+    /// Delete a policy that nothing follows
+    Delete { name: String },
+}
+
+/// What a policy asks for.
+#[derive(Debug, Group)]
+pub(crate) struct TermsArgs {
+    /// How old a version becomes until the next rotation is due, such as 90d
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) rotate_every: Option<Duration>,
+    /// Spread due times over so much time before, such as 7d
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) jitter: Option<Duration>,
+    /// When rotations become due and start by themselves, in UTC, such as `mon,tue,wed 09:00-17:00`
+    #[arg(long, value_name = "DAYS HOURS", value_parser = window)]
+    pub(crate) window: Option<Window>,
+    /// How long both versions are accepted [default: 1d]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) overlap: Option<Duration>,
+    /// When the old version ends [default: deadline]
+    #[arg(long, value_enum)]
+    pub(crate) retire: Option<Retire>,
+    /// How long nobody may have used the old version until it is unused; with `when-unused`
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) quiet_period: Option<Duration>,
+    /// A version that is older makes its key overdue; it is not cut off
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) longest_age: Option<Duration>,
+    /// Whether a key may rotate itself [default: false]
+    #[arg(long)]
+    pub(crate) self_rotation: Option<bool>,
+    /// Give a notice so long before each step, such as 7d; repeat for more
+    #[arg(long = "notice", value_name = "DURATION", value_parser = duration)]
+    pub(crate) notices: Vec<Duration>,
+    /// How many versions of a key may be accepted beside each other
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) max_versions: Option<u32>,
+    /// Refuse this share of the old version's requests before its deadline, above 0 and up to 1
+    #[arg(long, value_name = "SHARE", requires = "brownout_before")]
+    pub(crate) brownout_share: Option<f64>,
+    /// So long before, such as 1h
+    #[arg(long, value_name = "DURATION", value_parser = duration, requires = "brownout_share")]
+    pub(crate) brownout_before: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Retire {
+    /// When the overlap ends
+    Deadline,
+    /// Then, or as soon as the proxies' reports show that nobody uses it
+    WhenUnused,
+}
+
+/// What an update takes away.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Unset {
+    RotateEvery,
+    Jitter,
+    Window,
+    /// And with it `when-unused`
+    QuietPeriod,
+    LongestAge,
+    Notices,
+    MaxVersions,
+    Brownout,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Notice {
+    /// List notices, oldest first
+    List {
+        /// Begin after this notice
+        #[arg(long, value_name = "NOTICE", default_value_t = 0)]
+        after: u64,
+    },
 }
 
 #[derive(Debug, Group)]
@@ -391,6 +586,12 @@ pub(crate) enum Ring {
         seed: bool,
         #[arg(long, value_name = "URL", env = "KEYWHEEL_RING_URL", default_value = RING_URL, help = RING_URL_HELP)]
         ring_url: String,
+    },
+    /// Have the keys of a ring follow a policy, unless they or their clients have one
+    SetPolicy {
+        ring: String,
+        /// Its name, or `none`
+        policy: String,
     },
     /// Bring a ring to proxies that cannot reach the control plane
     Push(Push),
@@ -448,6 +649,25 @@ pub(crate) enum Token {
     },
 }
 
+/// Reads `team=payments`.
+fn label(text: &str) -> Result<(String, String), String> {
+    let parts = text.split_once('=').filter(|(name, value)| is_label(name) && is_label(value));
+    let rule = "is no NAME=VALUE of 1 to 63 letters, digits, `.`, `_`, `/` and `-` each";
+    parts.map(|(name, value)| (name.into(), value.into())).ok_or_else(|| format!("`{text}` {rule}"))
+}
+
+/// Reads `mon,tue 09:00-17:00`.
+fn window(text: &str) -> Result<Window, String> {
+    let rule = || format!("`{text}` is no window: write it like `mon,tue,wed,thu,fri 09:00-17:00`");
+    let (days, hours) = text.split_once(' ').ok_or_else(rule)?;
+    let (from, to) = hours.split_once('-').ok_or_else(rule)?;
+    let days: Result<Vec<Day>, _> = days.split(',').map(str::parse).collect();
+    match (days, from.parse(), to.parse()) {
+        (Ok(days), Ok(from), Ok(to)) => Ok(Window { days, from, to }),
+        _ => Err(rule()),
+    }
+}
+
 /// Reads `90d`, `1h30m` or `2s`, in whole seconds.
 fn duration(text: &str) -> Result<Duration, String> {
     let rule = || format!("`{text}` is no duration: write it like 30s, 30m, 12h, 90d or 1h30m");
@@ -482,6 +702,19 @@ mod tests {
         }
         for bad in ["", "30", "m", "-3s", "1y", "1 h", "99999999999999999999s", "9999999999999999999d"] {
             assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn labels_and_windows_are_read() {
+        assert_eq!(label("team=a/b"), Ok(("team".into(), "a/b".into())));
+        for bad in ["team", "=a", "team=", "a b=c"] {
+            assert!(label(bad).is_err(), "{bad}");
+        }
+        let nights = window("sat,sun 22:00-04:30").unwrap();
+        assert_eq!((nights.days, nights.to.minutes()), (vec![Day::Sat, Day::Sun], 270));
+        for bad in ["mon", "mon 9-17", "day 09:00-17:00", "09:00-17:00"] {
+            assert!(window(bad).is_err(), "{bad}");
         }
     }
 

@@ -134,9 +134,37 @@ impl<'a> Api<'a> {
         body: &B,
         repeat: Repeat,
     ) -> Result<T, Failure> {
+        self.change(|| self.request(Method::POST, path).json(body), repeat).await
+    }
+
+    pub(crate) async fn put<B: Serialize, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &B,
+    ) -> Result<T, Failure> {
+        self.change(|| self.request(Method::PUT, path).json(body), Repeat::Safe).await
+    }
+
+    pub(crate) async fn patch<B: Serialize, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &B,
+    ) -> Result<T, Failure> {
+        self.change(|| self.request(Method::PATCH, path).json(body), Repeat::Safe).await
+    }
+
+    pub(crate) async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.change(|| self.request(Method::DELETE, path), Repeat::Unsafe).await
+    }
+
+    /// A change may be answered only when proxies enforce it.
+    async fn change<T: DeserializeOwned>(
+        &self,
+        request: impl Fn() -> RequestBuilder,
+        repeat: Repeat,
+    ) -> Result<T, Failure> {
         let query = self.applied.query();
-        let change = || self.request(Method::POST, path).query(&query).timeout(PATIENCE).json(body);
-        let mut answer: Value = self.send(change, repeat).await?;
+        let mut answer: Value = self.send(|| request().query(&query).timeout(PATIENCE), repeat).await?;
         self.applied.take(&mut answer);
         let not_keywheel = |cause: serde_json::Error| Failure::NotKeywheel {
             url: self.url.clone(),
@@ -151,8 +179,17 @@ impl<'a> Api<'a> {
         path: &str,
         query: &[(&str, &str)],
     ) -> Result<Vec<T>, Failure> {
+        self.list_after(path, query, String::new()).await
+    }
+
+    /// Every page of a list that comes after an item.
+    pub(crate) async fn list_after<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+        mut after: String,
+    ) -> Result<Vec<T>, Failure> {
         let mut items = Vec::new();
-        let mut after = String::new();
         loop {
             let request = || self.request(Method::GET, path).query(query).query(&[("after", &after)]);
             let page: List<T> = self.send(request, Repeat::Safe).await?;

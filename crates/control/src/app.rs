@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{get, post};
+use axum::routing::{get, patch, post, put};
 
 use crate::Control;
 use crate::api::{
-    applied, audit, auth, clients, error, figures, health, import, keys, request, rings, rotations, tokens,
-    usage,
+    applied, audit, auth, clients, error, figures, health, import, keys, notices, policies, request, rings,
+    rotations, tokens, usage,
 };
 use crate::metrics::Listener;
 
@@ -22,17 +22,24 @@ pub fn admin(control: Arc<Control>) -> Router {
         .route("/v1/audit", get(audit::list))
         .route("/v1/audit/checkpoints", get(audit::checkpoints).post(audit::sign))
         .route("/v1/clients", get(clients::list).post(clients::create))
+        .route("/v1/clients/{client}", patch(clients::update))
         .route("/v1/clients/{client}/revoke", post(clients::revoke))
         .route("/v1/compromised", post(keys::compromise))
         .route("/v1/keys", get(keys::list).post(keys::create))
-        .route("/v1/keys/{key}", get(keys::show))
+        .route("/v1/keys/{key}", get(keys::show).patch(keys::update))
+        .route("/v1/keys/{key}/next", post(keys::deposit).delete(keys::withdraw))
         .route("/v1/keys/{key}/reinstate", post(keys::reinstate))
         .route("/v1/keys/{key}/revoke", post(keys::revoke))
         .route("/v1/keys/{key}/rotations", post(rotations::start))
         .route("/v1/keys/{key}/usage", get(usage::show))
+        .route("/v1/keys/{key}/versions", post(keys::add_version))
         .route("/v1/keys/{key}/versions/{version}/reinstate", post(keys::reinstate_version))
         .route("/v1/keys/{key}/versions/{version}/revoke", post(keys::revoke_version))
+        .route("/v1/notices", get(notices::list))
+        .route("/v1/policies", get(policies::list).post(policies::create))
+        .route("/v1/policies/{policy}", get(policies::show).put(policies::update).delete(policies::delete))
         .route("/v1/rotations/{rotation}", get(rotations::show))
+        .route("/v1/rotations/{rotation}/brownout", post(rotations::brown_out))
         .route("/v1/rotations/{rotation}/cancel", post(rotations::cancel))
         .route("/v1/rotations/{rotation}/rollback", post(rotations::roll_back))
         .route("/v1/rings/{ring}", get(rings::show))
@@ -40,6 +47,7 @@ pub fn admin(control: Arc<Control>) -> Router {
         .route("/v1/rings/{ring}/import", post(import::import))
         .route("/v1/rings/{ring}/proxies", get(rings::proxies))
         .route("/v1/rings/{ring}/proxies/forget", post(rings::forget_proxies))
+        .route("/v1/rings/{ring}/policy", put(policies::set_for_ring))
         .route("/v1/tokens", post(tokens::create))
         .route_layer(from_fn_with_state(control.clone(), applied::wait))
         .route_layer(from_fn_with_state(control.clone(), auth::admin))

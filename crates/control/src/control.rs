@@ -144,7 +144,7 @@ impl Control {
             token = set_up(&store, options, &master_key).await?;
         }
         let key = unseal(&store, &master_key).await?;
-        scheduler::catch_up(&store, clock::now()).await?;
+        scheduler::catch_up_deadlines(&store, clock::now()).await?;
 
         let (stop, stopping) = watch::channel(false);
         let mut rings = BTreeMap::new();

@@ -9,6 +9,8 @@
 //! | [`app`] | the routes of both listeners |
 //! | `api/` | one file per resource, which owns its handlers |
 //! | [`lifecycle`] | what may happen to a key version: pure |
+//! | [`schedule`] | when a rotation is due, and what is announced before: pure |
+//! | [`unused`] | whether an old version may end before its deadline: pure |
 //! | [`usage`] | what reports of proxies add up to: pure |
 //! | [`store`] | all SQL |
 //! | [`ring`] | documents: cut once, signed once, kept for all who ask |
@@ -56,10 +58,12 @@ pub mod metrics;
 pub mod notary;
 pub mod ring;
 mod runtime;
+pub mod schedule;
 pub mod seal;
 pub mod secret;
 pub mod serve;
 pub mod store;
+pub mod unused;
 pub mod usage;
 
 pub use control::{Control, Options, RingAuth, StartError};

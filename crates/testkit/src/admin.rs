@@ -44,7 +44,7 @@ impl Admin {
     ///
     /// The control plane refuses, or is not there; so with all that follow.
     pub async fn create_client(&self, name: &str) -> anyhow::Result<Client> {
-        let body = CreateClient { name: name.into(), owner: None, contact: None };
+        let body = CreateClient { name: name.into(), ..CreateClient::default() };
         self.post("/v1/clients", &body).await
     }
 
@@ -66,15 +66,7 @@ impl Admin {
     /// As [`Admin::create_client`].
     pub async fn create_key(&self, client: &str, scopes: &[&str]) -> anyhow::Result<Issued> {
         let scopes = scopes.iter().map(|scope| (*scope).into()).collect();
-        self.create(&CreateKey {
-            client: client.into(),
-            ring: None,
-            scopes,
-            not_before: None,
-            expires_at: None,
-            version: None,
-        })
-        .await
+        self.create(&CreateKey { client: client.into(), scopes, ..CreateKey::default() }).await
     }
 
     /// # Errors
@@ -112,7 +104,7 @@ impl Admin {
         key: &str,
         overlap_seconds: u64,
     ) -> anyhow::Result<RotationWithSecret> {
-        let body = StartRotation { overlap_seconds, not_before: None, supersede: false, version: None };
+        let body = StartRotation { overlap_seconds: Some(overlap_seconds), ..StartRotation::default() };
         self.post(&format!("/v1/keys/{key}/rotations"), &body).await
     }
 

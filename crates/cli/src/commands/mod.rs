@@ -4,6 +4,8 @@ pub(crate) mod export;
 pub(crate) mod import;
 pub(crate) mod key;
 pub(crate) mod manual;
+pub(crate) mod notice;
+pub(crate) mod policy;
 pub(crate) mod push;
 pub(crate) mod revoke;
 pub(crate) mod ring;

@@ -1,6 +1,8 @@
-use keywheel_api::{ForgetProxies, ForgottenProxies, Proxy, ProxyState, Ring, RingProxies, RingUsage};
+use keywheel_api::{
+    ForgetProxies, ForgottenProxies, Proxy, ProxyState, Ring, RingProxies, RingUsage, SetPolicy,
+};
 
-use super::key::segment;
+use super::key::{or_none, segment};
 use super::{export, push};
 use crate::applied::Waiting;
 use crate::args::{self, Connection};
@@ -36,6 +38,14 @@ pub(crate) async fn run(
                     .map(|name| format!("\n  {} ({})", name.node, name.instance))
                     .collect();
                 format!("Forgot {} proxies of ring {}.{}", names.len(), gone.ring, names.concat())
+            })
+        }
+        args::Ring::SetPolicy { ring, policy } => {
+            let path = format!("/v1/rings/{}/policy", segment(&ring));
+            let ring: Ring = api()?.put(&path, &SetPolicy { policy: or_none(policy) }).await?;
+            output.result(&ring, |ring| match &ring.policy {
+                Some(policy) => format!("The keys of ring {} follow policy {policy}.", ring.name),
+                None => format!("The keys of ring {} follow no policy of the ring.", ring.name),
             })
         }
         args::Ring::Export { ring, seed: _, ring_url } => {

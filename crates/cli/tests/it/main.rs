@@ -17,6 +17,7 @@ mod exit_codes_tell_scripts_what_happened;
 mod https_is_spoken;
 mod killed_without_warning_nothing_is_lost;
 mod no_plaintext_is_logged;
+mod policies_are_made_and_followed;
 mod serve_says_why_it_cannot_start;
 mod shells_and_readers_learn_every_command;
 mod the_command_line_wins_over_the_environment;

@@ -46,7 +46,7 @@ pub(crate) async fn sign(State(control): State<Arc<Control>>) -> Result<axum::Js
 
 impl Page {
     /// After which number, and how many at most.
-    fn read(self) -> Result<(u64, u32), ApiError> {
+    pub(super) fn read(self) -> Result<(u64, u32), ApiError> {
         let after = if self.after.is_empty() { Some(0) } else { self.after.parse().ok() };
         require(after.is_some(), "after", "the `next` of the page before, a number")?;
         let limit = self.limit.unwrap_or(PAGE);

@@ -129,12 +129,19 @@ fn refused(refusal: Refusal) -> Problem {
         Refusal::KeyPending { .. } => ProblemKind::KeyPending,
         Refusal::KeyRevoked(_) => ProblemKind::KeyRevoked,
         Refusal::KeyExpired(_) => ProblemKind::KeyExpired,
+        Refusal::PolicyExists(_) => ProblemKind::PolicyExists,
+        Refusal::PolicyInUse(_) => ProblemKind::PolicyInUse,
+        Refusal::Policy { .. } => ProblemKind::NotByPolicy,
+        Refusal::RotationNotBegun(_) => ProblemKind::RotationNotBegun,
+        Refusal::Labels => return Problem::field("labels", refusal.to_string()),
+        Refusal::NoOverlap(_) => return Problem::field("overlap_seconds", refusal.to_string()),
     };
     let problem = Problem::new(kind, refusal.to_string());
     match refusal {
         Refusal::RotationOpen(rotation)
         | Refusal::RotationEnded(rotation)
-        | Refusal::RotationBegun(rotation) => problem.with_rotation(rotation),
+        | Refusal::RotationBegun(rotation)
+        | Refusal::RotationNotBegun(rotation) => problem.with_rotation(rotation),
         _ => problem,
     }
 }

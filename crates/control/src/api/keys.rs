@@ -4,7 +4,8 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use keywheel_api::key::MAX_COMPROMISED;
 use keywheel_api::{
-    Compromised, CreateKey, Key, KeyWithSecret, List, NewVersion, ReportCompromised, Revoke, Timestamp, time,
+    AddVersion, Compromised, CreateKey, Deposit, Key, KeyWithSecret, List, NewVersion, ReportCompromised,
+    Revoke, ScheduleState, Timestamp, UpdateKey, time,
 };
 use keywheel_keyring::entry::{MAX_SCOPES, is_scope};
 use keywheel_keyring::{Digest, KeyPrefix, Millis, PlainKey, VersionId};
@@ -13,11 +14,12 @@ use tracing::info;
 
 use super::auth::By;
 use super::body::{Json, JsonOrDefault, Params};
+use super::clients::check_labels;
 use super::error::ApiError;
-use super::{PAGE, require, uncancelled};
+use super::{PAGE, label_filter, require, uncancelled};
 use crate::Control;
 use crate::secret::random;
-use crate::store::{Ending, NewKey, Refusal, StoreError};
+use crate::store::{Ending, KeyFilter, NewKey, Refusal, StoreError};
 
 /// An expiry further away is a slip of the pen: 100 years.
 const MAX_EXPIRY: u64 = 100 * 365 * 24 * 60 * 60 * 1000;
@@ -26,6 +28,9 @@ const MAX_EXPIRY: u64 = 100 * 365 * 24 * 60 * 60 * 1000;
 #[serde(deny_unknown_fields)]
 pub(crate) struct Filter {
     client: Option<String>,
+    labels: Option<String>,
+    /// Where keys stand by their policy.
+    schedule: Option<ScheduleState>,
     #[serde(default)]
     after: String,
 }
@@ -48,6 +53,7 @@ pub(crate) async fn create(
 ) -> Result<(StatusCode, axum::Json<KeyWithSecret>), ApiError> {
     let scopes = new.scopes.len() <= MAX_SCOPES && new.scopes.iter().all(|scope| is_scope(scope));
     require(scopes, "scopes", SCOPES_RULE)?;
+    check_labels(&new.labels)?;
     let expires_at = new.expires_at.map(|at| expiry(at, context.now)).transpose()?;
     let not_before = new.not_before.map(|at| beginning(at, context.now, expires_at)).transpose()?;
     let ring = new.ring.unwrap_or_else(|| control.default_ring().to_owned());
@@ -58,6 +64,8 @@ pub(crate) async fn create(
         scopes: new.scopes,
         not_before,
         expires_at,
+        labels: new.labels,
+        policy: new.policy,
         version: made.id,
         digest: made.digest,
     };
@@ -74,7 +82,9 @@ pub(crate) async fn list(
     State(control): State<Arc<Control>>,
     Params(filter): Params<Filter>,
 ) -> Result<axum::Json<List<Key>>, ApiError> {
-    let items = control.store.keys(filter.client.as_deref(), &filter.after, PAGE).await?;
+    let Filter { client, labels, schedule, after } = filter;
+    let labels = label_filter(labels.as_deref())?;
+    let items = control.store.keys(&KeyFilter { client, schedule, labels }, &after, PAGE).await?;
     Ok(axum::Json(List::new(items, PAGE, |key| key.id.clone())))
 }
 
@@ -83,6 +93,68 @@ pub(crate) async fn show(
     Path(key): Path<String>,
 ) -> Result<axum::Json<Key>, ApiError> {
     Ok(axum::Json(control.store.key(&key).await?))
+}
+
+pub(crate) async fn update(
+    State(control): State<Arc<Control>>,
+    Path(key): Path<String>,
+    By(context): By,
+    Json(update): Json<UpdateKey>,
+) -> Result<axum::Json<Key>, ApiError> {
+    let change = async move {
+        let policy = update.policy.as_ref().map(Option::as_deref);
+        control.store.update_key(&context, &key, &update.labels, policy).await
+    };
+    let key = uncancelled(change).await?;
+    info!(key.id, "Updated key {}", key.id);
+    Ok(axum::Json(key))
+}
+
+/// A version beside the others.
+pub(crate) async fn add_version(
+    State(control): State<Arc<Control>>,
+    Path(key): Path<String>,
+    By(context): By,
+    JsonOrDefault(new): JsonOrDefault<AddVersion>,
+) -> Result<(StatusCode, axum::Json<KeyWithSecret>), ApiError> {
+    let found = control.store.key(&key).await?;
+    let expires_at = found.expires_at.and_then(time::millis);
+    let not_before = new.not_before.map(|at| beginning(at, context.now, expires_at)).transpose()?;
+    let made = version(&control, &found.ring, new.version)?;
+    let Made { id, digest, secret } = made;
+    let added = id.clone();
+    let change = async move { control.store.add_version(&context, &key, &id, digest, not_before).await };
+    let (key, created) = uncancelled(change).await?;
+    if created {
+        info!(key.id, version.id = added.as_str(), "Added version {added} to key {}", key.id);
+    }
+    let status = if created { StatusCode::CREATED } else { StatusCode::OK };
+    let secret = secret.map(|secret| secret.expose().to_owned());
+    Ok((status, axum::Json(KeyWithSecret { key, secret })))
+}
+
+/// The version to which the key's schedule rotates it.
+pub(crate) async fn deposit(
+    State(control): State<Arc<Control>>,
+    Path(key): Path<String>,
+    By(context): By,
+    Json(new): Json<Deposit>,
+) -> Result<axum::Json<Key>, ApiError> {
+    let found = control.store.key(&key).await?;
+    let Made { id, digest, .. } = version(&control, &found.ring, Some(new.version))?;
+    let key = uncancelled(async move { control.store.deposit(&context, &key, &id, digest).await }).await?;
+    info!(key.id, "The next version of key {} was deposited", key.id);
+    Ok(axum::Json(key))
+}
+
+pub(crate) async fn withdraw(
+    State(control): State<Arc<Control>>,
+    Path(key): Path<String>,
+    By(context): By,
+) -> Result<axum::Json<Key>, ApiError> {
+    let key = uncancelled(async move { control.store.withdraw(&context, &key).await }).await?;
+    info!(key.id, "Key {} has no deposited version", key.id);
+    Ok(axum::Json(key))
 }
 
 pub(crate) async fn revoke(

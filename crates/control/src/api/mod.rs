@@ -10,6 +10,8 @@ pub(crate) mod figures;
 pub(crate) mod health;
 pub(crate) mod import;
 pub(crate) mod keys;
+pub(crate) mod notices;
+pub(crate) mod policies;
 pub(crate) mod request;
 pub(crate) mod rings;
 pub(crate) mod rotations;
@@ -19,7 +21,7 @@ pub(crate) mod usage;
 use std::future::Future;
 
 use error::ApiError;
-use keywheel_api::Problem;
+use keywheel_api::{Problem, labels};
 use tracing::Instrument as _;
 
 /// The most items of one list.
@@ -39,6 +41,14 @@ where
         Ok(done) => Ok(done?),
         Err(panicked) => Err(ApiError::Internal(panicked.to_string())),
     }
+}
+
+/// The labels that a list is filtered by.
+pub(crate) fn label_filter(text: Option<&str>) -> Result<Vec<(String, Option<String>)>, ApiError> {
+    text.map_or(Ok(Vec::new()), |text| {
+        let rule = |part| format!("`NAME=VALUE` or `NAME`, separated by commas; `{part}` is neither");
+        labels::parse_filter(text).map_err(|part| Problem::field("labels", rule(part)).into())
+    })
 }
 
 /// A rule that a field must keep.

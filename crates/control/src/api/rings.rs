@@ -60,6 +60,7 @@ pub(crate) async fn show(
         entries: control.store.count_entries(record.id).await?,
         trust: publisher.trust().iter().map(ToString::to_string).collect(),
         created_at: timestamp(record.created_at),
+        policy: control.store.ring_policy(record.id).await?,
         proxies: publisher.proxies.list(publisher.head(), clock::now()),
         usage: control.store.usage_tally(record.id),
     }))

@@ -128,9 +128,29 @@ impl Change<'_> {
         resource: &str,
         before: &Key,
     ) -> Result<Key, StoreError> {
+        self.plan(&before.id).await?;
         let after = self.key(&before.id).await?;
         self.audit(action, resource, Some(state(before, &after)), Some(state(&after, before))).await?;
         Ok(after)
+    }
+}
+
+impl Change<'_> {
+    /// As [`audit_key`](Self::audit_key), for a step of a rotation that has its reasons: they are recorded.
+    pub(super) async fn audit_rotation(
+        &mut self,
+        action: &'static str,
+        id: &str,
+        before: &Key,
+    ) -> Result<(), StoreError> {
+        self.plan(&before.id).await?;
+        let after = self.key(&before.id).await?;
+        let rotation = self.rotation(id).await?;
+        let mut recorded = state(&after, before);
+        if let Value::Object(members) = &mut recorded {
+            members.insert("rotation".into(), json!(rotation));
+        }
+        self.audit(action, id, Some(state(before, &after)), Some(recorded)).await
     }
 }
 

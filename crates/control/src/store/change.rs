@@ -101,6 +101,22 @@ impl Change<'_> {
         Ok(head)
     }
 
+    /// Commits what is no state change: when the scheduler looks again, what it announced, what a rotation waits
+    /// for.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; then nothing of it happened.
+    pub(super) async fn commit_notes(self) -> Result<(), StoreError> {
+        if self.audited.is_some() {
+            return self.commit().await;
+        }
+        if !self.heads.is_empty() {
+            return Err(StoreError::Corrupt("a ring changed without an audit record".into()));
+        }
+        Ok(self.tx.commit().await?)
+    }
+
     /// # Errors
     ///
     /// [`StoreError`]; then nothing of the change happened.

@@ -55,6 +55,14 @@ impl Store {
     }
 }
 
+/// Whose a key will be.
+#[derive(Debug, Clone, Copy)]
+struct Owner {
+    id: i64,
+    /// It, or the ring, has a policy.
+    follows: bool,
+}
+
 /// One transaction's worth.
 struct Importing<'a> {
     ring: i64,
@@ -107,17 +115,19 @@ impl Importing<'_> {
         let mut revision = first;
         for rows in rows.chunks(ROWS) {
             // Of full chunks the text is the same, so it is prepared once.
-            let columns = "id, ring_id, client_id, scopes, expires_at, created_at";
-            let sql = format!("INSERT INTO keys ({columns}) VALUES {}", parameters(rows.len(), 6));
+            let columns = "id, ring_id, client_id, scopes, expires_at, created_at, look_at";
+            let sql = format!("INSERT INTO keys ({columns}) VALUES {}", parameters(rows.len(), 7));
             let mut keys = sqlx::query(sqlx::AssertSqlSafe(sql));
             for (key, _, client, item) in rows {
                 keys = keys
                     .bind(key)
                     .bind(self.ring)
-                    .bind(client)
+                    .bind(client.id)
                     .bind(json!(item.scopes).to_string())
                     .bind(expiry(item))
-                    .bind(now);
+                    .bind(now)
+                    // The scheduler plans them, a few at a time.
+                    .bind(client.follows.then_some(now));
             }
             keys.execute(&mut *change.tx).await?;
             let columns = "id, key_id, ring_id, digest, state, expires_at, revision, created_at";
@@ -152,23 +162,35 @@ impl Importing<'_> {
         &self,
         change: &mut Change<'_>,
         items: &[Item<'_>],
-    ) -> Result<BTreeMap<String, i64>, StoreError> {
+    ) -> Result<BTreeMap<String, Owner>, StoreError> {
         let names: BTreeSet<&str> = items.iter().map(|(_, item)| item.client.as_str()).collect();
         let names: Vec<&str> = names.into_iter().collect();
         let mut found = BTreeMap::new();
         for names in names.chunks(ROWS) {
-            let sql = format!("SELECT id, name FROM clients WHERE name IN ({})", parameters(names.len(), 1));
+            // The parameters are numbered from 1 on; the ring comes after them.
+            let sql = format!(
+                "SELECT c.id, c.name, coalesce(c.policy_id, r.policy_id) AS policy
+                 FROM clients c CROSS JOIN rings r WHERE r.id = ${} AND c.name IN ({})",
+                names.len().saturating_add(1),
+                parameters(names.len(), 1)
+            );
             let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
             for name in names {
                 query = query.bind(*name);
             }
-            for row in query.fetch_all(&mut *change.tx).await? {
-                found.insert(row.try_get::<String, _>("name")?, row.try_get::<i64, _>("id")?);
+            for row in query.bind(self.ring).fetch_all(&mut *change.tx).await? {
+                let policy: Option<i64> = row.try_get("policy")?;
+                let owner = Owner { id: row.try_get("id")?, follows: policy.is_some() };
+                found.insert(row.try_get::<String, _>("name")?, owner);
             }
         }
         if !self.create_clients {
             return Ok(found);
         }
+        let policy: Option<i64> = sqlx::query_scalar("SELECT policy_id FROM rings WHERE id = $1")
+            .bind(self.ring)
+            .fetch_one(&mut *change.tx)
+            .await?;
         for name in names {
             if found.contains_key(name) {
                 continue;
@@ -176,9 +198,16 @@ impl Importing<'_> {
             let now = change.now();
             let made = sqlx::query("INSERT INTO clients (name, created_at) VALUES ($1, $2) RETURNING id");
             let made = made.bind(name).bind(int(now.0)).fetch_one(&mut *change.tx).await?;
-            found.insert(name.to_owned(), made.try_get(0)?);
-            let client =
-                Client { name: name.to_owned(), owner: None, contact: None, created_at: timestamp(now) };
+            let owner = Owner { id: made.try_get(0)?, follows: policy.is_some() };
+            found.insert(name.to_owned(), owner);
+            let client = Client {
+                name: name.to_owned(),
+                owner: None,
+                contact: None,
+                labels: BTreeMap::new(),
+                policy: None,
+                created_at: timestamp(now),
+            };
             change.audit("client.create", name, None, Some(json!(client))).await?;
         }
         Ok(found)

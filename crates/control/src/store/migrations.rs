@@ -17,10 +17,12 @@ const SQLITE: &[Step] = &[
     (2, "usage", include_str!("../../migrations/sqlite/0002_usage.sql")),
     (3, "audit", include_str!("../../migrations/sqlite/0003_audit.sql")),
     (4, "lifecycle", include_str!("../../migrations/sqlite/0004_lifecycle.sql")),
+    (6, "policies", include_str!("../../migrations/sqlite/0006_policies.sql")),
     (8, "proxies", include_str!("../../migrations/sqlite/0008_proxies.sql")),
 ];
 const POSTGRES: &[Step] = &[
     (4, "first schema", include_str!("../../migrations/postgres/0004_first_schema.sql")),
+    (6, "policies", include_str!("../../migrations/postgres/0006_policies.sql")),
     (8, "proxies", include_str!("../../migrations/postgres/0008_proxies.sql")),
 ];
 
@@ -134,6 +136,7 @@ mod tests {
             "3a74deec6ce87e59701334f7fa0677801ac782fa5efd6a204f14b300ba60ecc6",
             "0df93925b1e0e0b8dbfbef787caa4123054608a22d895426fbe920ca53b45fe4",
             "d1cf042de8923525443ec2f88147aba8f966ca08f1054cf138abacaf01c8ec76",
+            "dce40cda1421c21ce7394a06d26ad902852d08c85d082b70e71540fb4a1ed89a",
             "348060bba2243a87cd27a1e097eef6aa9df46a834be23010866d53438306b080",
         ];
         let found: Vec<_> = SQLITE.iter().map(|(_, _, sql)| hex::encode(Sha256::digest(sql))).collect();
@@ -169,7 +172,10 @@ mod tests {
         assert_eq!(key.open_rotation.as_deref(), Some("rot_1"));
         let rotation = store.rotation("rot_1").await.unwrap();
         assert_eq!(rotation.begins_at, rotation.created_at);
-        assert_eq!(store.next_deadline().await.unwrap(), Some(keywheel_keyring::Millis(90)));
+        assert_eq!(
+            store.next_deadline(keywheel_keyring::Millis(0)).await.unwrap(),
+            Some(keywheel_keyring::Millis(90))
+        );
         assert_eq!(store.reporting("production", 1).await.unwrap(), (0, vec![]));
         let records = store.audit_records(0, 10).await.unwrap();
         let verified = verify(&records, &[], &[]).unwrap();

@@ -12,6 +12,9 @@
 //! | [`setup`] | what the first start makes |
 //! | [`deadlines`] | what happens to versions and rotations by its time |
 //! | [`endings`] | revoked, compromised, brought back |
+//! | [`policies`] | what keys follow |
+//! | [`plans`] | what a key's policy makes of it: due times, notices, deposits |
+//! | [`retirement`] | the end of an old version: brown-outs, and before its deadline when it is unused |
 //! | [`import`] | many digests at once |
 //! | [`proxies`] | what proxies said of themselves |
 //! | [`usage`] | what proxies counted, written for all who wait |
@@ -29,8 +32,11 @@ mod figures;
 mod import;
 mod keys;
 mod migrations;
+mod plans;
+mod policies;
 mod proxies;
 mod replicas;
+mod retirement;
 mod rings;
 mod rotations;
 mod rows;
@@ -43,8 +49,9 @@ pub use db::{BadUrl, Location, PostgresUrl};
 pub use deadlines::Due;
 pub use endings::Ending;
 pub use figures::{AGES, Ages, Figures};
-pub use keys::NewKey;
+pub use keys::{KeyFilter, NewKey};
 pub use migrations::OpenError;
+pub use plans::AUTOMATIC_STARTS_A_MINUTE;
 pub use rings::{Cut, RingRecord, Signer};
 pub use rotations::{NewRotation, RollBackTo};
 pub use setup::Setup;
@@ -134,6 +141,18 @@ pub enum Refusal {
     KeyRevoked(String),
     #[error("key `{0}` has expired; create a new key")]
     KeyExpired(String),
+    #[error("at most 32 labels, whose names and values are 1 to 63 letters, digits, `.`, `_`, `/` and `-`")]
+    Labels,
+    #[error("policy `{0}` exists already, with other terms")]
+    PolicyExists(String),
+    #[error("policy `{0}` is in use; give its keys, clients and rings another one first")]
+    PolicyInUse(String),
+    #[error("key `{key}`: {why}")]
+    Policy { key: String, why: String },
+    #[error("key `{0}` follows no policy, so the rotation needs an overlap of its own")]
+    NoOverlap(String),
+    #[error("rotation `{0}` has not begun, so no version of it is about to end; cancel it, or wait")]
+    RotationNotBegun(String),
 }
 
 impl Store {

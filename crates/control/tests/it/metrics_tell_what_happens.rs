@@ -52,7 +52,7 @@ async fn they_count_what_the_database_holds() {
     let plane = plane().await;
     let key = plane.key().await;
     plane.rotate(&key, 3600).await;
-    let age = "UPDATE versions SET created_at = created_at - 100 * 86400000 WHERE state = 'active'";
+    let age = "UPDATE versions SET created_at = created_at - 8640000000 WHERE state = 'active'";
     sqlx::query(age).execute(&plane.database().await).await.unwrap();
     let serving = Serving::plain(plane).await;
     let metrics = serving.metrics().await;

@@ -5,7 +5,7 @@ use axum::http::{Request, StatusCode};
 use keywheel_control::app;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Plane, call, plane};
+use crate::support::{Answer, Plane, call, on_postgres, plane};
 
 async fn ask(plane: &Plane, path: &str) -> Answer {
     // What was said a moment ago is said again.
@@ -48,9 +48,12 @@ async fn a_database_that_takes_no_write_is_not_ready() {
     let plane = plane().await;
     // Another process holds the lock, as a backup gone wrong would.
     let mut other = plane.database().await.acquire().await.unwrap();
-    sqlx::query("BEGIN IMMEDIATE").execute(&mut *other).await.unwrap();
+    let lock = if on_postgres() { "BEGIN; LOCK TABLE rings" } else { "BEGIN IMMEDIATE" };
+    sqlx::raw_sql(lock).execute(&mut *other).await.unwrap();
     let found = checks(&plane, StatusCode::SERVICE_UNAVAILABLE).await;
-    assert_eq!((&found["database"], &found["database_writable"]), (&json!("ok"), &json!("timed_out")));
+    // PostgreSQL's lock keeps readers out, too.
+    let database = if on_postgres() { "timed_out" } else { "ok" };
+    assert_eq!((&found["database"], &found["database_writable"]), (&json!(database), &json!("timed_out")));
     sqlx::query("ROLLBACK").execute(&mut *other).await.unwrap();
     tokio::time::sleep(Duration::from_secs(6)).await;
     assert_eq!(checks(&plane, StatusCode::OK).await["database_writable"], "ok");

@@ -226,3 +226,12 @@ pub(crate) fn new_version() -> Value {
 pub(crate) fn context() -> Context {
     Context::system(clock::now())
 }
+
+/// The policy of the client `acme`, whose keys follow it.
+pub(crate) async fn policy_of_acme(plane: &Plane, terms: Value) {
+    let new = json!({ "name": "ours", "terms": terms });
+    let answer = plane.post("/v1/policies", new).await;
+    assert_eq!(answer.status, StatusCode::CREATED, "{}", String::from_utf8_lossy(&answer.body));
+    let client = json!({ "name": "acme", "policy": "ours" });
+    assert_eq!(plane.post("/v1/clients", client).await.status, StatusCode::CREATED);
+}

@@ -3,14 +3,14 @@ use std::sync::Arc;
 
 use axum::http::StatusCode;
 use keywheel_api::audit::verify;
-use keywheel_api::{Key, RingProxies, Rotation, RotationState};
+use keywheel_api::{Key, List, Notice, RingProxies, Rotation, RotationState};
 use keywheel_control::jobs::{self, scheduler};
 use keywheel_control::store::Location;
 use keywheel_control::{Control, Options, clock};
 use serde_json::json;
 use tokio::sync::watch;
 
-use crate::support::{Plane, database_of, first_start, new_version, on_sqlite};
+use crate::support::{Plane, database_of, first_start, new_version, on_sqlite, policy_of_acme};
 
 /// Two control planes on one database, as different machines would be: each with a data directory of its
 /// own, and copies of one master key.
@@ -131,6 +131,38 @@ async fn a_deadline_is_carried_out_once() {
             record.event.action == "rotation.complete" && record.event.resource == rotation.id
         });
         assert_eq!(completed.count(), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schedule_starts_each_rotation_and_gives_each_notice_once() {
+    let pair = pair().await;
+    let terms =
+        json!({ "rotate_every_seconds": 86_400, "overlap_seconds": 86_400, "longest_age_seconds": 86_400 });
+    policy_of_acme(&pair.one, terms).await;
+    let mut keys = Vec::new();
+    for _ in 0..20 {
+        let key = pair.one.key().await;
+        let next = json!({ "version": new_version() });
+        let answer = pair.two.post(&format!("/v1/keys/{}/next", key.id), next).await;
+        keys.push(answer.json::<Key>(StatusCode::OK));
+    }
+    let later = keywheel_keyring::Millis(clock::now().0 + 2 * 86_400_000);
+    let (one, two) = tokio::join!(
+        scheduler::catch_up(&pair.one.control.store, later),
+        scheduler::catch_up(&pair.two.control.store, later)
+    );
+    one.unwrap();
+    two.unwrap();
+    let records = pair.two.store().audit_records(0, 500).await.unwrap();
+    let started = records.iter().filter(|record| record.event.action == "rotation.start");
+    assert_eq!(started.count(), keys.len());
+    let notices: List<Notice> = pair.two.get("/v1/notices").await.json(StatusCode::OK);
+    let given: BTreeSet<_> =
+        notices.items.iter().map(|n| (&n.key, n.step_at, format!("{:?}", n.kind))).collect();
+    assert_eq!(given.len(), notices.items.len());
+    for key in keys {
+        assert!(pair.one.show(&key).await.open_rotation.is_some());
     }
 }
 

@@ -1,0 +1,18 @@
+use std::sync::Arc;
+
+use axum::extract::State;
+use keywheel_api::{List, Notice};
+
+use super::audit::Page;
+use super::body::Params;
+use super::error::ApiError;
+use crate::Control;
+
+pub(crate) async fn list(
+    State(control): State<Arc<Control>>,
+    Params(page): Params<Page>,
+) -> Result<axum::Json<List<Notice>>, ApiError> {
+    let (after, limit) = page.read()?;
+    let items = control.store.notices(after, limit).await?;
+    Ok(axum::Json(List::new(items, limit, |notice| notice.id.to_string())))
+}
