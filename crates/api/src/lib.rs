@@ -50,7 +50,7 @@ pub use key::{
 };
 pub use keywheel_keyring::State;
 pub use problem::{FieldError, Problem, ProblemKind};
-pub use ring::{Proxy, Ring};
+pub use ring::{ActivateSigningKey, Proxy, Ring, RingSigningKey, SigningKeyState};
 pub use rotation::{RollBack, Rotation, RotationEnd, RotationState, RotationWithSecret, StartRotation};
 pub use token::{CreateToken, Role, Token};
 pub use usage::{KeyUsage, Reporting, RingUsage, UsageHour};

@@ -59,12 +59,16 @@ pub enum ProblemKind {
     KeyRevoked,
     KeyExpired,
     RevisionGone,
+    SigningKeyState,
+    ProxiesStranded,
+    NoBackup,
+    RingHeld,
     Unavailable,
     Internal,
 }
 
 impl ProblemKind {
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 25] = [
         Self::InvalidRequest,
         Self::BodyTooLarge,
         Self::Unauthorized,
@@ -84,6 +88,10 @@ impl ProblemKind {
         Self::KeyRevoked,
         Self::KeyExpired,
         Self::RevisionGone,
+        Self::SigningKeyState,
+        Self::ProxiesStranded,
+        Self::NoBackup,
+        Self::RingHeld,
         Self::Unavailable,
         Self::Internal,
     ];
@@ -125,6 +133,10 @@ impl ProblemKind {
             Self::KeyRevoked => ("key-revoked", 409, "The key is revoked"),
             Self::KeyExpired => ("key-expired", 409, "The key has expired"),
             Self::RevisionGone => ("revision-gone", 410, "Not in this ring's history"),
+            Self::SigningKeyState => ("signing-key-state", 409, "The signing key is not at that step"),
+            Self::ProxiesStranded => ("proxies-stranded", 409, "Proxies would refuse the ring"),
+            Self::NoBackup => ("no-backup", 409, "The database is not SQLite"),
+            Self::RingHeld => ("ring-held", 503, "The ring is held back"),
             Self::Unavailable => ("unavailable", 503, "The database is not available"),
             Self::Internal => ("internal", 500, "The control plane failed"),
         }

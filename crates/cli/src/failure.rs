@@ -72,6 +72,10 @@ pub(crate) enum Failure {
     )]
     Listen { address: String, option: &'static str, cause: std::io::Error },
     #[error(transparent)]
+    Restore(#[from] keywheel_control::restore::RestoreError),
+    #[error("cannot write the backup {}: {cause}", .path.display())]
+    Backup { path: PathBuf, cause: std::io::Error },
+    #[error(transparent)]
     Start(#[from] keywheel_control::StartError),
     #[error(transparent)]
     Random(#[from] keywheel_control::secret::NoRandomness),

@@ -9,7 +9,9 @@ use axum::routing::{get, post};
 use keywheel_keyring::usage::MAX_REPORT;
 
 use crate::Control;
-use crate::api::{audit, auth, clients, error, health, keys, request, rings, rotations, tokens, usage};
+use crate::api::{
+    audit, auth, backup, clients, error, health, keys, request, rings, rotations, signing_keys, tokens, usage,
+};
 
 /// The most that the body of an admin request may hold, in bytes.
 pub const MAX_BODY: usize = 64 * 1024;
@@ -19,6 +21,7 @@ pub fn admin(control: Arc<Control>) -> Router {
     Router::new()
         .route("/v1/audit", get(audit::list))
         .route("/v1/audit/checkpoints", get(audit::checkpoints).post(audit::sign))
+        .route("/v1/backup", get(backup::take))
         .route("/v1/clients", get(clients::list).post(clients::create))
         .route("/v1/clients/{client}/revoke", post(clients::revoke))
         .route("/v1/compromised", post(keys::compromise))
@@ -34,6 +37,10 @@ pub fn admin(control: Arc<Control>) -> Router {
         .route("/v1/rotations/{rotation}/cancel", post(rotations::cancel))
         .route("/v1/rotations/{rotation}/rollback", post(rotations::roll_back))
         .route("/v1/rings/{ring}", get(rings::show))
+        .route("/v1/rings/{ring}/signing-keys", get(signing_keys::list).post(signing_keys::create))
+        .route("/v1/rings/{ring}/signing-keys/{key}/activate", post(signing_keys::activate))
+        .route("/v1/rings/{ring}/signing-keys/{key}/publish", post(signing_keys::publish))
+        .route("/v1/rings/{ring}/signing-keys/{key}/retire", post(signing_keys::retire))
         .route("/v1/tokens", post(tokens::create))
         .route_layer(from_fn_with_state(control.clone(), auth::admin))
         .merge(health())

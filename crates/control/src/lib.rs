@@ -10,10 +10,13 @@
 //! | [`lifecycle`] | what may happen to a key version: pure |
 //! | [`usage`] | what reports of proxies add up to: pure |
 //! | [`store`] | all SQL |
+//! | [`rekey`] | puts another master key in the place of the present one |
+//! | [`restore`] | makes a restored copy fit to be served |
 //! | [`ring`] | documents: cut once, signed once, kept for all who ask |
 //! | [`notary`] | signed checkpoints of the audit trail |
 //! | [`jobs`] | deadlines, checkpoints and the removal of what ended long ago |
-//! | [`seal`], [`secret`] | the signing key's encryption, tokens |
+//! | [`seal`], [`secret`] | the signing keys' encryption, tokens |
+//! | [`signers`] | the signing keys, opened |
 //!
 //! # Invariants
 //!
@@ -49,9 +52,12 @@ pub mod control;
 pub mod jobs;
 pub mod lifecycle;
 pub mod notary;
+pub mod rekey;
+pub mod restore;
 pub mod ring;
 pub mod seal;
 pub mod secret;
+pub mod signers;
 pub mod store;
 pub mod usage;
 

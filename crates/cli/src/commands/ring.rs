@@ -1,7 +1,7 @@
 use keywheel_api::{Proxy, Ring, RingUsage};
 
 use super::key::segment;
-use super::{export, push};
+use super::{export, push, signing_key};
 use crate::args::{self, Connection};
 use crate::failure::Failure;
 use crate::http::{Api, token};
@@ -11,6 +11,11 @@ use crate::source::Source;
 pub(crate) async fn run(command: args::Ring, connection: &Connection, output: Output) -> Result<(), Failure> {
     match command {
         args::Ring::Show { ring, trust } => print_ring(&ring, trust, &Api::new(connection)?, output).await,
+        args::Ring::Trust { ring } => {
+            let ring: Ring = Api::new(connection)?.get(&format!("/v1/rings/{}", segment(&ring))).await?;
+            print(&serde_json::to_string(&ring.trust).map_err(std::io::Error::from)?)
+        }
+        args::Ring::SigningKey(command) => signing_key::run(command, &Api::new(connection)?, output).await,
         args::Ring::Export { ring, seed: _, ring_url } => {
             let source = Source::new(&ring_url, &ring, Some(token(connection)?))?;
             export::seed(&ring, &source, &Api::new(connection)?).await
@@ -49,8 +54,13 @@ fn show(ring: &Ring) -> String {
         table(["PROXY", "INSTANCE", "ENFORCED", "STORED", "VMS", "FILTER", "LAST SEEN"], &rows)
     };
     let usage = usage(&ring.usage);
+    let held = if ring.held {
+        "\nHeld      nothing is published until `keywheel restore` has merged what was revoked since"
+    } else {
+        ""
+    };
     format!(
-        "Ring      {}\nRevision  {}\nEpoch     {}\nEntries   {}\nKeys      {}…\nTrust     {}{usage}\n\n{proxies}",
+        "Ring      {}\nRevision  {}\nEpoch     {}\nEntries   {}\nKeys      {}…\nTrust     {}{held}{usage}\n\n{proxies}",
         ring.name,
         ring.revision,
         ring.epoch,

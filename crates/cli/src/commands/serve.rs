@@ -46,15 +46,17 @@ pub(crate) async fn run(args: args::Serve, output: Output) -> Result<(), Failure
 
     let name = control.default_ring().to_owned();
     let publisher = control.ring(&name);
+    let trust = match publisher {
+        Some(ring) => control.trust(ring).await.map_err(keywheel_control::StartError::Store)?,
+        None => Vec::new(),
+    };
     let ready = Ready {
         event: "ready",
         admin_url: format!("http://{admin_address}"),
         ring_url: format!("http://{ring_address}"),
         admin_token: token.as_ref().map(|token| token.expose().to_owned()),
         epoch: publisher.map(|ring| ring.record.epoch.to_string()),
-        trust: publisher
-            .map(|ring| ring.trust().iter().map(ToString::to_string).collect())
-            .unwrap_or_default(),
+        trust: trust.iter().map(ToString::to_string).collect(),
         ring: name,
     };
     output.result(&ready, human)?;

@@ -55,6 +55,9 @@ impl IntoResponse for ApiError {
             Some(ProblemKind::Unavailable) => {
                 response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             }
+            Some(ProblemKind::RingHeld) => {
+                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("10"));
+            }
             _ => {}
         }
         response.extensions_mut().insert(problem);
@@ -103,6 +106,7 @@ fn refused(refusal: Refusal) -> Problem {
         Refusal::KeyPending { .. } => ProblemKind::KeyPending,
         Refusal::KeyRevoked(_) => ProblemKind::KeyRevoked,
         Refusal::KeyExpired(_) => ProblemKind::KeyExpired,
+        Refusal::SigningKeyStep { .. } => ProblemKind::SigningKeyState,
     };
     let problem = Problem::new(kind, refusal.to_string());
     match refusal {
@@ -118,6 +122,9 @@ impl From<RingError> for ApiError {
         match error {
             RingError::OtherEpoch(_) | RingError::NoSuchRevision { .. } => {
                 Problem::new(ProblemKind::RevisionGone, error.to_string()).into()
+            }
+            RingError::Held | RingError::Replaced => {
+                Problem::new(ProblemKind::RingHeld, error.to_string()).into()
             }
             RingError::Store(error) => error.into(),
             RingError::Json(_) => Self::Internal(error.to_string()),

@@ -2,6 +2,7 @@
 
 pub(crate) mod audit;
 pub(crate) mod auth;
+pub(crate) mod backup;
 pub(crate) mod body;
 pub(crate) mod clients;
 pub(crate) mod error;
@@ -10,6 +11,7 @@ pub(crate) mod keys;
 pub(crate) mod request;
 pub(crate) mod rings;
 pub(crate) mod rotations;
+pub(crate) mod signing_keys;
 pub(crate) mod tokens;
 pub(crate) mod usage;
 

@@ -38,6 +38,7 @@ pub(crate) async fn record(
 ) -> Result<StatusCode, ApiError> {
     let publisher = rings::find(&control, &ring)?;
     rings::note(publisher, request.headers());
+    publisher.published()?;
     let ring = publisher.record.id;
     let body = Bytes::from_request(request, &()).await.map_err(|rejection| {
         if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {

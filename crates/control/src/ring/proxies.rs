@@ -8,13 +8,15 @@ use std::sync::{Mutex, PoisonError};
 
 use keywheel_api::Proxy;
 use keywheel_api::time::timestamp;
-use keywheel_keyring::{Epoch, Millis};
+use keywheel_keyring::{Epoch, Millis, SignerId};
 
-/// The request header: `node=…&instance=…&filter=…&vms=…&epoch=…&stored=…&enforced=…&age=…`.
+/// The request header: `node=…&instance=…&filter=…&vms=…&epoch=…&stored=…&enforced=…&age=…&trust=…`.
 pub const HEADER: &str = "keywheel-proxy";
 /// Reports kept; the one not heard from for longest gives way.
 const CAPACITY: usize = 10_000;
 const MAX_TEXT: usize = 256;
+/// The most keys that one proxy is shown to trust.
+const MAX_TRUST: usize = 256;
 
 /// The latest report of each proxy.
 #[derive(Debug, Default)]
@@ -76,7 +78,16 @@ pub fn parse(header: &[u8], now: Millis) -> Result<Proxy, BadReport> {
         enforced: number("enforced")?,
         age_seconds: number("age")?,
         last_seen: timestamp(now),
+        trust: trust(&fields)?,
     })
+}
+
+/// Absent where an older filter does not say.
+fn trust(fields: &BTreeMap<Cow<'_, str>, Cow<'_, str>>) -> Result<Option<Vec<String>>, BadReport> {
+    let Some(text) = fields.get("trust") else { return Ok(None) };
+    let ids: Vec<String> = text.split(',').filter(|id| !id.is_empty()).map(str::to_owned).collect();
+    let good = ids.len() <= MAX_TRUST && ids.iter().all(|id| id.parse::<SignerId>().is_ok());
+    if good { Ok(Some(ids)) } else { Err(BadReport("trust")) }
 }
 
 #[cfg(test)]
@@ -93,6 +104,11 @@ mod tests {
         assert_eq!(proxy.last_seen.to_string(), "1970-01-01T00:00:01Z");
         let without_ring = GOOD.replace("0199a3b4-0000-7000-8000-000000000001", "");
         assert_eq!(parse(without_ring.as_bytes(), Millis(0)).unwrap().epoch, None);
+        assert_eq!(proxy.trust, None, "an older filter does not say");
+        let trust = format!("{GOOD}&trust=0102030405060708%2C1112131415161718");
+        let trust = parse(trust.as_bytes(), Millis(0)).unwrap().trust.unwrap();
+        assert_eq!(trust, ["0102030405060708", "1112131415161718"]);
+        assert_eq!(parse(format!("{GOOD}&trust=x").as_bytes(), Millis(0)), Err(BadReport("trust")));
     }
 
     #[test]

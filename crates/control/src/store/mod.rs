@@ -7,9 +7,12 @@
 //! | [`db`] | the two databases as one |
 //! | [`change`] | the unit of work: state, audit record and revisions commit together |
 //! | [`audit`] | the audit trail and its checkpoints |
+//! | [`backup`] | a copy while it is served |
 //! | [`clients`], [`keys`], [`rotations`], [`tokens`] | one resource each |
+//! | [`restore`] | what makes a restored copy fit to be served |
 //! | [`rings`] | rings, and the rows that documents are cut from |
 //! | [`setup`] | what the first start makes |
+//! | [`signing_keys`] | who signs |
 //! | [`deadlines`] | what happens to versions and rotations by its time |
 //! | [`endings`] | revoked, compromised, brought back |
 //! | [`import`] | many digests at once |
@@ -18,6 +21,7 @@
 //! | [`replicas`] | what other control planes on the same database commit |
 
 mod audit;
+pub(crate) mod backup;
 pub mod change;
 mod clients;
 mod db;
@@ -27,10 +31,12 @@ mod import;
 mod keys;
 mod migrations;
 mod replicas;
+mod restore;
 mod rings;
 mod rotations;
 mod rows;
 mod setup;
+mod signing_keys;
 mod tokens;
 mod usage;
 
@@ -41,14 +47,17 @@ pub use endings::Ending;
 pub use import::ImportedVersion;
 pub use keys::NewKey;
 pub use migrations::OpenError;
-pub use rings::{Cut, RingRecord, Signer};
+pub use restore::{Restoration, RestorePoint, Restored};
+pub use rings::{Cut, RingRecord};
 pub use rotations::{NewRotation, RollBackTo};
 pub use setup::Setup;
+pub use signing_keys::{Signer, Standing};
 pub use usage::NewUsage;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
-use keywheel_api::Timestamp;
+use keywheel_api::{SigningKeyState, Timestamp};
 use keywheel_keyring::Digest;
 use sqlx::postgres::PgDatabaseError;
 use tokio::sync::{Notify, watch};
@@ -64,6 +73,8 @@ pub struct Store {
     location: Location,
     heads: Heads,
     usage: UsageQueue,
+    /// How often a signing key became active.
+    activation: AtomicU64,
     /// The newest audit record's number.
     pub(crate) audited: watch::Sender<u64>,
     /// Woken when a deadline may have come closer.
@@ -128,6 +139,8 @@ pub enum Refusal {
     KeyRevoked(String),
     #[error("key `{0}` has expired; create a new key")]
     KeyExpired(String),
+    #[error("signing key `{key}` is {}; {}", signing_keys::name(*from), step(*from, *to))]
+    SigningKeyStep { key: String, from: SigningKeyState, to: SigningKeyState },
 }
 
 impl Store {
@@ -144,6 +157,7 @@ impl Store {
             location: location.clone(),
             heads: Heads::default(),
             usage: UsageQueue::default(),
+            activation: AtomicU64::default(),
             audited: watch::Sender::new(audited),
             deadlines: Notify::new(),
         })
@@ -211,6 +225,18 @@ impl From<crate::lifecycle::NoTurn> for StoreError {
 fn sqlite_code(error: &sqlx::Error) -> Option<u32> {
     let code: u32 = error.as_database_error()?.code()?.parse().ok()?;
     Some(code & 0xff)
+}
+
+/// What to do instead.
+const fn step(from: SigningKeyState, to: SigningKeyState) -> &'static str {
+    match (from, to) {
+        (SigningKeyState::Created, SigningKeyState::Active) => {
+            "publish it first, and activate it once every proxy trusts it"
+        }
+        (SigningKeyState::Active, _) => "activate another one first",
+        (SigningKeyState::Retired, _) => "it is never used again; create another one",
+        _ => "it is past that step",
+    }
 }
 
 /// Turns the violation of a unique index into what it means.

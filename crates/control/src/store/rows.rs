@@ -142,7 +142,7 @@ fn word<T: DeserializeOwned>(row: &AnyRow, column: &str) -> Result<T, StoreError
     named(row.try_get(column)?)
 }
 
-fn named<T: DeserializeOwned>(text: &str) -> Result<T, StoreError> {
+pub(super) fn named<T: DeserializeOwned>(text: &str) -> Result<T, StoreError> {
     serde_json::from_value(serde_json::Value::String(text.to_owned()))
         .map_err(|_| StoreError::Corrupt(format!("the word `{text}`")))
 }

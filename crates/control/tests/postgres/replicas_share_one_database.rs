@@ -54,7 +54,7 @@ async fn a_change_on_one_wakes_who_waits_on_the_other() {
         // Whichever comes first: the wait or the change.
         let (answer, revoked) = tokio::join!(there.ring(&asked), here.post(&revoke, json!({})));
         assert_eq!(revoked.status, StatusCode::OK);
-        let document = answer.document(&there.trust());
+        let document = answer.document(&there.trust().await);
         assert!(document.revision > since, "{document:?}");
     }
     let seen = pair.two.show(&key).await;
@@ -80,7 +80,7 @@ async fn a_lost_notification_is_made_up_for() {
         sqlx::query(cut).execute(&database).await.unwrap();
     };
     let (answer, ()) = tokio::join!(waiting, changing);
-    assert!(answer.document(&pair.two.trust()).revision > since);
+    assert!(answer.document(&pair.two.trust().await).revision > since);
 }
 
 #[tokio::test(flavor = "multi_thread")]
