@@ -173,6 +173,8 @@ impl Control {
                     record.name,
                 );
             }
+            // Whose turn it is to sign is known before anything is signed.
+            store.standing(record.id).await?;
             let (signers, stopping) = (signers.clone(), stopping.clone());
             let publisher = Publisher::new(record.clone(), signers, store.clone(), stopping);
             rings.insert(record.name, publisher);
