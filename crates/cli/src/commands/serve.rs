@@ -13,6 +13,9 @@ use crate::args;
 use crate::failure::Failure;
 use crate::output::Output;
 
+/// On Linux and the BSDs alike.
+const SIGXFSZ: i32 = 25;
+
 /// What is printed on stdout when both listeners answer.
 #[derive(Serialize)]
 struct Ready {
@@ -42,6 +45,8 @@ pub(crate) async fn run(args: args::Serve, output: Output) -> Result<(), Failure
     };
     // From here on a signal ends the server in order.
     let shutdown = shutdown()?;
+    // A file that may not grow further is then an error of that write, as a full disk is, and not the end.
+    let _too_large = signal(SignalKind::from_raw(SIGXFSZ))?;
     let (control, token) = Control::open(&options).await?;
 
     let name = control.default_ring().to_owned();

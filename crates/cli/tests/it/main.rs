@@ -15,5 +15,6 @@ mod no_plaintext_is_logged;
 mod serve_says_why_it_cannot_start;
 mod shells_and_readers_learn_every_command;
 mod the_command_line_wins_over_the_environment;
+mod the_database_fails_and_recovers;
 mod usage_is_shown;
 mod what_was_done_is_taken_back;

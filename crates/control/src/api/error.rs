@@ -16,6 +16,8 @@ pub(crate) enum ApiError {
     Problem(Box<Problem>),
     /// The database may answer later.
     Unavailable(String),
+    /// The database will not answer before somebody does something about it.
+    Vanished(String),
     /// The cause, for the log alone.
     Internal(String),
 }
@@ -37,6 +39,12 @@ impl IntoResponse for ApiError {
             Self::Unavailable(cause) => {
                 error!(cause, "The database is not available");
                 let detail = "the database is locked, read-only or out of space; try again later";
+                Problem::new(ProblemKind::Unavailable, detail)
+            }
+            Self::Vanished(cause) => {
+                error!(cause, "The database is gone");
+                let detail =
+                    "the database file was removed or moved away; the control plane's log says what to do";
                 Problem::new(ProblemKind::Unavailable, detail)
             }
             Self::Internal(cause) => {
@@ -80,8 +88,12 @@ impl From<StoreError> for ApiError {
                 Problem::new(ProblemKind::Unavailable, detail).into()
             }
             StoreError::Unavailable(_) => Self::Unavailable(error.to_string()),
+            StoreError::Vanished(_) => Self::Vanished(error.to_string()),
             StoreError::Shared(error) if matches!(*error, StoreError::Unavailable(_)) => {
                 Self::Unavailable(error.to_string())
+            }
+            StoreError::Shared(error) if matches!(*error, StoreError::Vanished(_)) => {
+                Self::Vanished(error.to_string())
             }
             StoreError::Failed(_)
             | StoreError::Corrupt(_)

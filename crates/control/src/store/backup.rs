@@ -21,6 +21,7 @@ impl Store {
         if !self.location.is_file() {
             return Ok(None);
         }
+        self.db.check()?;
         let path = std::path::absolute(dir)?.join(format!("{NAME}{}.tmp", hex::encode(random::<8>()?)));
         // SQLite writes into an empty file that is there, and leaves its mode alone.
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;

@@ -18,6 +18,7 @@
 //! | [`import`] | many digests at once |
 //! | [`usage`] | what proxies counted, written for all who wait |
 //! | [`rows`] | rows as types |
+//! | [`presence`] | whether the database file is still there |
 //! | [`replicas`] | what other control planes on the same database commit |
 
 mod audit;
@@ -30,6 +31,7 @@ mod endings;
 mod import;
 mod keys;
 mod migrations;
+mod presence;
 mod replicas;
 mod restore;
 mod rings;
@@ -47,6 +49,7 @@ pub use endings::Ending;
 pub use import::ImportedVersion;
 pub use keys::NewKey;
 pub use migrations::OpenError;
+pub use presence::Vanished;
 pub use restore::{Restoration, RestorePoint, Restored};
 pub use rings::{Cut, RingRecord};
 pub use rotations::{NewRotation, RollBackTo};
@@ -90,6 +93,9 @@ pub enum StoreError {
     /// Asking again later may help: locked, read-only, out of space.
     #[error("the database is not available: {0}")]
     Unavailable(#[source] sqlx::Error),
+    /// Nothing that is changed would last.
+    #[error(transparent)]
+    Vanished(#[from] Vanished),
     #[error("the database failed: {0}")]
     Failed(#[source] sqlx::Error),
     /// Asking again later will help.
@@ -172,6 +178,7 @@ impl Store {
     ///
     /// [`StoreError`] if the database does not answer.
     pub async fn ping(&self) -> Result<(), StoreError> {
+        self.db.check()?;
         sqlx::query("SELECT 1 FROM rings").fetch_optional(self.db.readers()).await?;
         Ok(())
     }

@@ -62,6 +62,7 @@ impl Store {
     ///
     /// [`StoreError`].
     pub async fn standing(&self, ring: i64) -> Result<Standing, StoreError> {
+        self.db.check()?;
         let standing = standing(&mut *self.db.readers().acquire().await?, ring).await?;
         self.signed_by(standing.activation);
         Ok(standing)
