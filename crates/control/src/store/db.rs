@@ -110,7 +110,10 @@ impl Db {
         sqlx::raw_sql(session).execute(&mut probe).await.map_err(failed)?;
         let _ = probe.close().await;
         let (write, read) = match dialect {
-            Dialect::Sqlite => (pool(SQLITE_WRITER, 1), pool(SQLITE_READER, READERS)),
+            Dialect::Sqlite => {
+                let pool = |session, connections| unless_stuck(pool(session, connections));
+                (pool(SQLITE_WRITER, 1), pool(SQLITE_READER, READERS))
+            }
             Dialect::Postgres => {
                 let pool = |connections| pool(POSTGRES_SESSION, connections).acquire_timeout(CONNECT_TIMEOUT);
                 (pool(WRITERS), pool(READERS))
@@ -200,6 +203,18 @@ fn pool(session: &'static str, connections: u32) -> AnyPoolOptions {
         Box::pin(async move {
             sqlx::raw_sql(session).execute(connection).await?;
             Ok(())
+        })
+    })
+}
+
+/// A write that failed for want of space, or by the disk, made SQLite roll its transaction back by itself. To the
+/// driver it goes on, and the connection could never begin another one.
+fn unless_stuck(pool: AnyPoolOptions) -> AnyPoolOptions {
+    pool.after_release(|connection, _| {
+        Box::pin(async move {
+            // What was asked for before, a rollback too, is done by then.
+            connection.ping().await?;
+            Ok(!connection.is_in_transaction())
         })
     })
 }
