@@ -3,6 +3,7 @@
 mod fake_proxy;
 mod support;
 
+mod a_backup_is_taken_and_restored;
 mod a_key_lives_its_life;
 mod a_leaked_list_is_revoked;
 mod a_ring_is_pushed;
