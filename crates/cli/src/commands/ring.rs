@@ -53,14 +53,14 @@ fn show(ring: &Ring) -> String {
         let rows: Vec<_> = ring.proxies.iter().map(row).collect();
         table(["PROXY", "INSTANCE", "ENFORCED", "STORED", "VMS", "FILTER", "LAST SEEN"], &rows)
     };
-    let usage = usage(&ring.usage);
+    let (usage, ahead) = (usage(&ring.usage), ahead(ring));
     let held = if ring.held {
         "\nHeld      nothing is published until `keywheel restore` has merged what was revoked since"
     } else {
         ""
     };
     format!(
-        "Ring      {}\nRevision  {}\nEpoch     {}\nEntries   {}\nKeys      {}…\nTrust     {}{held}{usage}\n\n{proxies}",
+        "Ring      {}\nRevision  {}\nEpoch     {}\nEntries   {}\nKeys      {}…\nTrust     {}{held}{ahead}{usage}\n\n{proxies}",
         ring.name,
         ring.revision,
         ring.epoch,
@@ -68,6 +68,17 @@ fn show(ring: &Ring) -> String {
         ring.key_prefix,
         ring.trust.join("\n          "),
     )
+}
+
+/// A line only where something is wrong. What a proxy says of itself is no proof, so nothing is done about it.
+fn ahead(ring: &Ring) -> String {
+    let ahead = |proxy: &&Proxy| proxy.epoch.as_ref() == Some(&ring.epoch) && proxy.stored > ring.revision;
+    match ring.proxies.iter().filter(ahead).count() {
+        0 => String::new(),
+        some => format!(
+            "\nAhead     {some} proxies say that they have a later revision: is this an older copy of the database? See docs/backup.md"
+        ),
+    }
 }
 
 /// A line only where something is wrong.
