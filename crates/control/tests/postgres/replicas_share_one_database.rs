@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use axum::http::StatusCode;
 use keywheel_api::audit::verify;
-use keywheel_api::{Key, Rotation, RotationState};
+use keywheel_api::{Key, RingSigningKey, Rotation, RotationState};
 use keywheel_control::jobs::scheduler;
 use keywheel_control::store::Location;
 use keywheel_control::{Control, Options, clock};
@@ -59,6 +59,35 @@ async fn a_change_on_one_wakes_who_waits_on_the_other() {
     }
     let seen = pair.two.show(&key).await;
     assert_eq!(seen.id, key.id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_switch_of_the_signing_key_on_one_is_followed_by_the_other() {
+    let pair = pair().await;
+    pair.one.key().await;
+    // Both have kept a page that the old key signed.
+    for plane in [&pair.one, &pair.two] {
+        plane.ring("snapshot").await.document(&plane.trust().await);
+    }
+    let keys = "/v1/rings/production/signing-keys";
+    let new: RingSigningKey = pair.one.post(keys, json!(null)).await.json(StatusCode::CREATED);
+    for what in ["publish", "activate"] {
+        let done = pair.one.post(&format!("{keys}/{}/{what}", new.id), json!(null)).await;
+        done.json::<RingSigningKey>(StatusCode::OK);
+    }
+    let heartbeat = format!("changes?epoch={}&since={}", pair.two.epoch(), pair.two.head());
+    for ask in ["snapshot", heartbeat.as_str()] {
+        assert_eq!(pair.one.ring(ask).await.headers["keywheel-signer"], new.id.as_str());
+        let mut signers = Vec::new();
+        // It looks at the database once a second.
+        while signers.last().is_none_or(|signer| *signer != new.id) {
+            assert!(signers.len() < 500, "{signers:?}");
+            let answer = pair.two.ring(ask).await;
+            answer.document(&pair.two.trust().await);
+            signers.push(answer.headers["keywheel-signer"].to_str().unwrap().to_owned());
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
