@@ -72,7 +72,7 @@ async fn a_key_is_made_published_signs_and_ends_without_a_restart() {
 
     step(&plane, &new, "retire").await.problem("signing-key-state");
     step(&plane, &old, "retire").await.json::<RingSigningKey>(StatusCode::OK);
-    assert_eq!(shown(&plane).await, [new.public_key.clone()]);
+    assert_eq!(shown(&plane).await, std::slice::from_ref(&new.public_key));
     for what in ["publish", "activate"] {
         step(&plane, &old, what).await.problem("signing-key-state");
     }
