@@ -37,6 +37,7 @@ mod pushed_ring;
 mod refusal;
 mod refusals;
 mod replaceable;
+mod restore;
 mod revoke;
 mod route_rules;
 mod rules;

@@ -62,7 +62,8 @@ pub use notice::{Notice, NoticeKind};
 pub use policy::{BrownoutPlan, CreatePolicy, Policy, Retire, SetPolicy, Terms};
 pub use problem::{FieldError, Problem, ProblemKind};
 pub use ring::{
-    Applied, ForgetProxies, ForgottenProxies, Proof, Proxy, ProxyName, ProxyState, Ring, RingProxies,
+    ActivateSigningKey, Applied, ForgetProxies, ForgottenProxies, Proof, Proxy, ProxyName, ProxyState, Ring,
+    RingProxies, RingSigningKey, SigningKeyState,
 };
 pub use rotation::{
     Brownout, Evidence, RollBack, Rotation, RotationEnd, RotationState, RotationWithSecret, StartBrownout,

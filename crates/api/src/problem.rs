@@ -65,12 +65,16 @@ pub enum ProblemKind {
     NotByPolicy,
     RotationNotBegun,
     RevisionGone,
+    SigningKeyState,
+    ProxiesStranded,
+    NoBackup,
+    RingHeld,
     Unavailable,
     Internal,
 }
 
 impl ProblemKind {
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 31] = [
         Self::InvalidRequest,
         Self::BodyTooLarge,
         Self::RequestTimeout,
@@ -96,6 +100,10 @@ impl ProblemKind {
         Self::NotByPolicy,
         Self::RotationNotBegun,
         Self::RevisionGone,
+        Self::SigningKeyState,
+        Self::ProxiesStranded,
+        Self::NoBackup,
+        Self::RingHeld,
         Self::Unavailable,
         Self::Internal,
     ];
@@ -143,6 +151,10 @@ impl ProblemKind {
             Self::NotByPolicy => ("not-by-policy", 409, "The policy does not allow this"),
             Self::RotationNotBegun => ("rotation-not-begun", 409, "The rotation has not begun"),
             Self::RevisionGone => ("revision-gone", 410, "Not in this ring's history"),
+            Self::SigningKeyState => ("signing-key-state", 409, "The signing key is not at that step"),
+            Self::ProxiesStranded => ("proxies-stranded", 409, "Proxies would refuse the ring"),
+            Self::NoBackup => ("no-backup", 409, "The database is not SQLite"),
+            Self::RingHeld => ("ring-held", 503, "The ring is held back"),
             Self::Unavailable => ("unavailable", 503, "The database is not available"),
             Self::Internal => ("internal", 500, "The control plane failed"),
         }

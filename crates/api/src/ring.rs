@@ -21,6 +21,9 @@ pub struct Ring {
     /// What its keys follow that have no policy of their own or of their client.
     #[serde(default)]
     pub policy: Option<String>,
+    /// A restored copy that is published to nobody, until what was revoked since is merged back.
+    #[serde(default)]
+    pub held: bool,
     /// Proxies that asked for it and were not forgotten, by node and instance.
     pub proxies: Vec<Proxy>,
     /// What became of their usage reports.
@@ -50,6 +53,45 @@ pub struct Proxy {
     pub state: ProxyState,
     pub first_seen: Timestamp,
     pub last_seen: Timestamp,
+    /// The ids of the signing keys that its configuration trusts; `null` where its filter does not say.
+    #[serde(default)]
+    pub trust: Option<Vec<String>>,
+}
+
+/// A key that signs a ring's documents and the audit trail's checkpoints. The private half stays where it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RingSigningKey {
+    /// As in the header `keywheel-signer`.
+    pub id: String,
+    /// Base64, as in the filter's `control.trust`.
+    pub public_key: String,
+    pub state: SigningKeyState,
+    pub created_at: Timestamp,
+    /// Since when it has been in its state.
+    pub changed_at: Timestamp,
+}
+
+/// What a signing key is used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SigningKeyState {
+    /// Nobody was told of it.
+    Created,
+    /// It signs nothing, and proxies shall trust it.
+    Published,
+    /// It signs. Each ring has one.
+    Active,
+    /// It signs nothing any more, and proxies need not trust it. What it signed can still be verified.
+    Retired,
+}
+
+/// `POST /v1/rings/{ring}/signing-keys/{key}/activate`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ActivateSigningKey {
+    /// Even if proxies would refuse what it signs.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// What is known of a proxy, against the newest revision of its ring.

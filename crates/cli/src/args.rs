@@ -9,7 +9,7 @@ use keywheel_api::Role;
 use keywheel_api::labels::is_label;
 use keywheel_api::policy::{Day, Window};
 use keywheel_control::store::PostgresUrl;
-use keywheel_keyring::{KeyPrefix, PublicKey};
+use keywheel_keyring::{Epoch, KeyPrefix, PublicKey};
 
 use crate::output::Output;
 
@@ -99,6 +99,17 @@ pub(crate) enum Command {
     /// Credentials for the control plane itself
     #[command(subcommand)]
     Token(Token),
+    /// Copy the database of a control plane that runs on SQLite, while it serves
+    Backup {
+        /// Where to write the copy. It holds no key in plain text, and no master key
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Make a restored copy fit to be served: a new epoch, and what was revoked since the copy is denied again
+    Restore(Restore),
+    /// The key that encrypts signing keys
+    #[command(subcommand)]
+    MasterKey(MasterKey),
     /// Print what makes a shell complete this command line
     Completion {
         /// The shell
@@ -180,6 +191,61 @@ pub(crate) enum LogFormat {
     Text,
     /// A JSON object on each line
     Json,
+}
+
+#[derive(Debug, Group)]
+#[command(group(clap::ArgGroup::new("copy").required(true).args(["from", "in_place"])))]
+pub(crate) struct Restore {
+    /// A backup to put into DIR, which must hold no database
+    #[arg(long, value_name = "FILE", conflicts_with = "database")]
+    pub(crate) from: Option<PathBuf>,
+    /// Restore what is there: an older copy of DIR, a PostgreSQL database, or a restore that waits for more
+    #[arg(long)]
+    pub(crate) in_place: bool,
+    /// The directory of the database. No control plane may run on it
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: PathBuf,
+    /// `postgres://user@host/database` instead of SQLite in DIR. Stop every control plane on it first
+    #[arg(long, value_name = "URL", env = "KEYWHEEL_DATABASE", hide_env_values = true)]
+    pub(crate) database: Option<PostgresUrl>,
+    /// Audit records from before and after the copy was made, as `keywheel audit list --output json` prints them; repeat
+    /// for more. What they revoke is revoked again
+    #[arg(long, value_name = "FILE")]
+    pub(crate) journal: Vec<PathBuf>,
+    /// A checkpoint that the records must agree with, as `keywheel audit checkpoint` printed it; repeat for more
+    #[arg(long, value_name = "FILE", requires = "journal")]
+    pub(crate) checkpoint: Vec<PathBuf>,
+    /// A signed document that is later than the copy, as `keywheel ring export --seed` prints it; repeat for more
+    #[arg(long, value_name = "FILE")]
+    pub(crate) document: Vec<PathBuf>,
+    /// A base64 public key, younger than the copy, that may have signed these; repeat for more
+    #[arg(long, value_name = "KEY")]
+    pub(crate) trust: Vec<PublicKey>,
+    /// The latest epoch that a proxy reports, if that is not the copy's
+    #[arg(long, value_name = "EPOCH")]
+    pub(crate) at_least: Option<Epoch>,
+    /// Publish the copy although what was revoked since may be accepted again by proxies that do not know of it
+    #[arg(long)]
+    pub(crate) accept_loss: bool,
+    /// [default: <DIR>/master.key]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) master_key_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum MasterKey {
+    /// Encrypt every signing key under a new master key. No control plane may run on the database
+    Rotate {
+        /// The directory of the database
+        #[arg(long, value_name = "DIR")]
+        data: PathBuf,
+        /// `postgres://user@host/database` instead of SQLite in DIR. Stop every control plane on it first
+        #[arg(long, value_name = "URL", env = "KEYWHEEL_DATABASE", hide_env_values = true)]
+        database: Option<PostgresUrl>,
+        /// [default: <DIR>/master.key]
+        #[arg(long, value_name = "PATH")]
+        master_key_file: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -576,6 +642,14 @@ pub(crate) enum Ring {
         #[arg(long, value_name = "DURATION", value_parser = duration)]
         silent_for: Option<Duration>,
     },
+    /// Print what the filter's `control.trust` needs, as a list of JSON, which YAML reads too
+    Trust {
+        #[arg(default_value = "production")]
+        ring: String,
+    },
+    /// The keys that sign a ring
+    #[command(subcommand)]
+    SigningKey(SigningKey),
     /// Print a ring for use elsewhere
     Export {
         #[arg(default_value = "production")]
@@ -595,6 +669,41 @@ pub(crate) enum Ring {
     },
     /// Bring a ring to proxies that cannot reach the control plane
     Push(Push),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SigningKey {
+    /// List the keys of a ring and what each is used for
+    List {
+        #[arg(long, default_value = "production")]
+        ring: String,
+    },
+    /// Make a key. Nobody is told of it yet
+    Create {
+        #[arg(long, default_value = "production")]
+        ring: String,
+    },
+    /// Have `ring trust` print a key, so that it can be brought to every proxy
+    Publish {
+        key: String,
+        #[arg(long, default_value = "production")]
+        ring: String,
+    },
+    /// Sign with a published key from now on. The one before stays published
+    Activate {
+        key: String,
+        #[arg(long, default_value = "production")]
+        ring: String,
+        /// Even if proxies would refuse what it signs, and so every revocation
+        #[arg(long)]
+        force: bool,
+    },
+    /// End a key that does not sign any more: `ring trust` leaves it out
+    Retire {
+        key: String,
+        #[arg(long, default_value = "production")]
+        ring: String,
+    },
 }
 
 #[derive(Debug, Group)]

@@ -84,6 +84,10 @@ pub(crate) enum Failure {
     #[error(transparent)]
     Tls(#[from] keywheel_control::serve::tls::TlsError),
     #[error(transparent)]
+    Restore(#[from] keywheel_control::restore::RestoreError),
+    #[error("cannot write the backup {}: {cause}", .path.display())]
+    Backup { path: PathBuf, cause: std::io::Error },
+    #[error(transparent)]
     Start(#[from] keywheel_control::StartError),
     #[error(transparent)]
     Random(#[from] keywheel_control::secret::NoRandomness),

@@ -21,6 +21,8 @@ const BACKOFF: [Duration; 3] =
 
 /// How long a change may take that waits until proxies enforce it.
 const PATIENCE: Duration = Duration::from_secs(90);
+/// How long the copy of a large database may take.
+const DOWNLOAD: Duration = Duration::from_secs(60 * 60);
 
 /// The control plane, as this command line's user may use it.
 pub(crate) struct Api<'a> {
@@ -171,6 +173,27 @@ impl<'a> Api<'a> {
             cause: cause.to_string(),
         };
         serde_json::from_value(answer).map_err(not_keywheel)
+    }
+
+    /// An answer that may take long to come, for the caller to read. It is asked for once.
+    pub(crate) async fn download(&self, path: &str) -> Result<reqwest::Response, Failure> {
+        let request = self.request(Method::GET, path).timeout(DOWNLOAD);
+        let answer = request.send().await.map_err(|error| self.lost(&error))?;
+        if answer.status().is_success() {
+            return Ok(answer);
+        }
+        let status = answer.status();
+        let body = answer.bytes().await.map_err(|error| self.lost(&error))?;
+        let not_keywheel = |cause: serde_json::Error| Failure::NotKeywheel {
+            url: self.url.clone(),
+            cause: format!("HTTP {status}, {cause}"),
+        };
+        let problem: Problem = serde_json::from_slice(&body).map_err(not_keywheel)?;
+        Err(Failure::Refused(Box::new(problem)))
+    }
+
+    pub(crate) fn lost(&self, error: &reqwest::Error) -> Failure {
+        unreachable(&self.url, error)
     }
 
     /// Every page of a list.

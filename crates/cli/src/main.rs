@@ -56,6 +56,9 @@ async fn run(args: Args) -> Result<(), Failure> {
         Command::Ring(command) => commands::ring::run(command, &connection, &applied, output).await,
         Command::Audit(command) => commands::audit::run(command, &api()?, output).await,
         Command::Token(command) => commands::token::run(command, &api()?, output).await,
+        Command::Backup { out } => commands::backup::take(&out, &api()?, output).await,
+        Command::Restore(args) => commands::backup::restore(args, output).await,
+        Command::MasterKey(command) => commands::master_key::run(command, output).await,
         Command::Completion { shell } => commands::manual::completion(shell),
         Command::Man { out } => commands::manual::man(out.as_deref()),
     }?;

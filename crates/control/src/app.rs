@@ -8,8 +8,8 @@ use axum::routing::{get, patch, post, put};
 
 use crate::Control;
 use crate::api::{
-    applied, audit, auth, clients, error, figures, health, import, keys, notices, policies, request, rings,
-    rotations, tokens, usage,
+    applied, audit, auth, backup, clients, error, figures, health, import, keys, notices, policies, request,
+    rings, rotations, signing_keys, tokens, usage,
 };
 use crate::metrics::Listener;
 
@@ -21,6 +21,7 @@ pub fn admin(control: Arc<Control>) -> Router {
     Router::new()
         .route("/v1/audit", get(audit::list))
         .route("/v1/audit/checkpoints", get(audit::checkpoints).post(audit::sign))
+        .route("/v1/backup", get(backup::take))
         .route("/v1/clients", get(clients::list).post(clients::create))
         .route("/v1/clients/{client}", patch(clients::update))
         .route("/v1/clients/{client}/revoke", post(clients::revoke))
@@ -48,6 +49,10 @@ pub fn admin(control: Arc<Control>) -> Router {
         .route("/v1/rings/{ring}/proxies", get(rings::proxies))
         .route("/v1/rings/{ring}/proxies/forget", post(rings::forget_proxies))
         .route("/v1/rings/{ring}/policy", put(policies::set_for_ring))
+        .route("/v1/rings/{ring}/signing-keys", get(signing_keys::list).post(signing_keys::create))
+        .route("/v1/rings/{ring}/signing-keys/{key}/activate", post(signing_keys::activate))
+        .route("/v1/rings/{ring}/signing-keys/{key}/publish", post(signing_keys::publish))
+        .route("/v1/rings/{ring}/signing-keys/{key}/retire", post(signing_keys::retire))
         .route("/v1/tokens", post(tokens::create))
         .route_layer(from_fn_with_state(control.clone(), applied::wait))
         .route_layer(from_fn_with_state(control.clone(), auth::admin))

@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use keywheel_api::SigningKeyState;
 use keywheel_keyring::entry::is_ring_name;
-use keywheel_keyring::{Epoch, KeyPrefix, Millis, SigningKey};
+use keywheel_keyring::{Epoch, KeyPrefix, Millis, PublicKey};
 use tokio::sync::watch;
 use tracing::{info, warn};
 use zeroize::Zeroizing;
@@ -20,12 +21,15 @@ use crate::clock;
 use crate::jobs::{self, checkpoints, purge, scheduler};
 use crate::metrics::Listener;
 use crate::notary::Notary;
-use crate::ring::{Press, Publisher};
+use crate::rekey;
+use crate::ring::Publisher;
 use crate::runtime::Runtime;
 use crate::seal::{MasterKey, MasterKeyError, write_private};
-use crate::secret::{NoRandomness, PlainToken, random};
+use crate::secret::{NoRandomness, PlainToken};
 use crate::serve::{self, Endpoint, Limits};
-use crate::store::{Context, Location, OpenError, PostgresUrl, Setup, Store, StoreError};
+use crate::signers::{self, Signers};
+use crate::store::backup;
+use crate::store::{Context, Location, OpenError, PostgresUrl, Setup, Signer, Store, StoreError};
 
 /// How long open connections may take to end after the listeners have closed.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -65,6 +69,9 @@ pub struct Control {
     pub ring_auth: RingAuth,
     pub(crate) notary: Arc<Notary>,
     pub(crate) runtime: Runtime,
+    pub(crate) signers: Arc<Signers>,
+    /// Where a copy has space.
+    pub(crate) data: PathBuf,
     rings: BTreeMap<String, Publisher>,
     default_ring: String,
     keep_ended: Duration,
@@ -87,6 +94,8 @@ pub enum StartError {
     MasterKey { path: PathBuf, cause: MasterKeyError },
     #[error("the master key {} does not open this database's signing key; give --master-key-file the one that belongs to it", .path.display())]
     WrongMasterKey { path: PathBuf },
+    #[error("the rotation of the master key {} was cut off; finish it with `keywheel master-key rotate`", .path.display())]
+    HalfRotated { path: PathBuf },
     #[error("cannot write the admin token to {}: {cause}; give --admin-token-file a path that this user may write", .path.display())]
     TokenFile { path: PathBuf, cause: io::Error },
     #[error("`{0}` cannot name a ring: 1 to 64 letters, digits, `.`, `_` and `-`")]
@@ -136,6 +145,9 @@ impl Control {
                 (Location::Sqlite(file), Some(lock))
             }
         };
+        if lock.is_some() {
+            backup::remove_unfinished(&options.data);
+        }
         let store = Arc::new(Store::open(&location).await?);
         let master_key = options.master_key_file.clone().unwrap_or_else(|| options.data.join("master.key"));
 
@@ -143,22 +155,36 @@ impl Control {
         if store.rings().await?.is_empty() {
             token = set_up(&store, options, &master_key).await?;
         }
-        let key = unseal(&store, &master_key).await?;
+        let master = unseal(&store, &master_key).await?;
+        let signers = Arc::new(Signers::new(store.clone(), master));
         scheduler::catch_up_deadlines(&store, clock::now()).await?;
 
         let (stop, stopping) = watch::channel(false);
         let mut rings = BTreeMap::new();
         let records = store.rings().await?;
-        let default_ring = records.first().map(|ring| ring.name.clone()).unwrap_or_default();
+        let (default_ring_id, default_ring) =
+            records.first().map(|ring| (ring.id, ring.name.clone())).unwrap_or_default();
         for record in records {
-            let press = Press::new(&record, SigningKey::from_seed(*key));
+            if record.held {
+                warn!(
+                    ring = record.name,
+                    "Ring {} is held back: this is a restored copy, and what was revoked since is not in it. Stop, \
+                     run `keywheel restore --in-place` with it or with --accept-loss, and start again",
+                    record.name,
+                );
+            }
+            // Whose turn it is to sign is known before anything is signed.
+            store.standing(record.id).await?;
             let proxies = store.proxies(record.id, Millis(0)).await?;
-            let publisher = Publisher::new(record.clone(), press, store.clone(), proxies, stopping.clone());
+            let (signers, stopping) = (signers.clone(), stopping.clone());
+            let publisher = Publisher::new(record.clone(), signers, store.clone(), proxies, stopping);
             rings.insert(record.name, publisher);
         }
-        let notary = Arc::new(Notary::new(store.clone(), SigningKey::from_seed(*key)));
+        let notary = Arc::new(Notary::new(store.clone(), signers.clone(), default_ring_id));
         let control = Self {
             store,
+            signers,
+            data: options.data.clone(),
             notary,
             runtime: Runtime::default(),
             ring_auth: options.ring_auth,
@@ -183,6 +209,23 @@ impl Control {
         self.rings.get(name)
     }
 
+    /// The keys that proxies of a ring should trust: the one that signs, and the published ones.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn trust(&self, ring: &Publisher) -> Result<Vec<PublicKey>, StoreError> {
+        let signers = self.store.signers().await?.into_iter().filter(|signer| signer.ring == ring.record.id);
+        let trusted = signers.filter(|signer| {
+            matches!(signer.key.state, SigningKeyState::Published | SigningKeyState::Active)
+        });
+        let parse = |signer: Signer| {
+            let text = &signer.key.public_key;
+            text.parse().map_err(|_| StoreError::Corrupt(format!("the public key `{text}`")))
+        };
+        trusted.map(parse).collect()
+    }
+
     /// The ring of whoever names none.
     #[must_use]
     pub fn default_ring(&self) -> &str {
@@ -198,8 +241,13 @@ impl Control {
         self.stop.subscribe()
     }
 
-    pub(crate) fn can_sign(&self) -> bool {
-        self.rings().all(Publisher::can_sign)
+    pub(crate) async fn can_sign(&self) -> bool {
+        for ring in self.rings() {
+            if !ring.can_sign().await {
+                return false;
+            }
+        }
+        true
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
@@ -278,20 +326,26 @@ impl Control {
 
 /// Makes the directory and the database file, both private, and locks the directory.
 fn prepare(data: &Path, database: &Path) -> Result<File, StartError> {
+    let lock = lock(data)?;
+    // SQLite gives its log the mode of its database.
+    private(database).map_err(|cause| StartError::Directory { path: data.to_owned(), cause })?;
+    Ok(lock)
+}
+
+/// Makes the directory, and holds it as long as the file is open.
+pub(crate) fn lock(data: &Path) -> Result<File, StartError> {
     let failed = |cause| StartError::Directory { path: data.to_owned(), cause };
     directory(data)?;
-    let private = |path: &Path| {
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
-    };
     let lock = private(&data.join("keywheel.lock")).map_err(failed)?;
     match lock.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Err(StartError::Locked { path: data.to_owned() }),
-        Err(TryLockError::Error(cause)) => return Err(failed(cause)),
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(StartError::Locked { path: data.to_owned() }),
+        Err(TryLockError::Error(cause)) => Err(failed(cause)),
     }
-    // SQLite gives its log the mode of its database.
-    private(database).map_err(failed)?;
-    Ok(lock)
+}
+
+fn private(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
 fn directory(data: &Path) -> Result<(), StartError> {
@@ -314,14 +368,13 @@ async fn set_up(
         found => found,
     };
     let master = master.map_err(failed)?;
-    let seed = Zeroizing::new(random::<32>()?);
-    let public_key = SigningKey::from_seed(*seed).public();
+    let (public_key, sealed_signing_key) = signers::make(&master)?;
     let token = PlainToken::generate()?;
     let setup = Setup {
         ring: options.ring_name.clone(),
         epoch: Epoch::from_bytes(uuid::Uuid::now_v7().into_bytes()),
         key_prefix: options.key_prefix.clone(),
-        sealed_signing_key: master.seal(&public_key.to_string(), seed.as_slice())?,
+        sealed_signing_key,
         public_key,
         admin_token: token.hash(),
     };
@@ -341,17 +394,19 @@ async fn set_up(
     Ok(options.admin_token_file.is_none().then_some(token))
 }
 
-/// The seed of the signing key.
-async fn unseal(store: &Store, master_key: &Path) -> Result<Zeroizing<[u8; 32]>, StartError> {
+/// The master key, if it opens every signing key.
+async fn unseal(store: &Store, master_key: &Path) -> Result<MasterKey, StartError> {
     let path = || master_key.to_owned();
     let master =
         MasterKey::read(master_key).map_err(|cause| StartError::MasterKey { path: path(), cause })?;
-    let signers = store.signers().await?;
-    let missing = || StoreError::Corrupt("no signing key".into());
-    let signer = signers.last().ok_or_else(missing)?;
-    let seed = master
-        .open(&signer.public_key, &signer.sealed)
-        .map_err(|_| StartError::WrongMasterKey { path: path() })?;
-    let seed: [u8; 32] = seed.as_slice().try_into().map_err(|_| missing())?;
-    Ok(Zeroizing::new(seed))
+    for signer in store.signers().await? {
+        if signers::open(&master, &signer).is_err() {
+            let path = path();
+            return Err(match rekey::is_halfway(store, &path).await? {
+                true => StartError::HalfRotated { path },
+                false => StartError::WrongMasterKey { path },
+            });
+        }
+    }
+    Ok(master)
 }

@@ -13,12 +13,15 @@
 //! | [`unused`] | whether an old version may end before its deadline: pure |
 //! | [`usage`] | what reports of proxies add up to: pure |
 //! | [`store`] | all SQL |
+//! | [`rekey`] | puts another master key in the place of the present one |
+//! | [`restore`] | makes a restored copy fit to be served |
 //! | [`ring`] | documents: cut once, signed once, kept for all who ask |
 //! | [`notary`] | signed checkpoints of the audit trail |
 //! | [`metrics`] | what is counted |
 //! | [`failed_logins`] | who sent bad tokens lately |
 //! | [`jobs`] | deadlines, checkpoints and the removal of what ended long ago |
-//! | [`seal`], [`secret`] | the signing key's encryption, tokens |
+//! | [`seal`], [`secret`] | the signing keys' encryption, tokens |
+//! | [`signers`] | the signing keys, opened |
 //!
 //! # Invariants
 //!
@@ -56,12 +59,15 @@ pub mod jobs;
 pub mod lifecycle;
 pub mod metrics;
 pub mod notary;
+pub mod rekey;
+pub mod restore;
 pub mod ring;
 mod runtime;
 pub mod schedule;
 pub mod seal;
 pub mod secret;
 pub mod serve;
+pub mod signers;
 pub mod store;
 pub mod unused;
 pub mod usage;

@@ -5,7 +5,7 @@
 //! digests:  count × 32 bytes, ascending
 //! ends:     count × u32, where each record ends, counted from the first record
 //! scopes:   lists: u8, each: count u8, then each scope: length u8 + bytes
-//! records:  flags: u8 | revision: varint | [not_before: varint] | [expires_at: varint]
+//! records:  flags: u8 | [epoch: 16 bytes] | revision: varint | [not_before: varint] | [expires_at: varint]
 //!           | [brown-out: share u16 of 65,535, until varint]
 //!           | version, key, client: length u8 + bytes | which of the lists its scopes are: u8
 //! ```
@@ -18,7 +18,8 @@
 //! base62, the length is 255 and 12 bytes follow: each half as a number of 48 bits.
 //!
 //! Numbers of fixed width are little-endian. A bucket of 15 entries takes about 75 bytes an entry.
-//! An entry whose flag says *carried* was written under an earlier epoch than the bucket's.
+//! An entry whose flag says *carried* was written under an earlier epoch than the bucket's. If it denies, that
+//! epoch stands in the record: only what was reinstated in a later one takes its place.
 
 use crate::bytes::{NO_DIGIT, Reader, digit_values, put_text, put_varint};
 use crate::key_text::ALPHABET;
@@ -78,7 +79,8 @@ pub struct Merged {
 /// Applies `ops` in order, by (epoch, revision): what is newer stays.
 ///
 /// `epoch` is the one under which the operations were published; it must not be older than the
-/// bucket's. A denial from an earlier epoch gives way only to an entry reinstated in this one.
+/// bucket's. A denial from an earlier epoch gives way only to an entry reinstated in a later one than it is
+/// from: within one epoch nothing says which of the two came first.
 ///
 /// # Errors
 ///
@@ -91,7 +93,9 @@ pub fn merge(existing: Option<&[u8]>, epoch: Epoch, ops: &[Op<'_>]) -> Result<Me
         let older = bucket.epoch < epoch;
         for (digest, record) in bucket.iter() {
             let mut record = Record::read(record?, bucket.scopes)?;
-            record.carried |= older;
+            if older && record.carried.is_none() {
+                record.carried = Some(bucket.epoch);
+            }
             held.insert(digest, record);
         }
     }
@@ -100,11 +104,14 @@ pub fn merge(existing: Option<&[u8]>, epoch: Epoch, ops: &[Op<'_>]) -> Result<Me
         match *op {
             Op::Upsert(entry) => upsert(&mut held, epoch, entry),
             Op::Remove { digest, revision } => {
-                held.remove_if(&digest, |record| record.carried || record.revision <= revision);
+                held.remove_if(&digest, |record| record.carried.is_some() || record.revision <= revision);
             }
             Op::Sweep { after, through, revision, named } => held.0.retain(|(digest, record)| {
                 let in_range = in_range(digest, after, through);
-                let kept = if record.carried { record.state.is_denied() } else { record.revision > revision };
+                let kept = match record.carried {
+                    Some(_) => record.state.is_denied(),
+                    None => record.revision > revision,
+                };
                 !in_range || kept || named.binary_search(digest).is_ok()
             }),
         }
@@ -124,12 +131,12 @@ fn in_range(digest: &Digest, after: Option<Digest>, through: Digest) -> bool {
 }
 
 fn upsert<'a>(held: &mut Records<'a>, epoch: Epoch, entry: &'a Entry) {
-    let is_newer = |record: &Record<'_>| {
-        if record.carried {
-            !record.state.is_denied() || entry.state.is_denied() || entry.reinstated_in == Some(epoch)
-        } else {
-            record.revision < entry.revision
+    let is_newer = |record: &Record<'_>| match record.carried {
+        Some(denied_in) => {
+            let reinstated = entry.reinstated_in.is_some_and(|at| denied_in < at && at <= epoch);
+            !record.state.is_denied() || entry.state.is_denied() || reinstated
         }
+        None => record.revision < entry.revision,
     };
     match held.find(&entry.digest) {
         Ok(at) => {
@@ -272,7 +279,8 @@ fn encode(epoch: Epoch, held: &[(Digest, Record<'_>)]) -> Vec<u8> {
 /// to write them again, so that texts stay where they are.
 struct Record<'a> {
     state: State,
-    carried: bool,
+    /// The epoch under which it was written, if it is not the bucket's.
+    carried: Option<Epoch>,
     revision: u64,
     not_before: Option<Millis>,
     expires_at: Option<Millis>,
@@ -299,7 +307,7 @@ impl<'a> From<&'a Entry> for Record<'a> {
     fn from(entry: &'a Entry) -> Self {
         Self {
             state: entry.state,
-            carried: false,
+            carried: None,
             revision: entry.revision,
             not_before: entry.not_before,
             expires_at: entry.expires_at,
@@ -399,6 +407,12 @@ impl<'a> Record<'a> {
             5 => State::Compromised,
             _ => State::Unreadable,
         };
+        let carried = match flags & CARRIED {
+            0 => None,
+            _ if state.is_denied() => Some(Epoch::from_bytes(reader.array()?)),
+            // Any entry takes the place of one that accepts, whatever epoch that is from.
+            _ => Some(Epoch::from_bytes([0; 16])),
+        };
         let revision = reader.varint()?;
         let mut optional = |flag| match flags & flag {
             0 => Ok(None),
@@ -425,7 +439,7 @@ impl<'a> Record<'a> {
         reader.end()?;
         Ok(Self {
             state,
-            carried: flags & CARRIED != 0,
+            carried,
             revision,
             not_before,
             expires_at,
@@ -452,11 +466,14 @@ impl<'a> Record<'a> {
             (EXPIRES_AT, self.expires_at.is_some()),
             (SUCCESSOR, self.successor),
             (BROWNOUT, self.brownout.is_some()),
-            (CARRIED, self.carried),
+            (CARRIED, self.carried.is_some()),
         ] {
             flags |= if set { flag } else { 0 };
         }
         out.push(flags);
+        if let Some(epoch) = self.carried.filter(|_| self.state.is_denied()) {
+            out.extend_from_slice(epoch.as_bytes());
+        }
         put_varint(out, self.revision);
         for millis in [self.not_before, self.expires_at].into_iter().flatten() {
             put_varint(out, millis.0);
@@ -711,16 +728,27 @@ mod tests {
     }
 
     #[test]
-    fn denials_survive_an_epoch_unless_reinstated_in_it() {
-        let old = apply(None, 1, &[Op::Upsert(&entry("k", 900, State::Revoked))]);
-        let plain = entry("k", 1, State::Active);
-        assert_eq!(state_of(&apply(Some(&old), 2, &[Op::Upsert(&plain)]), "k"), Some(State::Revoked));
-
-        let elsewhere = Entry { reinstated_in: Some(epoch(1)), ..plain.clone() };
-        assert_eq!(state_of(&apply(Some(&old), 2, &[Op::Upsert(&elsewhere)]), "k"), Some(State::Revoked));
-
-        let reinstated = Entry { reinstated_in: Some(epoch(2)), ..plain };
-        assert_eq!(state_of(&apply(Some(&old), 2, &[Op::Upsert(&reinstated)]), "k"), Some(State::Active));
+    fn denials_survive_an_epoch_unless_reinstated_in_a_later_one() {
+        let old = apply(None, 2, &[Op::Upsert(&entry("k", 900, State::Revoked))]);
+        let reinstated_in =
+            |number: Option<u8>| Entry { reinstated_in: number.map(epoch), ..entry("k", 1, State::Active) };
+        // Whether other changes carried the denial through the epochs between, or nothing did.
+        let carried = apply(Some(&apply(Some(&old), 3, &[])), 4, &[]);
+        for held in [&old, &carried] {
+            for (number, state) in [
+                (None, State::Revoked),
+                (Some(1), State::Revoked),
+                // Of the two, the denial may have come last.
+                (Some(2), State::Revoked),
+                (Some(3), State::Active),
+                (Some(5), State::Active),
+                // No server has such an epoch yet.
+                (Some(6), State::Revoked),
+            ] {
+                let now = apply(Some(held), 5, &[Op::Upsert(&reinstated_in(number))]);
+                assert_eq!(state_of(&now, "k"), Some(state), "reinstated in {number:?}");
+            }
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@ use keywheel_api::{
 };
 
 use super::key::{or_none, segment};
-use super::{export, push};
+use super::{export, push, signing_key};
 use crate::applied::Waiting;
 use crate::args::{self, Connection};
 use crate::failure::Failure;
@@ -48,6 +48,11 @@ pub(crate) async fn run(
                 None => format!("The keys of ring {} follow no policy of the ring.", ring.name),
             })
         }
+        args::Ring::Trust { ring } => {
+            let ring: Ring = api()?.get(&format!("/v1/rings/{}", segment(&ring))).await?;
+            print(&serde_json::to_string(&ring.trust).map_err(std::io::Error::from)?)
+        }
+        args::Ring::SigningKey(command) => signing_key::run(command, &api()?, output).await,
         args::Ring::Export { ring, seed: _, ring_url } => {
             let source = Source::new(&ring_url, &ring, Some(token(connection)?), connection)?;
             export::seed(&ring, &source, &api()?).await
@@ -110,9 +115,14 @@ const fn state(state: ProxyState) -> &'static str {
 
 fn show(ring: &Ring) -> String {
     let proxies = list(&ring.proxies);
-    let usage = usage(&ring.usage);
+    let (usage, ahead) = (usage(&ring.usage), ahead(ring));
+    let held = if ring.held {
+        "\nHeld      nothing is published until `keywheel restore` has merged what was revoked since"
+    } else {
+        ""
+    };
     format!(
-        "Ring      {}\nRevision  {}\nEpoch     {}\nEntries   {}\nKeys      {}…\nTrust     {}{usage}\n\n{proxies}",
+        "Ring      {}\nRevision  {}\nEpoch     {}\nEntries   {}\nKeys      {}…\nTrust     {}{held}{ahead}{usage}\n\n{proxies}",
         ring.name,
         ring.revision,
         ring.epoch,
@@ -120,6 +130,17 @@ fn show(ring: &Ring) -> String {
         ring.key_prefix,
         ring.trust.join("\n          "),
     )
+}
+
+/// A line only where something is wrong. What a proxy says of itself is no proof, so nothing is done about it.
+fn ahead(ring: &Ring) -> String {
+    let ahead = |proxy: &&Proxy| proxy.epoch.as_ref() == Some(&ring.epoch) && proxy.stored > ring.revision;
+    match ring.proxies.iter().filter(ahead).count() {
+        0 => String::new(),
+        some => format!(
+            "\nAhead     {some} proxies say that they have a later revision: is this an older copy of the database? See docs/backup.md"
+        ),
+    }
 }
 
 /// A line only where something is wrong.

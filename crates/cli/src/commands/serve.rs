@@ -14,6 +14,9 @@ use crate::args::{self, LogFormat};
 use crate::failure::Failure;
 use crate::output::Output;
 
+/// On Linux and the BSDs alike.
+const SIGXFSZ: i32 = 25;
+
 /// What is printed on stdout when both listeners answer.
 #[derive(Serialize)]
 struct Ready {
@@ -45,19 +48,23 @@ pub(crate) async fn run(args: args::Serve, output: Output) -> Result<(), Failure
     // From here on a signal ends the server in order.
     let shutdown = shutdown()?;
     reload_on_hangup([&admin_tls, &ring_tls].into_iter().flatten().cloned().collect())?;
+    // A file that may not grow further is then an error of that write, as a full disk is, and not the end.
+    let _too_large = signal(SignalKind::from_raw(SIGXFSZ))?;
     let (control, token) = Control::open(&options).await?;
 
     let name = control.default_ring().to_owned();
     let publisher = control.ring(&name);
+    let trust = match publisher {
+        Some(ring) => control.trust(ring).await.map_err(keywheel_control::StartError::Store)?,
+        None => Vec::new(),
+    };
     let ready = Ready {
         event: "ready",
         admin_url: url(admin_tls.as_ref(), admin_address),
         ring_url: url(ring_tls.as_ref(), ring_address),
         admin_token: token.as_ref().map(|token| token.expose().to_owned()),
         epoch: publisher.map(|ring| ring.record.epoch.to_string()),
-        trust: publisher
-            .map(|ring| ring.trust().iter().map(ToString::to_string).collect())
-            .unwrap_or_default(),
+        trust: trust.iter().map(ToString::to_string).collect(),
         ring: name,
     };
     output.result(&ready, human)?;

@@ -5,6 +5,7 @@ mod fake_proxy;
 mod pki;
 mod support;
 
+mod a_backup_is_taken_and_restored;
 mod a_change_waits_for_proxies;
 mod a_key_lives_its_life;
 mod a_leaked_list_is_revoked;
@@ -21,5 +22,6 @@ mod policies_are_made_and_followed;
 mod serve_says_why_it_cannot_start;
 mod shells_and_readers_learn_every_command;
 mod the_command_line_wins_over_the_environment;
+mod the_database_fails_and_recovers;
 mod usage_is_shown;
 mod what_was_done_is_taken_back;

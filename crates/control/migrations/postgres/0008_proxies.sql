@@ -11,6 +11,7 @@ CREATE TABLE proxies (
     enforced     BIGINT NOT NULL,
     age          BIGINT NOT NULL, -- seconds, of its ring when it was last seen
     refuse_after BIGINT, -- seconds of age from which on it refuses every request
+    trust        TEXT, -- ids of signing keys, with commas between; NULL where it does not say
     first_seen   BIGINT NOT NULL,
     last_seen    BIGINT NOT NULL,
     PRIMARY KEY (ring_id, node, instance)

@@ -11,6 +11,7 @@ CREATE TABLE proxies (
     enforced     INTEGER NOT NULL,
     age          INTEGER NOT NULL, -- seconds, of its ring when it was last seen
     refuse_after INTEGER, -- seconds of age from which on it refuses every request
+    trust        TEXT, -- ids of signing keys, with commas between; NULL where it does not say
     first_seen   INTEGER NOT NULL,
     last_seen    INTEGER NOT NULL,
     PRIMARY KEY (ring_id, node, instance)

@@ -34,7 +34,7 @@ pub(crate) async fn checkpoints(
     let found = control.store.checkpoints(after, limit).await?;
     let List { items, next } = List::new(found, limit, |(id, _)| id.to_string());
     let page = List { items: items.into_iter().map(|(_, checkpoint)| checkpoint).collect(), next };
-    let trust = control.store.signers().await?.into_iter().map(|signer| signer.public_key).collect();
+    let trust = control.store.signers().await?.into_iter().map(|signer| signer.key.public_key).collect();
     Ok(axum::Json(Checkpoints { page, trust }))
 }
 

@@ -20,6 +20,8 @@ pub(crate) enum ApiError {
     Unavailable(String),
     /// The database failed in a way that asking again does not mend. The cause is for the log alone.
     Database(String),
+    /// The database will not answer before somebody does something about it.
+    Vanished(String),
     /// The cause, for the log alone.
     Internal(String),
     /// Too many bad tokens came from where this one came from.
@@ -61,6 +63,12 @@ impl IntoResponse for ApiError {
                               token is let in all the same";
                 Problem::new(ProblemKind::TooManyFailures, detail)
             }
+            Self::Vanished(cause) => {
+                error!(cause, "The database is gone");
+                let detail =
+                    "the database file was removed or moved away; the control plane's log says what to do";
+                Problem::new(ProblemKind::Unavailable, detail)
+            }
             Self::Database(cause) | Self::Internal(cause) => {
                 error!(cause, "A request failed");
                 let detail = "the control plane failed; its log has the cause under this request id";
@@ -77,6 +85,9 @@ impl IntoResponse for ApiError {
             Some(ProblemKind::Unavailable | ProblemKind::TooManyFailures) => {
                 let seconds = retry_after.as_secs().max(1);
                 response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            }
+            Some(ProblemKind::RingHeld) => {
+                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("10"));
             }
             _ => {}
         }
@@ -103,8 +114,12 @@ impl From<StoreError> for ApiError {
                 Problem::new(ProblemKind::Unavailable, detail).into()
             }
             StoreError::Unavailable(_) => Self::Unavailable(error.to_string()),
+            StoreError::Vanished(_) => Self::Vanished(error.to_string()),
             StoreError::Shared(error) if matches!(*error, StoreError::Unavailable(_)) => {
                 Self::Unavailable(error.to_string())
+            }
+            StoreError::Shared(error) if matches!(*error, StoreError::Vanished(_)) => {
+                Self::Vanished(error.to_string())
             }
             StoreError::Failed(_) | StoreError::Corrupt(_) | StoreError::Shared(_) => {
                 Self::Database(error.to_string())
@@ -135,6 +150,7 @@ fn refused(refusal: Refusal) -> Problem {
         Refusal::RotationNotBegun(_) => ProblemKind::RotationNotBegun,
         Refusal::Labels => return Problem::field("labels", refusal.to_string()),
         Refusal::NoOverlap(_) => return Problem::field("overlap_seconds", refusal.to_string()),
+        Refusal::SigningKeyStep { .. } => ProblemKind::SigningKeyState,
     };
     let problem = Problem::new(kind, refusal.to_string());
     match refusal {
@@ -151,6 +167,9 @@ impl From<RingError> for ApiError {
         match error {
             RingError::OtherEpoch(_) | RingError::NoSuchRevision { .. } => {
                 Problem::new(ProblemKind::RevisionGone, error.to_string()).into()
+            }
+            RingError::Held | RingError::Replaced => {
+                Problem::new(ProblemKind::RingHeld, error.to_string()).into()
             }
             RingError::Store(error) => error.into(),
             RingError::Json(_) => Self::Internal(error.to_string()),

@@ -87,9 +87,17 @@ impl Looks {
 }
 
 async fn look(control: &Control) -> Readiness {
-    let database = database(control, "answer", async { control.store.ping().await.map(|()| true) }).await;
-    let database_writable = database_writable(control).await;
-    let signing = if control.can_sign() { Check::Ok } else { Check::Failed };
+    let (database, database_writable, signing) = tokio::join!(
+        database(control, "answer", async { control.store.ping().await.map(|()| true) }),
+        database_writable(control),
+        // Which key signs is for the database to say.
+        timeout(DEADLINE, control.can_sign()),
+    );
+    let signing = match signing {
+        Ok(true) => Check::Ok,
+        Ok(false) => Check::Failed,
+        Err(_) => Check::TimedOut,
+    };
     let running = if control.is_stopping() { Check::Stopping } else { Check::Ok };
     Readiness::of(Checks { database, database_writable, signing, running })
 }

@@ -3,6 +3,7 @@
 pub(crate) mod applied;
 pub(crate) mod audit;
 pub(crate) mod auth;
+pub(crate) mod backup;
 pub(crate) mod body;
 pub(crate) mod clients;
 pub(crate) mod error;
@@ -15,6 +16,7 @@ pub(crate) mod policies;
 pub(crate) mod request;
 pub(crate) mod rings;
 pub(crate) mod rotations;
+pub(crate) mod signing_keys;
 pub(crate) mod tokens;
 pub(crate) mod usage;
 

@@ -37,6 +37,7 @@ pub(crate) async fn record(
 ) -> Result<StatusCode, ApiError> {
     let publisher = rings::find(&control, &ring)?;
     rings::note(&control, publisher, request.headers()).await;
+    publisher.published()?;
     let ring = publisher.record.id;
     let body = body::bytes(request, "a usage report", MAX_REPORT).await?;
     let (batches, refused) = read(&body)?;

@@ -15,14 +15,14 @@ use std::time::Duration;
 
 use keywheel_api::time::timestamp;
 use keywheel_api::{Proof, Proxy, ProxyName, ProxyState};
-use keywheel_keyring::{Epoch, Millis};
+use keywheel_keyring::{Epoch, Millis, SignerId};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::{error, warn};
 
 use crate::store::{Store, StoreError};
 
-/// The request header: `node=…&instance=…&filter=…&vms=…&epoch=…&stored=…&enforced=…&age=…&refuse=…`.
+/// The request header: `node=…&instance=…&filter=…&vms=…&epoch=…&stored=…&enforced=…&age=…&refuse=…&trust=…`.
 pub const HEADER: &str = "keywheel-proxy";
 /// How long a proxy may be silent, in milliseconds: it waits 25 seconds for a change, and tries again after 15 at most.
 pub const MAY_BE_SILENT: u64 = 60_000;
@@ -35,6 +35,8 @@ const CAPACITY: usize = 50_000;
 /// Proxies that a proof names of each kind.
 const NAMED: usize = 100;
 const MAX_TEXT: usize = 256;
+/// The most keys that one proxy is shown to trust.
+const MAX_TRUST: usize = 256;
 
 /// What a proxy says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +52,8 @@ pub struct Report {
     pub age: u64,
     /// The age, in seconds, from which on it refuses every request.
     pub refuse_after: Option<u64>,
+    /// The ids of the signing keys in its configuration; `None` where it does not say.
+    pub trust: Option<Vec<String>>,
 }
 
 /// The latest report of a proxy.
@@ -303,7 +307,16 @@ pub fn parse(header: &[u8]) -> Result<Report, BadReport> {
         enforced: number("enforced")?,
         age: number("age")?,
         refuse_after,
+        trust: trust(&fields)?,
     })
+}
+
+/// Absent where an older filter does not say.
+fn trust(fields: &BTreeMap<Cow<'_, str>, Cow<'_, str>>) -> Result<Option<Vec<String>>, BadReport> {
+    let Some(text) = fields.get("trust") else { return Ok(None) };
+    let ids: Vec<String> = text.split(',').filter(|id| !id.is_empty()).map(str::to_owned).collect();
+    let good = ids.len() <= MAX_TRUST && ids.iter().all(|id| id.parse::<SignerId>().is_ok());
+    if good { Ok(Some(ids)) } else { Err(BadReport("trust")) }
 }
 
 // === impl Known ===
@@ -339,7 +352,7 @@ impl Report {
 
     /// Whether it says no more of the ring than `other` does.
     fn acknowledges_as(&self, other: &Self) -> bool {
-        (self.epoch, self.enforced) == (other.epoch, other.enforced)
+        (self.epoch, self.enforced, &self.trust) == (other.epoch, other.enforced, &other.trust)
     }
 }
 
@@ -363,7 +376,7 @@ impl Seen {
     }
 
     fn shown(&self, epoch: Epoch, head: u64, now: Millis) -> Proxy {
-        let Report { node, instance, filter, vms, stored, enforced, age, refuse_after, .. } =
+        let Report { node, instance, filter, vms, stored, enforced, age, refuse_after, trust, .. } =
             self.report.clone();
         Proxy {
             node,
@@ -378,6 +391,7 @@ impl Seen {
             state: self.state(epoch, head, now),
             first_seen: timestamp(self.first_seen),
             last_seen: timestamp(self.last_seen),
+            trust,
         }
     }
 }
@@ -406,6 +420,11 @@ mod tests {
         let without_ring = GOOD.replace("0199a3b4-0000-7000-8000-000000000001", "");
         assert_eq!(parse(without_ring.as_bytes()).unwrap().epoch, None);
         assert_eq!(seen("&refuse=60", 0).report.refuse_after, Some(60));
+        assert_eq!(report.trust, None, "an older filter does not say");
+        let trust = format!("{GOOD}&trust=0102030405060708%2C1112131415161718");
+        let trust = parse(trust.as_bytes()).unwrap().trust.unwrap();
+        assert_eq!(trust, ["0102030405060708", "1112131415161718"]);
+        assert_eq!(parse(format!("{GOOD}&trust=x").as_bytes()), Err(BadReport("trust")));
     }
 
     #[test]

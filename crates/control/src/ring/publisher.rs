@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use keywheel_keyring::{Digest, Epoch, Kind, Millis, PublicKey};
+use keywheel_keyring::{Digest, Epoch, Kind, Millis, signature};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::error;
@@ -13,6 +13,7 @@ use super::propagation::Propagation;
 use super::proxies::{Proxies, Report, Seen};
 use super::shelf::Shelf;
 use super::{Press, Signed};
+use crate::signers::Signers;
 use crate::store::{Cut, RingRecord, Store, StoreError};
 
 /// Everyone whose wait ends within this time gets one heartbeat. Whoever waited at least as long gets
@@ -33,6 +34,7 @@ pub struct Publisher {
     pub record: RingRecord,
     pub proxies: Arc<Proxies>,
     press: Press,
+    signers: Arc<Signers>,
     store: Arc<Store>,
     head: watch::Receiver<u64>,
     shutdown: watch::Receiver<bool>,
@@ -60,6 +62,12 @@ pub enum RingError {
     OtherEpoch(Epoch),
     #[error("revision {asked} is not in this ring's history, which ends at {head}; take a snapshot")]
     NoSuchRevision { asked: u64, head: u64 },
+    /// Nothing is published that could bring a revoked key back.
+    #[error("a restored copy is held back until what was revoked since is merged with `keywheel restore`")]
+    Held,
+    /// The database was restored under this process.
+    #[error("the database has another epoch than when this control plane started; start it again")]
+    Replaced,
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("cannot write a document: {0}")]
@@ -70,7 +78,7 @@ impl Publisher {
     #[must_use]
     pub fn new(
         record: RingRecord,
-        press: Press,
+        signers: Arc<Signers>,
         store: Arc<Store>,
         known: Vec<Seen>,
         shutdown: watch::Receiver<bool>,
@@ -79,8 +87,9 @@ impl Publisher {
         Self {
             head: store.watch_head(record.id, record.revision),
             proxies: Arc::new(Proxies::new(ring, store.clone(), known)),
+            press: Press::new(&record),
             record,
-            press,
+            signers,
             store,
             shutdown,
             changes: Shelf::new(CHANGES_KEPT),
@@ -95,11 +104,6 @@ impl Publisher {
     #[must_use]
     pub fn head(&self) -> u64 {
         *self.head.borrow()
-    }
-
-    #[must_use]
-    pub fn trust(&self) -> Vec<PublicKey> {
-        vec![self.press.public_key()]
     }
 
     /// How many requests are held open until the ring changes.
@@ -135,18 +139,35 @@ impl Publisher {
         }
     }
 
-    pub(crate) fn can_sign(&self) -> bool {
-        self.press.can_sign()
+    /// Whether a signature made now verifies.
+    pub(crate) async fn can_sign(&self) -> bool {
+        // No document begins like this, so it passes for none.
+        const TEXT: &[u8] = b"keywheel: can this key sign?";
+        let signing = async {
+            let standing = self.store.standing(self.record.id).await?;
+            self.signers.key(&standing.signer).await
+        };
+        let Ok(key) = signing.await else { return false };
+        let (signer, signature) = (key.public().id().to_string(), key.sign(TEXT));
+        signature::verify(&[key.public()], TEXT, Some(signer.as_bytes()), Some(signature.as_bytes())).is_ok()
     }
 
     /// # Errors
     ///
     /// [`RingError`]. What is not in the ring's history asks for a snapshot.
     pub async fn answer(&self, ask: Ask) -> Result<Signed, RingError> {
+        self.published()?;
         match ask {
             Ask::Changes { epoch, since, wait } => self.changes(epoch, since, wait).await,
             Ask::Page { after, epoch, at_least } => self.page(after, epoch, at_least).await,
         }
+    }
+
+    /// # Errors
+    ///
+    /// [`RingError::Held`].
+    pub fn published(&self) -> Result<(), RingError> {
+        if self.record.held { Err(RingError::Held) } else { Ok(()) }
     }
 
     async fn changes(&self, epoch: Epoch, since: u64, wait: Duration) -> Result<Signed, RingError> {
@@ -164,17 +185,20 @@ impl Publisher {
         let head = self.head();
         let kind = Kind::Changes { since };
         if head == since {
-            let nothing = Cut { head, entries: Vec::new(), removed: Vec::new(), revision: head, more: false };
-            let make = || async { Ok(self.press.sign(kind, nothing)?) };
+            let make = || async {
+                // A change that commits meanwhile is for the next answer.
+                let nothing = Cut::nothing(self.store.standing(self.record.id).await?);
+                self.sign(kind, Cut { head, revision: head, ..nothing }).await
+            };
             let serves = |kept, age| kept == head && age < HEARTBEAT_AGE;
-            return self.heartbeats.get(&(), head, serves, make).await;
+            return self.heartbeats.get(&(), (head, self.store.activation()), serves, make).await;
         }
         let make = || async {
             let cut = self.store.cut_changes(self.record.id, since).await?;
-            Ok(self.press.sign(kind, cut)?)
+            self.sign(kind, cut).await
         };
         let serves = |kept, age| kept >= head && age < QUIET_AGE;
-        self.changes.get(&since, head, serves, make).await
+        self.changes.get(&since, (head, self.store.activation()), serves, make).await
     }
 
     async fn page(
@@ -190,7 +214,7 @@ impl Publisher {
             let through = cut.entries.last().filter(|_| cut.more).map(|entry| entry.digest);
             // A page holds the state at the head, whatever the revision of its last entry.
             let cut = Cut { revision: cut.head, ..cut };
-            Ok(self.press.sign(Kind::Snapshot { after, through }, cut)?)
+            self.sign(Kind::Snapshot { after, through }, cut).await
         };
         // A page is cut at or after the head at which it was asked for. A press has one epoch, so
         // pages of another are never among these.
@@ -200,7 +224,15 @@ impl Publisher {
         let may_lag = after.is_some();
         let serves =
             |kept, age| age < QUIET_AGE && (kept >= head || (may_lag && kept >= at_least && age < PAGE_AGE));
-        self.pages.get(&after, head, serves, make).await
+        self.pages.get(&after, (head, self.store.activation()), serves, make).await
+    }
+
+    async fn sign(&self, kind: Kind, cut: Cut) -> Result<Signed, RingError> {
+        if cut.epoch != self.press.epoch() {
+            return Err(RingError::Replaced);
+        }
+        let key = self.signers.key(&cut.signer).await?;
+        Ok(self.press.sign(kind, cut, &key)?)
     }
 
     fn same_epoch(&self, asked: Option<Epoch>) -> Result<(), RingError> {
@@ -222,8 +254,9 @@ impl Publisher {
             ring = self.record.name,
             asked,
             head,
-            "A proxy is at revision {asked}, this control plane only at {head}: the data directory is an \
-             older copy. Stop it and bring the newest one back, or what was revoked meanwhile may stay valid",
+            "A proxy is at revision {asked}, this control plane only at {head}: the database is an older copy. \
+             Proxies that are ahead refuse it, and others accept keys that were revoked since. Stop it, and \
+             bring the newest database back, or run `keywheel restore --in-place` on this one",
         );
         Err(RingError::NoSuchRevision { asked, head })
     }

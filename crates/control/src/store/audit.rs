@@ -74,6 +74,7 @@ impl Store {
     ///
     /// [`StoreError`].
     pub async fn keep_checkpoint(&self, checkpoint: &Checkpoint) -> Result<(), StoreError> {
+        self.db.check()?;
         sqlx::query(
             "INSERT INTO audit_checkpoints (seq, hash, at, signer, signature) VALUES ($1, $2, $3, $4, $5)",
         )

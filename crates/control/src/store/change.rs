@@ -133,7 +133,7 @@ impl Change<'_> {
                 .execute(&mut *self.tx)
                 .await?;
         }
-        self.tx.commit().await?;
+        self.store.db.commit(self.tx).await?;
         for (ring, head) in self.heads {
             self.store.heads.publish(ring, head);
             self.context.committed.add(ring, head);

@@ -9,6 +9,8 @@
 //! - What is read in several statements is read at one moment.
 
 use std::fmt;
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -18,6 +20,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{Any, AnyConnection, AnyPool, ConnectOptions as _, Connection as _, Transaction};
 
+use super::presence::Presence;
 use super::{OpenError, StoreError};
 
 const READERS: u32 = 4;
@@ -76,6 +79,8 @@ pub(super) struct Db {
     pub(super) dialect: Dialect,
     writer: AnyPool,
     readers: AnyPool,
+    /// Of a file.
+    presence: Option<Presence>,
 }
 
 impl Db {
@@ -91,6 +96,11 @@ impl Db {
         let dialect = location.dialect();
         let failed = |error| OpenError::new(location, &error);
         let options = location.options().map_err(failed)?;
+        if let Location::Sqlite(path) = location {
+            // No connection makes a file by itself: where one was removed, an empty one would take its place.
+            let made = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
+            made.map_err(|error| failed(error.into()))?;
+        }
         // A pool would try again until its time is up what this finds out at once.
         let mut probe = AnyConnection::connect_with(&options).await.map_err(failed)?;
         let session = match dialect {
@@ -100,7 +110,10 @@ impl Db {
         sqlx::raw_sql(session).execute(&mut probe).await.map_err(failed)?;
         let _ = probe.close().await;
         let (write, read) = match dialect {
-            Dialect::Sqlite => (pool(SQLITE_WRITER, 1), pool(SQLITE_READER, READERS)),
+            Dialect::Sqlite => {
+                let pool = |session, connections| unless_stuck(pool(session, connections));
+                (pool(SQLITE_WRITER, 1), pool(SQLITE_READER, READERS))
+            }
             Dialect::Postgres => {
                 let pool = |connections| pool(POSTGRES_SESSION, connections).acquire_timeout(CONNECT_TIMEOUT);
                 (pool(WRITERS), pool(READERS))
@@ -109,16 +122,45 @@ impl Db {
         let writer = write.connect_with(options.clone()).await.map_err(failed)?;
         prepare(dialect, writer.clone()).await?;
         let readers = read.connect_with(options).await.map_err(failed)?;
-        Ok(Self { dialect, writer, readers })
+        let presence = match location {
+            Location::Sqlite(path) => Some(Presence::of(path).map_err(|error| failed(error.into()))?),
+            Location::Postgres(_) => None,
+        };
+        Ok(Self { dialect, writer, readers, presence })
     }
 
     /// Begins a change. Nobody else changes anything until its end.
     pub(super) async fn write(&self) -> Result<Transaction<'static, Any>, StoreError> {
-        write(self.dialect, &self.writer).await
+        self.check()?;
+        let tx = write(self.dialect, &self.writer).await?;
+        self.check_log()?;
+        Ok(tx)
+    }
+
+    /// Ends a change. It is on the disk, under a name, when this says so.
+    pub(super) async fn commit(&self, tx: Transaction<'static, Any>) -> Result<(), StoreError> {
+        tx.commit().await?;
+        self.check_log()
+    }
+
+    fn check_log(&self) -> Result<(), StoreError> {
+        match &self.presence {
+            Some(presence) => Ok(presence.check_log()?),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether what is changed would last.
+    pub(super) fn check(&self) -> Result<(), StoreError> {
+        match &self.presence {
+            Some(presence) => Ok(presence.check()?),
+            None => Ok(()),
+        }
     }
 
     /// Begins reading: every statement sees what was committed when the first one did.
     pub(super) async fn read(&self) -> Result<Transaction<'static, Any>, StoreError> {
+        self.check()?;
         Ok(match self.dialect {
             Dialect::Sqlite => self.readers.begin().await?,
             Dialect::Postgres => {
@@ -161,6 +203,18 @@ fn pool(session: &'static str, connections: u32) -> AnyPoolOptions {
         Box::pin(async move {
             sqlx::raw_sql(session).execute(connection).await?;
             Ok(())
+        })
+    })
+}
+
+/// A write that failed for want of space, or by the disk, made SQLite roll its transaction back by itself. To the
+/// driver it goes on, and the connection could never begin another one.
+fn unless_stuck(pool: AnyPoolOptions) -> AnyPoolOptions {
+    pool.after_release(|connection, _| {
+        Box::pin(async move {
+            // What was asked for before, a rollback too, is done by then.
+            connection.ping().await?;
+            Ok(!connection.is_in_transaction())
         })
     })
 }
@@ -211,7 +265,7 @@ impl Location {
         match self {
             Self::Sqlite(path) => {
                 let path = std::path::absolute(path)?;
-                let options = SqliteConnectOptions::new().filename(path).create_if_missing(true);
+                let options = SqliteConnectOptions::new().filename(path).create_if_missing(false);
                 AnyConnectOptions::from_url(&options.to_url_lossy())
             }
             Self::Postgres(url) => url.url.parse(),

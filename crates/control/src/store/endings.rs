@@ -137,7 +137,10 @@ impl Store {
             return Ok(report);
         }
         let versions: Vec<_> = report.versions.iter().map(|version| &version.version).collect();
-        let details = json!({ "new": new, "versions": versions, "unknown": report.unknown.len() });
+        // By name, so that whoever restores an older copy can refuse them again.
+        let details = json!({
+            "new": new, "versions": versions, "unknown": report.unknown.len(), "digests": digests,
+        });
         change.audit("digest.compromise", "leaked keys", None, Some(details)).await?;
         change.commit().await?;
         Ok(report)
@@ -208,7 +211,7 @@ impl Store {
 
 impl Change<'_> {
     /// Whether anything of the key ended by that.
-    async fn end_key(&mut self, key: &Key, ending: Ending) -> Result<bool, StoreError> {
+    pub(super) async fn end_key(&mut self, key: &Key, ending: Ending) -> Result<bool, StoreError> {
         let mut ended = Vec::new();
         for version in self.versions(&key.id).await? {
             if lifecycle::next(version.state, ending.event()).is_ok() {
@@ -236,7 +239,11 @@ impl Change<'_> {
     }
 
     /// Ends a version, and with it a rotation of which it is one side.
-    async fn end_version(&mut self, version: &VersionRow, ending: Ending) -> Result<(), StoreError> {
+    pub(super) async fn end_version(
+        &mut self,
+        version: &VersionRow,
+        ending: Ending,
+    ) -> Result<(), StoreError> {
         let key = self.key(&version.key).await?;
         let rotation = self.open_rotation(&version.key).await?;
         self.apply(version, ending.event()).await?;
@@ -319,7 +326,7 @@ impl Change<'_> {
         Ok(found.ok_or_else(|| Refusal::NotFound { what: "version", name: id.to_owned() })?)
     }
 
-    async fn versions_with(&mut self, digest: Digest) -> Result<Vec<VersionRow>, StoreError> {
+    pub(super) async fn versions_with(&mut self, digest: Digest) -> Result<Vec<VersionRow>, StoreError> {
         // The rings are named for the sake of the index, which begins with them.
         let sql = format!("{VERSION} WHERE ring_id IN (SELECT id FROM rings) AND digest = $1");
         let rows = sqlx::query(sqlx::AssertSqlSafe(sql))

@@ -18,11 +18,13 @@ const SQLITE: &[Step] = &[
     (3, "audit", include_str!("../../migrations/sqlite/0003_audit.sql")),
     (4, "lifecycle", include_str!("../../migrations/sqlite/0004_lifecycle.sql")),
     (6, "policies", include_str!("../../migrations/sqlite/0006_policies.sql")),
+    (7, "signing keys", include_str!("../../migrations/sqlite/0007_signing_keys.sql")),
     (8, "proxies", include_str!("../../migrations/sqlite/0008_proxies.sql")),
 ];
 const POSTGRES: &[Step] = &[
     (4, "first schema", include_str!("../../migrations/postgres/0004_first_schema.sql")),
     (6, "policies", include_str!("../../migrations/postgres/0006_policies.sql")),
+    (7, "signing keys", include_str!("../../migrations/postgres/0007_signing_keys.sql")),
     (8, "proxies", include_str!("../../migrations/postgres/0008_proxies.sql")),
 ];
 
@@ -121,6 +123,7 @@ fn migrator(steps: &[Step]) -> Migrator {
 mod tests {
     use keywheel_api::audit::{AuditEvent, verify};
     use keywheel_api::time::timestamp;
+    use keywheel_api::{SigningKeyState, State};
     use keywheel_keyring::Millis;
     use sha2::{Digest as _, Sha256};
 
@@ -137,7 +140,8 @@ mod tests {
             "0df93925b1e0e0b8dbfbef787caa4123054608a22d895426fbe920ca53b45fe4",
             "d1cf042de8923525443ec2f88147aba8f966ca08f1054cf138abacaf01c8ec76",
             "dce40cda1421c21ce7394a06d26ad902852d08c85d082b70e71540fb4a1ed89a",
-            "348060bba2243a87cd27a1e097eef6aa9df46a834be23010866d53438306b080",
+            "a697ad201c7ea1a830a939f907a0a8820a2db54437afc44e49cac772056e60e2",
+            "95f6b1ee490be5f9e4c86b46a9f0ff05653d2c9937ab172bb23a9b49decd3e7d",
         ];
         let found: Vec<_> = SQLITE.iter().map(|(_, _, sql)| hex::encode(Sha256::digest(sql))).collect();
         assert_eq!(found, released, "add a migration instead");
@@ -159,6 +163,9 @@ mod tests {
              ('kv_2', 'key_1', 1, randomblob(32), 'active', NULL, NULL, NULL, 2, 30, NULL, NULL)",
             "INSERT INTO rotations VALUES
              ('rot_1', 'key_1', 'kv_1', 'kv_2', 'overlapping', NULL, 90, 30, NULL)",
+            "INSERT INTO signing_keys VALUES
+             ('0102030405060708', 'public-1', x'01', 3), ('1112131415161718', 'public-2', x'02', 4)",
+            "INSERT INTO tokens VALUES ('token_1', zeroblob(32), 'admin', 4)",
             "INSERT INTO audit VALUES (1, 5, 'setup', 'ring.create', 'production', '{\"a\":1}', NULL)",
             "INSERT INTO audit VALUES (2, 6, 'token_1', 'key.create', 'key_1', '{}', 'request-1')",
         ] {
@@ -191,6 +198,28 @@ mod tests {
             client_address: None,
         };
         assert_eq!(records[1].event, event);
+
+        let signers = store.signers().await.unwrap();
+        let states: Vec<_> = signers.iter().map(|signer| (signer.ring, signer.key.state)).collect();
+        assert_eq!(states, [(1, SigningKeyState::Retired), (1, SigningKeyState::Active)]);
+        assert_eq!(
+            (signers[1].key.public_key.as_str(), signers[1].sealed.as_slice()),
+            ("public-2", &[2][..])
+        );
+        assert_eq!(signers[1].key.changed_at, timestamp(Millis(4)));
+        let standing = store.standing(1).await.unwrap();
+        assert_eq!((standing.revision, standing.signer.as_str()), (1, "1112131415161718"));
+        let ring = store.rings().await.unwrap().remove(0);
+        assert!(!ring.held, "what was never restored is published");
+        let cut = store.cut_page(1, None).await.unwrap();
+        let states: Vec<_> = cut.entries.iter().map(|entry| (entry.version.as_str(), entry.state)).collect();
+        assert_eq!(cut.epoch.to_string(), "0199a3b4-0000-7000-8000-000000000001");
+        assert!(states.contains(&("kv_1", State::Retiring)) && states.contains(&("kv_2", State::Active)));
+        let role: String = sqlx::query_scalar("SELECT role FROM tokens WHERE id = 'token_1'")
+            .fetch_one(store.db.readers())
+            .await
+            .unwrap();
+        assert_eq!(role, "admin");
         store.close().await;
         let again = Store::open(&Location::Sqlite(path.clone())).await.unwrap();
         assert_eq!(again.rings().await.unwrap()[0].revision, 1);

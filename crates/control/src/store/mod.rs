@@ -7,9 +7,12 @@
 //! | [`db`] | the two databases as one |
 //! | [`change`] | the unit of work: state, audit record and revisions commit together |
 //! | [`audit`] | the audit trail and its checkpoints |
+//! | [`backup`] | a copy while it is served |
 //! | [`clients`], [`keys`], [`rotations`], [`tokens`] | one resource each |
+//! | [`restore`] | what makes a restored copy fit to be served |
 //! | [`rings`] | rings, and the rows that documents are cut from |
 //! | [`setup`] | what the first start makes |
+//! | [`signing_keys`] | who signs |
 //! | [`deadlines`] | what happens to versions and rotations by its time |
 //! | [`endings`] | revoked, compromised, brought back |
 //! | [`policies`] | what keys follow |
@@ -20,9 +23,11 @@
 //! | [`usage`] | what proxies counted, written for all who wait |
 //! | [`figures`] | counts for whoever watches |
 //! | [`rows`] | rows as types |
+//! | [`presence`] | whether the database file is still there |
 //! | [`replicas`] | what other control planes on the same database commit |
 
 mod audit;
+pub(crate) mod backup;
 pub mod change;
 mod clients;
 mod db;
@@ -34,13 +39,16 @@ mod keys;
 mod migrations;
 mod plans;
 mod policies;
+mod presence;
 mod proxies;
 mod replicas;
+mod restore;
 mod retirement;
 mod rings;
 mod rotations;
 mod rows;
 mod setup;
+mod signing_keys;
 mod tokens;
 mod usage;
 
@@ -52,14 +60,18 @@ pub use figures::{AGES, Ages, Figures};
 pub use keys::{KeyFilter, NewKey};
 pub use migrations::OpenError;
 pub use plans::AUTOMATIC_STARTS_A_MINUTE;
-pub use rings::{Cut, RingRecord, Signer};
+pub use presence::Vanished;
+pub use restore::{Restoration, RestorePoint, Restored};
+pub use rings::{Cut, RingRecord};
 pub use rotations::{NewRotation, RollBackTo};
 pub use setup::Setup;
+pub use signing_keys::{Signer, Standing};
 pub use usage::NewUsage;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
-use keywheel_api::Timestamp;
+use keywheel_api::{SigningKeyState, Timestamp};
 use keywheel_keyring::Digest;
 use sqlx::postgres::PgDatabaseError;
 use tokio::sync::{Notify, watch};
@@ -75,6 +87,8 @@ pub struct Store {
     location: Location,
     heads: Heads,
     usage: UsageQueue,
+    /// How often a signing key became active.
+    activation: AtomicU64,
     /// The newest audit record's number.
     pub(crate) audited: watch::Sender<u64>,
     /// Counts what other replicas may have written down of proxies.
@@ -92,6 +106,9 @@ pub enum StoreError {
     /// Asking again later may help: locked, read-only, out of space.
     #[error("the database is not available: {0}")]
     Unavailable(#[source] sqlx::Error),
+    /// Nothing that is changed would last.
+    #[error(transparent)]
+    Vanished(#[from] Vanished),
     #[error("the database failed: {0}")]
     Failed(#[source] sqlx::Error),
     /// Asking again later will help.
@@ -153,6 +170,8 @@ pub enum Refusal {
     NoOverlap(String),
     #[error("rotation `{0}` has not begun, so no version of it is about to end; cancel it, or wait")]
     RotationNotBegun(String),
+    #[error("signing key `{key}` is {}; {}", signing_keys::name(*from), step(*from, *to))]
+    SigningKeyStep { key: String, from: SigningKeyState, to: SigningKeyState },
 }
 
 impl Store {
@@ -169,6 +188,7 @@ impl Store {
             location: location.clone(),
             heads: Heads::default(),
             usage: UsageQueue::default(),
+            activation: AtomicU64::default(),
             audited: watch::Sender::new(audited),
             proxies_written: watch::Sender::new(0),
             deadlines: Notify::new(),
@@ -190,6 +210,7 @@ impl Store {
     ///
     /// [`StoreError`] if the database does not answer.
     pub async fn ping(&self) -> Result<(), StoreError> {
+        self.db.check()?;
         sqlx::query("SELECT 1 FROM rings").fetch_optional(self.db.readers()).await?;
         Ok(())
     }
@@ -243,6 +264,18 @@ impl From<crate::lifecycle::NoTurn> for StoreError {
 fn sqlite_code(error: &sqlx::Error) -> Option<u32> {
     let code: u32 = error.as_database_error()?.code()?.parse().ok()?;
     Some(code & 0xff)
+}
+
+/// What to do instead.
+const fn step(from: SigningKeyState, to: SigningKeyState) -> &'static str {
+    match (from, to) {
+        (SigningKeyState::Created, SigningKeyState::Active) => {
+            "publish it first, and activate it once every proxy trusts it"
+        }
+        (SigningKeyState::Active, _) => "activate another one first",
+        (SigningKeyState::Retired, _) => "it is never used again; create another one",
+        _ => "it is past that step",
+    }
 }
 
 /// Turns the violation of a unique index into what it means.

@@ -13,10 +13,9 @@ use super::rows::{int, optional_time, time, uint};
 use super::{Store, StoreError};
 use crate::ring::proxies::{Report, Seen};
 
-const PROXY: &str =
-    "SELECT node, instance, filter, vms, epoch, stored, enforced, age, refuse_after, first_seen,
-    last_seen FROM proxies ";
-const COLUMNS: usize = 12;
+const PROXY: &str = "SELECT node, instance, filter, vms, epoch, stored, enforced, age, refuse_after, trust,
+    first_seen, last_seen FROM proxies ";
+const COLUMNS: usize = 13;
 /// Rows of one statement.
 const ROWS: usize = 500;
 
@@ -41,10 +40,10 @@ impl Store {
         for rows in proxies.chunks(ROWS) {
             let sql = format!(
                 "INSERT INTO proxies (ring_id, node, instance, filter, vms, epoch, stored, enforced, age,
-                     refuse_after, first_seen, last_seen) VALUES {}
+                     refuse_after, trust, first_seen, last_seen) VALUES {}
                  ON CONFLICT (ring_id, node, instance) DO UPDATE SET filter = excluded.filter,
                      vms = excluded.vms, epoch = excluded.epoch, stored = excluded.stored,
-                     enforced = excluded.enforced, age = excluded.age, refuse_after = excluded.refuse_after,
+                     enforced = excluded.enforced, age = excluded.age, refuse_after = excluded.refuse_after, trust = excluded.trust,
                      last_seen = excluded.last_seen
                  WHERE excluded.last_seen >= proxies.last_seen",
                 parameters(rows.len(), COLUMNS)
@@ -62,6 +61,7 @@ impl Store {
                     .bind(int(report.enforced))
                     .bind(int(report.age))
                     .bind(report.refuse_after.map(int))
+                    .bind(report.trust.as_ref().map(|ids| ids.join(",")))
                     .bind(int(first_seen.0))
                     .bind(int(last_seen.0));
             }
@@ -116,6 +116,7 @@ fn name(row: &AnyRow) -> Result<ProxyName, StoreError> {
 fn seen(row: &AnyRow) -> Result<Seen, StoreError> {
     let epoch: Option<&str> = row.try_get("epoch")?;
     let refuse_after: Option<i64> = row.try_get("refuse_after")?;
+    let trust: Option<&str> = row.try_get("trust")?;
     let vms = uint(row.try_get("vms")?);
     Ok(Seen {
         report: Report {
@@ -128,6 +129,7 @@ fn seen(row: &AnyRow) -> Result<Seen, StoreError> {
             enforced: uint(row.try_get("enforced")?),
             age: uint(row.try_get("age")?),
             refuse_after: refuse_after.map(uint),
+            trust: trust.map(|ids| ids.split(',').filter(|id| !id.is_empty()).map(str::to_owned).collect()),
         },
         first_seen: time(row, "first_seen")?,
         last_seen: optional_time(row, "last_seen")?.unwrap_or_default(),

@@ -73,6 +73,8 @@ impl Store {
     async fn look(&self) -> Result<(), StoreError> {
         for ring in self.rings().await? {
             self.known(ring.id, ring.revision);
+            // Whoever signs now is seen here at the latest.
+            self.standing(ring.id).await?;
         }
         let head = audit::head(&mut *self.db.readers().acquire().await?).await?;
         self.committed(head.seq);

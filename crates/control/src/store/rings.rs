@@ -6,6 +6,7 @@ use sqlx::any::AnyRow;
 
 use super::change::Context;
 use super::rows::{ENTRY, entry, int, time, uint};
+use super::signing_keys::{Standing, standing};
 use super::{Store, StoreError};
 
 /// A ring's row.
@@ -17,6 +18,8 @@ pub struct RingRecord {
     pub revision: u64,
     pub key_prefix: String,
     pub created_at: Millis,
+    /// A restored copy that is not to be published yet.
+    pub held: bool,
 }
 
 /// Rows for one document, all from one moment.
@@ -24,6 +27,9 @@ pub struct RingRecord {
 pub struct Cut {
     /// The ring's head at that moment.
     pub head: u64,
+    /// Its epoch, and the id of the key that signs, likewise.
+    pub epoch: Epoch,
+    pub signer: String,
     pub entries: Vec<Entry>,
     pub removed: Vec<Digest>,
     /// The last revision that the rows hold, or the head when they hold everything.
@@ -32,41 +38,18 @@ pub struct Cut {
     pub more: bool,
 }
 
-/// A signing key as it is stored.
-#[derive(Debug, Clone)]
-pub struct Signer {
-    pub id: String,
-    pub public_key: String,
-    pub sealed: Vec<u8>,
-}
-
 impl Store {
     /// # Errors
     ///
     /// [`StoreError`].
     pub async fn rings(&self) -> Result<Vec<RingRecord>, StoreError> {
-        let rows =
-            sqlx::query("SELECT id, name, epoch, revision, key_prefix, created_at FROM rings ORDER BY id")
-                .fetch_all(self.db.readers())
-                .await?;
+        let rows = sqlx::query(
+            "SELECT id, name, epoch, revision, key_prefix, created_at, (SELECT count(*) FROM restores
+                 WHERE ring_id = rings.id AND finished_at IS NULL) AS held FROM rings ORDER BY id",
+        )
+        .fetch_all(self.db.readers())
+        .await?;
         rows.iter().map(ring).collect()
-    }
-
-    /// # Errors
-    ///
-    /// [`StoreError`].
-    pub async fn signers(&self) -> Result<Vec<Signer>, StoreError> {
-        let rows = sqlx::query("SELECT id, public_key, sealed FROM signing_keys ORDER BY created_at, id")
-            .fetch_all(self.db.readers())
-            .await?;
-        let signer = |row: &AnyRow| {
-            Ok(Signer {
-                id: row.try_get("id")?,
-                public_key: row.try_get("public_key")?,
-                sealed: row.try_get("sealed")?,
-            })
-        };
-        rows.iter().map(signer).collect()
     }
 
     /// How many entries a complete copy of the ring has.
@@ -89,7 +72,7 @@ impl Store {
     ///
     /// [`StoreError`].
     pub async fn look_at_head(&self, ring: i64) -> Result<u64, StoreError> {
-        let head = head(&mut *self.db.readers().acquire().await?, ring).await?;
+        let head = self.standing(ring).await?.revision;
         self.known(ring, head);
         Ok(head)
     }
@@ -103,14 +86,15 @@ impl Store {
         let sql = format!("{ENTRY} WHERE v.ring_id = $1 AND v.revision > $2 ORDER BY v.revision LIMIT $3");
         // One transaction, so that head and rows are of one moment.
         let mut tx = self.db.read().await?;
-        let head = head(&mut tx, ring).await?;
+        let head = standing(&mut tx, ring).await?;
         let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
             .bind(ring)
             .bind(int(since))
             .bind(int(MAX_ENTRIES as u64 + 1))
             .fetch_all(&mut *tx)
             .await?;
-        self.known(ring, head);
+        self.known(ring, head.revision);
+        self.signed_by(head.activation);
         Cut::new(head, &rows)
     }
 
@@ -125,14 +109,15 @@ impl Store {
             "{ENTRY} WHERE v.ring_id = $1 AND v.digest > $2 AND v.removed_at IS NULL ORDER BY v.digest LIMIT $3"
         );
         let mut tx = self.db.read().await?;
-        let head = head(&mut tx, ring).await?;
+        let head = standing(&mut tx, ring).await?;
         let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
             .bind(ring)
             .bind(after)
             .bind(int(MAX_ENTRIES as u64 + 1))
             .fetch_all(&mut *tx)
             .await?;
-        self.known(ring, head);
+        self.known(ring, head.revision);
+        self.signed_by(head.activation);
         Cut::new(head, &rows)
     }
 
@@ -174,13 +159,20 @@ impl Store {
 }
 
 impl Cut {
+    /// What a heartbeat holds.
+    #[must_use]
+    pub fn nothing(at: Standing) -> Self {
+        let Standing { revision, epoch, signer, .. } = at;
+        let (entries, removed) = (Vec::new(), Vec::new());
+        Self { head: revision, epoch, signer, entries, removed, revision, more: false }
+    }
+
     /// From one row more than a document holds.
-    fn new(head: u64, rows: &[AnyRow]) -> Result<Self, StoreError> {
-        let more = rows.len() > MAX_ENTRIES;
-        let mut cut = Self { head, entries: Vec::new(), removed: Vec::new(), revision: head, more };
+    fn new(at: Standing, rows: &[AnyRow]) -> Result<Self, StoreError> {
+        let mut cut = Self { more: rows.len() > MAX_ENTRIES, ..Self::nothing(at) };
         for row in rows.iter().take(MAX_ENTRIES) {
             let (entry, removed) = entry(row)?;
-            if more {
+            if cut.more {
                 cut.revision = entry.revision;
             }
             if removed {
@@ -193,12 +185,6 @@ impl Cut {
     }
 }
 
-async fn head(tx: &mut sqlx::AnyConnection, ring: i64) -> Result<u64, StoreError> {
-    let revision =
-        sqlx::query_scalar("SELECT revision FROM rings WHERE id = $1").bind(ring).fetch_one(tx).await?;
-    Ok(uint(revision))
-}
-
 fn ring(row: &AnyRow) -> Result<RingRecord, StoreError> {
     let epoch: &str = row.try_get("epoch")?;
     Ok(RingRecord {
@@ -208,5 +194,6 @@ fn ring(row: &AnyRow) -> Result<RingRecord, StoreError> {
         revision: uint(row.try_get("revision")?),
         key_prefix: row.try_get("key_prefix")?,
         created_at: time(row, "created_at")?,
+        held: row.try_get::<i64, _>("held")? > 0,
     })
 }

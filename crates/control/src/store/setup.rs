@@ -1,4 +1,4 @@
-use keywheel_api::Role;
+use keywheel_api::{Role, SigningKeyState};
 use keywheel_keyring::{Epoch, KeyPrefix, PublicKey};
 use serde_json::json;
 
@@ -46,14 +46,9 @@ impl Store {
         .execute(&mut *change.tx)
         .await
         .map_err(StoreError::from)?;
-        sqlx::query("INSERT INTO signing_keys (id, public_key, sealed, created_at) VALUES ($1, $2, $3, $4)")
-            .bind(setup.public_key.id().to_string())
-            .bind(setup.public_key.to_string())
-            .bind(&setup.sealed_signing_key)
-            .bind(int(context.now.0))
-            .execute(&mut *change.tx)
-            .await
-            .map_err(StoreError::from)?;
+        let ring_id = change.ring_id(&setup.ring).await?;
+        let (key, sealed) = (&setup.public_key, &setup.sealed_signing_key);
+        change.insert_signing_key(ring_id, key, sealed, SigningKeyState::Active).await?;
         let (epoch, signer) = (setup.epoch, setup.public_key.id().to_string());
         let ring = json!({ "epoch": epoch, "key_prefix": setup.key_prefix.as_str(), "signer": signer });
         change.audit("ring.create", &setup.ring, None, Some(ring)).await?;

@@ -188,7 +188,7 @@ impl Store {
             let reports = reports.len() as u64;
             tallies.push((ring, RingUsage { reports, unknown_counts, refused_batches: 0 }));
         }
-        tx.commit().await?;
+        self.db.commit(tx).await?;
         for (ring, tally) in tallies {
             self.usage.tally(ring, tally);
         }

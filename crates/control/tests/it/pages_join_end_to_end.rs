@@ -14,7 +14,7 @@ async fn page(plane: &Plane, after: Option<Digest>, first: Option<&Document>) ->
     if let Some(first) = first {
         ask += &format!("epoch={}&at_least={}", first.epoch, first.revision);
     }
-    plane.ring(&ask).await.document(&plane.trust())
+    plane.ring(&ask).await.document(&plane.trust().await)
 }
 
 async fn fill(plane: &Plane, count: u32) {
@@ -91,7 +91,7 @@ async fn a_kept_page_is_never_older_than_asked_for() {
 
     plane.post(&format!("/v1/keys/{}/revoke", key.id), json!({})).await;
     let asked = format!("snapshot?epoch={}&at_least={}", plane.epoch(), plane.head());
-    let newer = plane.ring(&asked).await.document(&plane.trust());
+    let newer = plane.ring(&asked).await.document(&plane.trust().await);
     assert_eq!(newer.revision, plane.head());
     assert!(newer.entries[0].state.is_denied());
 }

@@ -88,8 +88,8 @@ impl Plane {
         self.control.ring("production").unwrap().head()
     }
 
-    pub(crate) fn trust(&self) -> Vec<PublicKey> {
-        self.control.ring("production").unwrap().trust()
+    pub(crate) async fn trust(&self) -> Vec<PublicKey> {
+        self.control.trust(self.control.ring("production").unwrap()).await.unwrap()
     }
 
     pub(crate) fn epoch(&self) -> String {
@@ -142,7 +142,9 @@ impl Plane {
     }
 
     pub(crate) async fn changes(&self, since: u64) -> Document {
-        self.ring(&format!("changes?epoch={}&since={since}", self.epoch())).await.document(&self.trust())
+        self.ring(&format!("changes?epoch={}&since={since}", self.epoch()))
+            .await
+            .document(&self.trust().await)
     }
 
     pub(crate) async fn client(&self, name: &str) {

@@ -61,7 +61,7 @@ async fn an_untouched_trail_holds_and_outlives_a_restart() {
     assert_eq!(sign(&plane).await.seq, 6);
     assert_eq!(sign(&plane).await, sign(&plane).await, "nothing is signed twice");
     assert_eq!(check(&plane).await.unwrap().covered, 6);
-    assert_eq!(checkpoints(&plane).await.trust, [plane.trust()[0].to_string()]);
+    assert_eq!(checkpoints(&plane).await.trust, [plane.trust().await[0].to_string()]);
 }
 
 #[tokio::test]
@@ -120,7 +120,7 @@ async fn a_checkpoint_kept_elsewhere_finds_what_no_stored_one_can() {
     let kept = sign(&plane).await;
     sql(&plane, "DELETE FROM audit WHERE seq > 4; DELETE FROM audit_checkpoints").await;
     assert!(check(&plane).await.is_ok(), "no trace is left in the database");
-    let found = verify(&records(&plane).await, &[kept], &plane.trust());
+    let found = verify(&records(&plane).await, &[kept], &plane.trust().await);
     assert_eq!(found, Err(Fault::CutOff { from: 5, to: 6 }));
 }
 

@@ -7,3 +7,4 @@ mod replicas_share_one_database;
 #[path = "../it/support.rs"]
 #[allow(dead_code, reason = "shared with the other suite, which uses the rest")]
 mod support;
+mod the_first_schema_is_brought_forward;

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use axum::http::StatusCode;
 use keywheel_api::audit::verify;
-use keywheel_api::{Key, List, Notice, RingProxies, Rotation, RotationState};
+use keywheel_api::{Key, List, Notice, RingProxies, RingSigningKey, Rotation, RotationState};
 use keywheel_control::jobs::{self, scheduler};
 use keywheel_control::store::Location;
 use keywheel_control::{Control, Options, clock};
@@ -57,11 +57,40 @@ async fn a_change_on_one_wakes_who_waits_on_the_other() {
         // Whichever comes first: the wait or the change.
         let (answer, revoked) = tokio::join!(there.ring(&asked), here.post(&revoke, json!({})));
         assert_eq!(revoked.status, StatusCode::OK);
-        let document = answer.document(&there.trust());
+        let document = answer.document(&there.trust().await);
         assert!(document.revision > since, "{document:?}");
     }
     let seen = pair.two.show(&key).await;
     assert_eq!(seen.id, key.id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_switch_of_the_signing_key_on_one_is_followed_by_the_other() {
+    let pair = pair().await;
+    pair.one.key().await;
+    // Both have kept a page that the old key signed.
+    for plane in [&pair.one, &pair.two] {
+        plane.ring("snapshot").await.document(&plane.trust().await);
+    }
+    let keys = "/v1/rings/production/signing-keys";
+    let new: RingSigningKey = pair.one.post(keys, json!(null)).await.json(StatusCode::CREATED);
+    for what in ["publish", "activate"] {
+        let done = pair.one.post(&format!("{keys}/{}/{what}", new.id), json!(null)).await;
+        done.json::<RingSigningKey>(StatusCode::OK);
+    }
+    let heartbeat = format!("changes?epoch={}&since={}", pair.two.epoch(), pair.two.head());
+    for ask in ["snapshot", heartbeat.as_str()] {
+        assert_eq!(pair.one.ring(ask).await.headers["keywheel-signer"], new.id.as_str());
+        let mut signers = Vec::new();
+        // It looks at the database once a second.
+        while signers.last().is_none_or(|signer| *signer != new.id) {
+            assert!(signers.len() < 500, "{signers:?}");
+            let answer = pair.two.ring(ask).await;
+            answer.document(&pair.two.trust().await);
+            signers.push(answer.headers["keywheel-signer"].to_str().unwrap().to_owned());
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -83,7 +112,7 @@ async fn a_lost_notification_is_made_up_for() {
         sqlx::query(cut).execute(&database).await.unwrap();
     };
     let (answer, ()) = tokio::join!(waiting, changing);
-    assert!(answer.document(&pair.two.trust()).revision > since);
+    assert!(answer.document(&pair.two.trust().await).revision > since);
 }
 
 #[tokio::test(flavor = "multi_thread")]
