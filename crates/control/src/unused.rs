@@ -9,6 +9,8 @@ use keywheel_api::{Evidence, WaitsFor};
 use keywheel_keyring::Millis;
 use keywheel_keyring::usage::MINUTE;
 
+use crate::ring::proxies::Seen;
+
 /// How far behind reports may be: a VM without anything to count says so every minute.
 pub const LAG: u64 = 5 * MINUTE;
 /// A VM that was not heard of for so long counts as gone. Its proxy, were it alive, would call its ring stale by
@@ -97,6 +99,39 @@ pub fn judge(old: &Old, vms: &[Reports], now: Millis) -> Verdict {
     })
 }
 
+/// Adds a silent VM for each proxy that holds the ring and does not report: it may still accept the old version. Whether
+/// it is gone for good is for an operator to say, who forgets it. Of a proxy that is there, all of whose VMs report, those
+/// that it had before are left out.
+#[must_use]
+pub fn with_proxies(mut reports: Vec<Reports>, proxies: &[Seen], now: Millis) -> Vec<Reports> {
+    for seen in proxies.iter().filter(|seen| !seen.is_expired(now)) {
+        let proxy = &seen.report;
+        let is_its_own = |vm: &Reports| (&vm.node, &vm.instance) == (&proxy.node, &proxy.instance);
+        let live = |vm: &Reports| is_its_own(vm) && liveness(vm, now) == Liveness::Live;
+        let reporting = reports.iter().filter(|vm| live(vm)).count();
+        if reporting >= proxy.vms as usize && reporting > 0 {
+            reports.retain(|vm| !is_its_own(vm) || live(vm));
+            continue;
+        }
+        let heard = reports.iter().filter(|vm| is_its_own(vm)).map(|vm| vm.covered_to).max();
+        if reporting > 0 && !seen.is_silent(now) {
+            // Those of its VMs that are missing are among the reports, as silent ones, or report for the first time soon.
+            continue;
+        }
+        reports.push(Reports {
+            node: proxy.node.clone(),
+            instance: proxy.instance.clone(),
+            vm: "-".into(),
+            missing: 0,
+            covered_from: seen.first_seen,
+            covered_to: heard.unwrap_or(seen.first_seen),
+            // Not longer ago, or it would count as gone.
+            received_at: Millis(now.0.saturating_sub(GONE)),
+        });
+    }
+    reports
+}
+
 fn liveness(vm: &Reports, now: Millis) -> Liveness {
     // What a proxy covers is by its own clock, when its report came by ours.
     let behind = now.saturating_since(vm.received_at.min(vm.covered_to));
@@ -137,6 +172,41 @@ mod tests {
 
     fn old() -> Old {
         Old { overlaps_since: ago(5 * HOUR), last_used: Some(ago(3 * HOUR)), quiet_period: 2 * HOUR }
+    }
+
+    fn proxy(instance: &str, vms: u32, last_seen: Millis) -> Seen {
+        let header = format!(
+            "node=edge&instance={instance}&filter=0.1.0&vms={vms}&epoch=&stored=0&enforced=0&age=0&refuse=3600"
+        );
+        let report = crate::ring::proxies::parse(header.as_bytes()).unwrap();
+        Seen { report, first_seen: ago(9 * HOUR), last_seen }
+    }
+
+    #[test]
+    fn a_proxy_that_does_not_report_may_still_use_it() {
+        let judged = |reports: Vec<Reports>, proxies: &[Seen]| {
+            let reports = with_proxies(reports, proxies, NOW);
+            match judge(&old(), &reports, NOW) {
+                Verdict::Retire(evidence) => Ok((evidence.vms, evidence.gone)),
+                Verdict::Wait(reasons) => Err(reasons.len()),
+            }
+        };
+        assert_eq!(judged(vec![vm("1")], &[]), Ok((1, 0)));
+        assert_eq!(judged(vec![vm("1")], &[proxy("0a", 1, NOW)]), Ok((1, 0)));
+        assert_eq!(judged(vec![vm("1")], &[proxy("0a", 1, NOW), proxy("0b", 1, NOW)]), Err(1), "a new one");
+        let dead = Reports { received_at: ago(HOUR), covered_to: ago(HOUR), ..vm("2") };
+        assert_eq!(judged(vec![vm("1"), dead.clone()], &[]), Err(1));
+        assert_eq!(
+            judged(vec![vm("1"), dead.clone()], &[proxy("0a", 1, NOW)]),
+            Ok((1, 0)),
+            "it was replaced"
+        );
+        assert_eq!(judged(vec![vm("1"), dead], &[proxy("0a", 2, NOW)]), Err(1));
+        // For as long as it has not refused every request by itself.
+        let gone = Reports { instance: "0b".into(), received_at: ago(30 * HOUR), ..vm("1") };
+        assert_eq!(judged(vec![vm("1"), gone.clone()], &[]), Ok((1, 1)));
+        assert_eq!(judged(vec![vm("1"), gone.clone()], &[proxy("0b", 1, ago(HOUR))]), Err(1));
+        assert_eq!(judged(vec![vm("1"), gone], &[proxy("0b", 1, ago(2 * HOUR))]), Ok((1, 1)));
     }
 
     #[track_caller]

@@ -365,14 +365,25 @@ impl Seen {
     }
 
     fn state(&self, epoch: Epoch, revision: u64, now: Millis) -> ProxyState {
-        let silent = now.saturating_since(self.last_seen);
-        if silent > MAY_BE_SILENT {
-            let age = silent.saturating_add(self.report.age.saturating_mul(1000));
-            let refuses = |after: u64| age > after.saturating_mul(1000).saturating_add(CLOCK_MARGIN);
-            let expired = self.report.refuse_after.is_some_and(refuses);
-            return if expired { ProxyState::Expired } else { ProxyState::Unproven };
+        if self.is_silent(now) {
+            return if self.is_expired(now) { ProxyState::Expired } else { ProxyState::Unproven };
         }
         if self.enforces(epoch, revision) { ProxyState::Current } else { ProxyState::Lagging }
+    }
+
+    /// Whether it missed its turn.
+    #[must_use]
+    pub const fn is_silent(&self, now: Millis) -> bool {
+        now.saturating_since(self.last_seen) > MAY_BE_SILENT
+    }
+
+    /// Whether it refuses every request by itself, since its ring is too old for it.
+    #[must_use]
+    pub fn is_expired(&self, now: Millis) -> bool {
+        let silent = now.saturating_since(self.last_seen);
+        let age = silent.saturating_add(self.report.age.saturating_mul(1000));
+        let refuses = |after: u64| age > after.saturating_mul(1000).saturating_add(CLOCK_MARGIN);
+        self.is_silent(now) && self.report.refuse_after.is_some_and(refuses)
     }
 
     fn shown(&self, epoch: Epoch, head: u64, now: Millis) -> Proxy {

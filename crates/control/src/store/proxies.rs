@@ -13,7 +13,8 @@ use super::rows::{int, optional_time, time, uint};
 use super::{Store, StoreError};
 use crate::ring::proxies::{Report, Seen};
 
-const PROXY: &str = "SELECT node, instance, filter, vms, epoch, stored, enforced, age, refuse_after, trust,
+pub(super) const PROXY: &str =
+    "SELECT node, instance, filter, vms, epoch, stored, enforced, age, refuse_after, trust,
     first_seen, last_seen FROM proxies ";
 const COLUMNS: usize = 13;
 /// Rows of one statement.
@@ -113,7 +114,7 @@ fn name(row: &AnyRow) -> Result<ProxyName, StoreError> {
     Ok(ProxyName { node: row.try_get("node")?, instance: row.try_get("instance")? })
 }
 
-fn seen(row: &AnyRow) -> Result<Seen, StoreError> {
+pub(super) fn seen(row: &AnyRow) -> Result<Seen, StoreError> {
     let epoch: Option<&str> = row.try_get("epoch")?;
     let refuse_after: Option<i64> = row.try_get("refuse_after")?;
     let trust: Option<&str> = row.try_get("trust")?;

@@ -13,10 +13,11 @@ use sqlx::{AnyConnection, Row as _};
 use super::change::{Change, Context};
 use super::db::parameters;
 use super::deadlines::Due;
+use super::proxies::{PROXY, seen};
 use super::rows::{VersionRow, int, share, time, uint};
 use super::{Refusal, Store, StoreError};
 use crate::lifecycle::{self, Turn};
-use crate::unused::{Old, Reports, Verdict, judge};
+use crate::unused::{self, Old, Reports, Verdict, judge};
 
 /// How long a rotation is draining, in milliseconds: reports that are on their way may still say that somebody uses
 /// the old version.
@@ -104,7 +105,8 @@ impl Store {
             let vms = match reports.entry(ring) {
                 std::collections::btree_map::Entry::Occupied(found) => found.into_mut(),
                 std::collections::btree_map::Entry::Vacant(none) => {
-                    none.insert(load_reports(&mut change.tx, ring).await?)
+                    let now = change.now();
+                    none.insert(load_reports(&mut change.tx, ring, now).await?)
                 }
             };
             let last_used = last_seen(&mut change.tx, &old).await?;
@@ -270,15 +272,18 @@ impl Change<'_> {
     }
 }
 
-/// Every VM of a ring that has reported in the last weeks. Whoever knows of proxies that never reported adds them
-/// here.
-async fn load_reports(connection: &mut AnyConnection, ring: i64) -> Result<Vec<Reports>, StoreError> {
+/// Every VM of a ring that has reported in the last weeks, and those that should have.
+async fn load_reports(
+    connection: &mut AnyConnection,
+    ring: i64,
+    now: Millis,
+) -> Result<Vec<Reports>, StoreError> {
     let rows = sqlx::query(
         "SELECT node, instance, vm, missing, covered_from, covered_to, received_at FROM usage_vms
          WHERE ring_id = $1",
     )
     .bind(ring)
-    .fetch_all(connection)
+    .fetch_all(&mut *connection)
     .await?;
     let reports = |row: &AnyRow| {
         Ok(Reports {
@@ -291,7 +296,11 @@ async fn load_reports(connection: &mut AnyConnection, ring: i64) -> Result<Vec<R
             received_at: time(row, "received_at")?,
         })
     };
-    rows.iter().map(reports).collect()
+    let reports = rows.iter().map(reports).collect::<Result<Vec<_>, StoreError>>()?;
+    let sql = format!("{PROXY} WHERE ring_id = $1");
+    let proxies = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(ring).fetch_all(connection).await?;
+    let proxies = proxies.iter().map(seen).collect::<Result<Vec<_>, _>>()?;
+    Ok(unused::with_proxies(reports, &proxies, now))
 }
 
 /// The newest minute of any request with one of the versions, refused ones included: a brown-out refuses those who
