@@ -106,13 +106,19 @@ fn without(
     Some(kept)
 }
 
+/// Whether all bytes are such as a key may have. Looking at all of them, also behind the first that is not, is
+/// what can be done for sixteen at a time.
+fn is_graphic(bytes: &[u8]) -> bool {
+    bytes.iter().fold(true, |graphic, byte| graphic & byte.is_ascii_graphic())
+}
+
 // === impl Credential ===
 
 impl<V: Deref<Target = [u8]>> Credential<V> {
     fn judge(self, max_bytes: usize) -> Found<V> {
         if self.is_empty() {
             Found::Empty
-        } else if self.len() > max_bytes || !self.iter().all(u8::is_ascii_graphic) {
+        } else if self.len() > max_bytes || !is_graphic(&self) {
             Found::Malformed
         } else {
             Found::Credential(self)

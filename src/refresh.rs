@@ -285,10 +285,15 @@ impl Refresh {
             enforced.least.filter(|least| complete.is_some_and(|complete| complete.epoch == least.epoch));
         let revision = |position: Option<Position>| position.map_or(0, |position| position.revision);
         let epoch = complete.map(|complete| complete.epoch.to_string()).unwrap_or_default();
+        let refuse_after = enforced.refuse_after;
         let (vms, enforced) = (enforced.vms, revision(least));
         let age = complete.map_or(0, |_| now.wall.saturating_since(stored.issued_at) / 1000);
         let stored = revision(complete);
-        let proxy = format!("{who}&vms={vms}&epoch={epoch}&stored={stored}&enforced={enforced}&age={age}");
+        let mut proxy =
+            format!("{who}&vms={vms}&epoch={epoch}&stored={stored}&enforced={enforced}&age={age}");
+        if let Some(after) = refuse_after {
+            proxy.push_str(&format!("&refuse={}", after / 1000));
+        }
         Call { id, cluster, path, proxy, body: None, timeout_ms }
     }
 

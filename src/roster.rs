@@ -24,6 +24,18 @@ pub struct Enforced {
     pub vms: usize,
     /// The least that all of them adopted; `None` while one has no complete ring.
     pub least: Option<Position>,
+    /// From what age of its ring on, in milliseconds, each of them refuses every request; `None` while one of them
+    /// never does.
+    pub refuse_after: Option<u64>,
+}
+
+/// What a VM writes into its slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Slot {
+    /// When it was written.
+    at: u64,
+    refuse_after: Option<u64>,
+    adopted: Option<Position>,
 }
 
 /// The name of this process, which all its VMs share: the first that asks gives its own.
@@ -47,9 +59,11 @@ pub fn report(
     shared: &impl SharedData,
     me: u64,
     adopted: Option<Position>,
+    refuse_after: Option<u64>,
     now: u64,
 ) -> bool {
     let mut slot = now.to_le_bytes().to_vec();
+    slot.extend_from_slice(&refuse_after.unwrap_or(NEVER).to_le_bytes());
     if let Some(position) = adopted {
         slot.extend_from_slice(&position.revision.to_le_bytes());
         slot.extend_from_slice(position.epoch.as_bytes());
@@ -77,20 +91,23 @@ pub fn enforced(names: &Namespace, shared: &impl SharedData, now: u64) -> Enforc
     let (list, cas) = read_ids(names, shared, LIST);
     let mut live = Vec::with_capacity(list.len());
     let mut least: Option<Option<Position>> = None;
+    let mut refuse_after = None;
     for vm in &list {
-        let Some((at, adopted)) = read_slot(names, shared, *vm) else {
+        let Some(slot) = read_slot(names, shared, *vm) else {
             continue;
         };
-        if now.abs_diff(at) > GONE {
+        if now.abs_diff(slot.at) > GONE {
             continue;
         }
         live.push(*vm);
-        least = Some(least.map_or(adopted, |least| least.min(adopted)));
+        least = Some(least.map_or(slot.adopted, |least| least.min(slot.adopted)));
+        let latest = |other: Option<u64>| other.zip(slot.refuse_after).map(|(one, other)| one.max(other));
+        refuse_after = Some(refuse_after.map_or(slot.refuse_after, latest));
     }
     if live.len() < list.len() {
         let _ = write_ids(names, shared, LIST, &live, cas);
     }
-    Enforced { vms: live.len(), least: least.flatten() }
+    Enforced { vms: live.len(), least: least.flatten(), refuse_after: refuse_after.flatten() }
 }
 
 /// The VMs that are on the roster.
@@ -99,6 +116,8 @@ pub(crate) fn members(names: &Namespace, shared: &impl SharedData) -> Vec<u64> {
 }
 
 const LIST: &str = "v";
+/// In a slot: however old its ring is, the VM serves on.
+const NEVER: u64 = u64::MAX;
 
 /// A list of VMs, and the number under which it was read.
 pub(crate) fn read_ids(names: &Namespace, shared: &impl SharedData, list: &str) -> (Vec<u64>, u32) {
@@ -120,16 +139,18 @@ pub(crate) fn write_ids(
     shared.set(&names.key(list), &bytes, cas)
 }
 
-fn read_slot(names: &Namespace, shared: &impl SharedData, vm: u64) -> Option<(u64, Option<Position>)> {
+fn read_slot(names: &Namespace, shared: &impl SharedData, vm: u64) -> Option<Slot> {
     let (bytes, _) = shared.get(&slot_key(names, vm))?;
     let (at, rest) = bytes.split_first_chunk::<8>()?;
+    let (refuse_after, rest) = rest.split_first_chunk::<8>()?;
     let adopted = rest.split_first_chunk::<8>().and_then(|(revision, epoch)| {
         Some(Position {
             epoch: Epoch::from_bytes(epoch.try_into().ok()?),
             revision: u64::from_le_bytes(*revision),
         })
     });
-    Some((u64::from_le_bytes(*at), adopted))
+    let refuse_after = Some(u64::from_le_bytes(*refuse_after)).filter(|after| *after != NEVER);
+    Some(Slot { at: u64::from_le_bytes(*at), refuse_after, adopted })
 }
 
 fn slot_key(names: &Namespace, vm: u64) -> String {

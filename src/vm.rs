@@ -219,7 +219,8 @@ impl Vm {
             .reported
             .is_none_or(|(position, at)| position != adopted || now.mono.saturating_sub(at) >= roster::RENEW);
         if due {
-            let listed = roster::report(&self.names, host, self.lease.me(), adopted, now.mono);
+            let listed =
+                roster::report(&self.names, host, self.lease.me(), adopted, self.refuse_after, now.mono);
             self.reported = listed.then_some((adopted, now.mono));
         }
     }

@@ -211,6 +211,42 @@ fn a_new_epoch_replaces_the_ring_without_a_moment_of_503_and_revives_nothing() {
     assert_eq!(world.request(0, "secret4"), Err(Reason::UnknownKey));
 }
 
+#[test]
+fn what_was_reinstated_in_an_epoch_that_a_proxy_missed_is_accepted_in_the_next() {
+    let mut world = World::new(3, control_with_many());
+    for secret in ["forgiven", "stays", "lapsed"] {
+        world.control.put(entry(secret, State::Revoked));
+    }
+    world.run_until("convergence", World::converged);
+    let reinstated = |world: &World, secret: &str| keywheel_keyring::Entry {
+        reinstated_in: Some(world.control.epoch()),
+        ..entry(secret, State::Active)
+    };
+    world.reachable = false;
+    // In the epoch of its denial: for all that the proxy can tell the denial came last.
+    let lapsed = reinstated(&world, "lapsed");
+    world.control.put(lapsed);
+    world.control.new_epoch();
+    let forgiven = reinstated(&world, "forgiven");
+    world.control.put(forgiven);
+    // A copy from before its revocation.
+    world.control.put(entry("stays", State::Active));
+    world.control.new_epoch();
+    world.run(1_000);
+    world.reachable = true;
+    world.run_until("convergence", World::converged);
+    for vm in 0..3 {
+        assert_eq!(world.request(vm, "forgiven"), Ok("acme".into()));
+        assert_eq!(world.request(vm, "stays"), Err(Reason::KeyRevoked));
+        assert_eq!(world.request(vm, "lapsed"), Err(Reason::KeyRevoked));
+    }
+    // The operator says it again.
+    let lapsed = reinstated(&world, "lapsed");
+    world.control.put(lapsed);
+    world.run_until("convergence", World::converged);
+    assert_eq!(world.request(1, "lapsed"), Ok("acme".into()));
+}
+
 /// DESIGN §6: a large ring takes a while to fetch anew.
 #[test]
 fn a_change_does_not_wait_until_the_ring_is_fetched_anew() {

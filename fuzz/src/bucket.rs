@@ -81,7 +81,10 @@ fn steps(mut bytes: Bytes<'_>) -> Vec<Step> {
                     b'c' => State::Compromised,
                     _ => State::Active,
                 };
-                Step::Upsert { key, revision, state, reinstated: how.is_ascii_uppercase() }
+                let epochs = steps.iter().filter(|step| matches!(step, Step::NextEpoch)).count();
+                let now = u8::try_from(epochs).unwrap_or(u8::MAX).saturating_add(1);
+                let reinstated_in = how.is_ascii_uppercase().then_some(now);
+                Step::Upsert { key, revision, state, reinstated_in }
             }
             b'd' => Step::Remove { key, revision },
             b's' => {

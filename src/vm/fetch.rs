@@ -4,7 +4,7 @@
 use std::cell::LazyCell;
 
 use keywheel_keyring::merge::{Plan, Rejection};
-use keywheel_keyring::{Generation, Millis};
+use keywheel_keyring::{Generation, Millis, PublicKey};
 
 use super::{Host, LOG_AGAIN, Role, VALID, Vm};
 use crate::Now;
@@ -74,7 +74,8 @@ impl Vm {
     /// Makes the calls that are due, to go on from what is held or is about to be.
     pub(super) fn send(&mut self, host: &impl Host, next: Option<&Generation>, now: Now) {
         let (held, names, me) = (&self.held.generation, &self.names, self.lease.me());
-        let who: &str = self.who.get_or_insert_with(|| who(&self.node, roster::instance(names, host, me)));
+        let who: &str =
+            self.who.get_or_insert_with(|| who(&self.node, roster::instance(names, host, me), &self.trust));
         let standing = LazyCell::new(|| Standing {
             who,
             stored: held,
@@ -233,8 +234,10 @@ impl Vm {
 }
 
 /// Who a process is, for every call that it makes.
-fn who(node: &str, instance: u64) -> String {
-    format!("node={}&instance={instance:016x}&filter={}", percent_encode(node), env!("CARGO_PKG_VERSION"))
+fn who(node: &str, instance: u64, trust: &[PublicKey]) -> String {
+    let trust: Vec<String> = trust.iter().map(|key| key.id().to_string()).collect();
+    let (node, filter) = (percent_encode(node), env!("CARGO_PKG_VERSION"));
+    format!("node={node}&instance={instance:016x}&filter={filter}&trust={}", trust.join(","))
 }
 
 /// Percent-encodes all but unreserved characters.

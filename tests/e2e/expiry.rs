@@ -9,14 +9,7 @@ use crate::scene::Scene;
 async fn a_key_expires_by_the_proxys_own_clock_while_the_control_plane_is_dead() {
     let mut scene = Scene::start().await;
     let expires_at = Timestamp::from_millisecond(Timestamp::now().as_millisecond() + 3_000).unwrap();
-    let request = CreateKey {
-        client: "acme".into(),
-        ring: None,
-        scopes: Vec::new(),
-        not_before: None,
-        expires_at: Some(expires_at),
-        version: None,
-    };
+    let request = CreateKey { client: "acme".into(), expires_at: Some(expires_at), ..CreateKey::default() };
     let brief = scene.admin.create(&request).await.unwrap();
     let lasting = scene.key().await;
     assert_eq!(scene.get_with_key(&brief.secret).await.status, 200);

@@ -5,6 +5,7 @@
 //! renamed last. What a step cannot get it names, with the command that would.
 
 mod envoy;
+mod postgres;
 mod runner;
 
 use std::path::PathBuf;
@@ -40,6 +41,11 @@ pub(crate) fn programs() -> anyhow::Result<()> {
 pub(crate) fn for_wasm_tests() -> anyhow::Result<PathBuf> {
     node()?;
     runner::find_or_get()
+}
+
+/// What the tests on PostgreSQL need: the directory of a server's programs.
+pub(crate) fn for_postgres_tests() -> anyhow::Result<PathBuf> {
+    postgres::find()
 }
 
 /// The Envoys of these versions, or the one that `ENVOY_BIN` names.

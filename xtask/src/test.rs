@@ -22,6 +22,8 @@ pub(crate) struct Options {
 enum Part {
     Native,
     Wasm,
+    /// What the control plane does, on PostgreSQL.
+    Postgres,
     E2e,
 }
 
@@ -32,6 +34,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     // First what may be missing, so that nobody waits for tests to learn of it.
     setup::programs()?;
     let has = |part| options.parts.contains(&part);
+    let postgres = if has(Part::Postgres) { Some(setup::for_postgres_tests()?) } else { None };
     let runner = if has(Part::Wasm) { Some(setup::for_wasm_tests()?) } else { None };
     let envoys = if has(Part::E2e) { setup::for_e2e(&options.envoys)? } else { Vec::new() };
     let mut outcomes = Vec::new();
@@ -43,6 +46,13 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
                 command.args(["test", "--package", "keywheel-filter", "--target", "wasm32-unknown-unknown"]);
                 command.envs(runner.iter().map(|at| ("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER", at)));
                 outcomes.push(options.run("wasm", &mut command)?);
+            }
+            Part::Postgres => {
+                let mut command = cargo();
+                command.args(["test", "--package", "keywheel-control", "--test", "it", "--test", "postgres"]);
+                command.env("KEYWHEEL_TEST_DATABASE", "postgres");
+                command.envs(postgres.iter().map(|programs| ("POSTGRES_BIN", programs)));
+                outcomes.push(options.run("postgres", &mut command)?);
             }
             Part::E2e => {
                 let built = build::programs(build::Profile::Dev, &["keywheel"])?;
@@ -65,7 +75,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
 
 impl Options {
     pub(crate) fn parse(mut args: lexopt::Parser) -> anyhow::Result<Self> {
-        let parts = vec![Part::Native, Part::Wasm, Part::E2e];
+        let parts = vec![Part::Native, Part::Wasm, Part::Postgres, Part::E2e];
         let mut options = Self { filter: None, parts, envoys: vec![ENVOY, ENVOY_OLDEST] };
         while let Some(arg) = args.next()? {
             match arg {
@@ -73,8 +83,9 @@ impl Options {
                     options.parts = vec![match args.value()?.string()?.as_str() {
                         "native" => Part::Native,
                         "wasm" => Part::Wasm,
+                        "postgres" => Part::Postgres,
                         "e2e" => Part::E2e,
-                        other => bail!("--only takes native, wasm or e2e, not `{other}`"),
+                        other => bail!("--only takes native, wasm, postgres or e2e, not `{other}`"),
                     }];
                 }
                 Long("envoy") => {

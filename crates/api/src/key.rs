@@ -4,8 +4,10 @@ use jiff::Timestamp;
 use keywheel_keyring::{Digest, State};
 use serde::{Deserialize, Serialize};
 
+use crate::{Brownout, LabelChanges, Labels};
+
 /// `POST /v1/keys`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct CreateKey {
@@ -26,6 +28,47 @@ pub struct CreateKey {
     pub expires_at: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<NewVersion>,
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(value_type = std::collections::BTreeMap<String, crate::openapi::Label>))]
+    pub labels: Labels,
+    /// Its own policy, before its client's and its ring's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::openapi::PolicyName>))]
+    pub policy: Option<String>,
+}
+
+/// `PATCH /v1/keys/{key}`: what is absent stays as it is, and `null` takes away.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields, default)]
+pub struct UpdateKey {
+    #[serde(skip_serializing_if = "LabelChanges::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(value_type = std::collections::BTreeMap<String, Option<crate::openapi::Label>>))]
+    pub labels: LabelChanges,
+    #[serde(deserialize_with = "crate::present", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::openapi::PolicyName>))]
+    pub policy: Option<Option<String>>,
+}
+
+/// `POST /v1/keys/{key}/next`: the version to which the key's schedule rotates it when that is due. It takes the place
+/// of one that was deposited before.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Deposit {
+    pub version: NewVersion,
+}
+
+/// `POST /v1/keys/{key}/versions`: a version beside those that are accepted, which stay as they are.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct AddVersion {
+    /// From when on it is accepted; at once when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<NewVersion>,
 }
 
 /// A version whose text the caller made and keeps to itself.
@@ -42,7 +85,7 @@ pub struct NewVersion {
     pub digest: Digest,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Key {
     #[cfg_attr(feature = "openapi", schema(example = "key_4fTg8Kq1Xw0ZrBn2"))]
@@ -59,11 +102,44 @@ pub struct Key {
     pub revoked_at: Option<Timestamp>,
     /// The rotation under way, if any.
     pub open_rotation: Option<String>,
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = std::collections::BTreeMap<String, String>))]
+    pub labels: Labels,
+    /// Its own; its client's or its ring's may stand behind it.
+    #[serde(default)]
+    pub policy: Option<String>,
+    /// What the policy that it follows makes of it.
+    #[serde(default)]
+    pub schedule: Option<Schedule>,
     /// Oldest first.
     pub versions: Vec<Version>,
 }
 
+/// Where a key stands by the policy that it follows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Schedule {
+    /// Its own, its client's or its ring's.
+    pub policy: String,
+    pub state: ScheduleState,
+    /// When its next rotation is due. Absent while one is open, and when the policy asks for none.
+    pub due_at: Option<Timestamp>,
+    /// The version that was deposited: the rotation to it starts by itself.
+    pub next_version: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum ScheduleState {
+    Scheduled,
+    /// A rotation is to be started: whoever needs the new secret starts it, or deposits it.
+    Due,
+    /// A version is older than the policy's longest age. It is still accepted.
+    Overdue,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Version {
     #[cfg_attr(feature = "openapi", schema(example = "kv_5HbNq0ZtWc3Rk8Lm"))]
@@ -82,6 +158,9 @@ pub struct Version {
     /// nobody used it.
     #[serde(default)]
     pub last_used_at: Option<Timestamp>,
+    /// While it is retiring: a share of its requests is refused.
+    #[serde(default)]
+    pub brownout: Option<Brownout>,
 }
 
 /// How to end a version, a key or all keys of a client; without a body, its default.
@@ -142,7 +221,7 @@ pub struct RevokedClient {
 }
 
 /// The answer that made a key.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct KeyWithSecret {
     #[serde(flatten)]

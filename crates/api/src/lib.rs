@@ -8,6 +8,9 @@
 //! | [`audit`] | the audit trail, and whether it is whole: pure |
 //! | [`client`] | who keys belong to |
 //! | [`key`] | keys and their versions |
+//! | [`labels`] | what operators call their clients and keys |
+//! | [`policy`] | rules by which keys rotate |
+//! | [`notice`] | what is announced before it happens |
 //! | [`rotation`] | the move from one version to the next |
 //! | [`ring`] | what proxies enforce, and what they report |
 //! | [`push`] | what a proxy answers that takes pushed documents |
@@ -33,9 +36,13 @@
 
 pub mod audit;
 pub mod client;
+pub mod import;
 pub mod key;
+pub mod labels;
+pub mod notice;
 #[cfg(feature = "openapi")]
 pub mod openapi;
+pub mod policy;
 pub mod problem;
 pub mod push;
 pub mod ring;
@@ -45,20 +52,30 @@ pub mod token;
 pub mod usage;
 
 pub use audit::{AuditRecord, Checkpoint, Checkpoints};
-pub use client::{Client, CreateClient};
+pub use client::{Client, CreateClient, UpdateClient};
+pub use import::{ExportedVersion, Import, ImportItem, ImportRefusal, Imported, RefusedItem};
 pub use jiff::Timestamp;
 pub use key::{
-    Compromised, CompromisedVersion, CreateKey, Key, KeyWithSecret, NewVersion, ReportCompromised, Revoke,
-    RevokedClient, Version,
+    AddVersion, Compromised, CompromisedVersion, CreateKey, Deposit, Key, KeyWithSecret, NewVersion,
+    ReportCompromised, Revoke, RevokedClient, Schedule, ScheduleState, UpdateKey, Version,
 };
 pub use keywheel_keyring::State;
+pub use labels::{LabelChanges, Labels};
+pub use notice::{Notice, NoticeKind};
+pub use policy::{BrownoutPlan, CreatePolicy, Policy, Retire, SetPolicy, Terms};
 pub use problem::{FieldError, Problem, ProblemKind};
-pub use ring::{Proxy, Ring};
-pub use rotation::{RollBack, Rotation, RotationEnd, RotationState, RotationWithSecret, StartRotation};
+pub use ring::{
+    ActivateSigningKey, Applied, ForgetProxies, ForgottenProxies, Proof, Proxy, ProxyName, ProxyState, Ring,
+    RingProxies, RingSigningKey, SigningKeyState,
+};
+pub use rotation::{
+    Brownout, Evidence, RollBack, Rotation, RotationEnd, RotationState, RotationWithSecret, StartBrownout,
+    StartRotation, WaitsFor,
+};
 pub use token::{CreateToken, Role, RotateToken, Token, TokenWithSecret};
 pub use usage::{KeyUsage, Reporting, RingUsage, UsageHour};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// One page of a list.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -78,4 +95,9 @@ impl<T> List<T> {
         let next = items.last().filter(|_| full).map(name);
         Self { items, next }
     }
+}
+
+/// Tells `null` apart from a field that is absent, for requests that change what they name.
+fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
 }

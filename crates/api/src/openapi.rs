@@ -53,3 +53,27 @@ pub enum State {
     Revoked,
     Compromised,
 }
+
+/// 1 to 64 letters, digits, `.`, `_` and `-`, and not `none`.
+#[derive(ToSchema)]
+#[schema(as = PolicyName, pattern = "^[A-Za-z0-9._-]{1,64}$", example = "quarterly")]
+pub struct PolicyName(pub String);
+
+/// A label's value: 1 to 63 letters, digits, `.`, `_`, `/` and `-`.
+#[derive(ToSchema)]
+#[schema(as = Label, pattern = "^[A-Za-z0-9._/-]{1,63}$", example = "payments")]
+pub struct Label(pub String);
+
+/// `NAME=VALUE` or `NAME`, separated by commas.
+#[derive(ToSchema)]
+#[schema(
+    as = LabelFilter,
+    pattern = "^[A-Za-z0-9._/-]{1,63}(=[A-Za-z0-9._/-]{1,63})?(,[A-Za-z0-9._/-]{1,63}(=[A-Za-z0-9._/-]{1,63})?)*$",
+    example = "team=payments"
+)]
+pub struct LabelFilter(pub String);
+
+/// A time of the day in UTC.
+#[derive(ToSchema)]
+#[schema(as = Clock, pattern = "^([01][0-9]|2[0-3]):[0-5][0-9]$", example = "09:30")]
+pub struct Clock(pub String);

@@ -21,14 +21,20 @@ pub struct Ring {
     /// Base64 Ed25519 public keys for the filter's `control.trust`.
     pub trust: Vec<String>,
     pub created_at: Timestamp,
-    /// Proxies heard from since the control plane started, by node and instance.
+    /// What its keys follow that have no policy of their own or of their client.
+    #[serde(default)]
+    pub policy: Option<String>,
+    /// A restored copy that is published to nobody, until what was revoked since is merged back.
+    #[serde(default)]
+    pub held: bool,
+    /// Proxies that asked for it and were not forgotten, by node and instance.
     pub proxies: Vec<Proxy>,
     /// What became of their usage reports.
     #[serde(default)]
     pub usage: RingUsage,
 }
 
-/// What one proxy last said about itself. Shown, and trusted for nothing else.
+/// What one proxy last said about itself, and what that is worth now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Proxy {
@@ -45,5 +51,137 @@ pub struct Proxy {
     pub enforced: u64,
     /// Seconds since the newest document that it accepted was issued.
     pub age_seconds: u64,
+    /// From what age of its ring on it refuses every request; absent where it serves however old that is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refuses_after_seconds: Option<u64>,
+    pub state: ProxyState,
+    pub first_seen: Timestamp,
     pub last_seen: Timestamp,
+    /// The ids of the signing keys that its configuration trusts; `null` where its filter does not say.
+    #[serde(default)]
+    pub trust: Option<Vec<String>>,
+}
+
+/// A key that signs a ring's documents and the audit trail's checkpoints. The private half stays where it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct RingSigningKey {
+    /// As in the header `keywheel-signer`.
+    pub id: String,
+    /// Base64, as in the filter's `control.trust`.
+    pub public_key: String,
+    pub state: SigningKeyState,
+    pub created_at: Timestamp,
+    /// Since when it has been in its state.
+    pub changed_at: Timestamp,
+}
+
+/// What a signing key is used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum SigningKeyState {
+    /// Nobody was told of it.
+    Created,
+    /// It signs nothing, and proxies shall trust it.
+    Published,
+    /// It signs. Each ring has one.
+    Active,
+    /// It signs nothing any more, and proxies need not trust it. What it signed can still be verified.
+    Retired,
+}
+
+/// `POST /v1/rings/{ring}/signing-keys/{key}/activate`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct ActivateSigningKey {
+    /// Even if proxies would refuse what it signs.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// What is known of a proxy, against the newest revision of its ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum ProxyState {
+    /// All its VMs enforce it.
+    Current,
+    /// It is there, and has not said that all its VMs do.
+    Lagging,
+    /// It was not heard of for longer than it may be silent. What it said before still holds, since a ring never goes
+    /// back.
+    Unproven,
+    /// It was not heard of for so long that its ring is too old for it: it refuses every request by itself.
+    Expired,
+}
+
+/// Who enforces a ring up to a revision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Proof {
+    pub ring: String,
+    /// The revision that is to be enforced.
+    pub revision: u64,
+    /// Proxies that said that all their VMs enforce it.
+    pub enforced: u64,
+    /// Proxies that have to: all but those that refuse every request by themselves.
+    pub of: u64,
+    /// Those that are there and do not yet, at most 100 of them.
+    pub laggards: Vec<ProxyName>,
+    /// Those that are silent and did not say so before, at most 100 of them.
+    pub unproven: Vec<ProxyName>,
+}
+
+/// Which Envoy.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ProxyName {
+    pub node: String,
+    pub instance: String,
+}
+
+/// What `?wait=applied` adds to the answer to a change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Applied {
+    /// Whether every proxy of every ring that changed enforces it.
+    pub complete: bool,
+    /// From the commit until this was known.
+    pub milliseconds: u64,
+    /// Of each ring that changed.
+    pub rings: Vec<Proof>,
+}
+
+/// Proxies of a ring, and who enforces it up to its newest revision.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct RingProxies {
+    #[serde(flatten)]
+    pub proof: Proof,
+    pub items: Vec<Proxy>,
+}
+
+/// Proxies that are gone for good.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct ForgetProxies {
+    /// These, whether they are silent or not.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(max_items = 500))]
+    pub instances: Vec<String>,
+    /// All that were not heard of for so long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 60))]
+    pub silent_for_seconds: Option<u64>,
+}
+
+/// Which were forgotten.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ForgottenProxies {
+    pub ring: String,
+    pub forgotten: Vec<ProxyName>,
 }

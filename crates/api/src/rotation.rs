@@ -3,25 +3,30 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::NewVersion;
+use crate::{NewVersion, Retire};
 
 /// The longest overlap, in seconds: 90 days.
 pub const MAX_OVERLAP_SECONDS: u64 = 90 * 24 * 60 * 60;
 
 /// `POST /v1/keys/{key}/rotations`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct StartRotation {
-    /// How long both versions are accepted, 0 to [`MAX_OVERLAP_SECONDS`].
+    /// How long both versions are accepted, 0 to [`MAX_OVERLAP_SECONDS`]; what the key's policy says when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(maximum = 7_776_000, example = 1800))]
-    pub overlap_seconds: u64,
+    pub overlap_seconds: Option<u64>,
     /// From when on the new version is accepted, and the overlap runs; at once when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Timestamp>,
     /// Take the place of a rotation that is open, instead of being refused.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub supersede: bool,
+    /// The active version that gives way, where several are accepted beside each other. When absent, the newest one,
+    /// and all others with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<NewVersion>,
 }
@@ -54,9 +59,93 @@ pub struct Rotation {
     pub ended_by: Option<RotationEnd>,
     /// From when on the new version is accepted.
     pub begins_at: Timestamp,
+    /// The deadline, or earlier while it is draining.
     pub overlap_ends_at: Timestamp,
+    /// When the overlap ends at the latest.
+    #[serde(default)]
+    pub deadline: Timestamp,
     pub created_at: Timestamp,
     pub ended_at: Option<Timestamp>,
+    /// What its policy said when it began.
+    #[serde(default)]
+    pub retire: Retire,
+    #[serde(default)]
+    pub quiet_period_seconds: Option<u64>,
+    /// Whether its schedule started it, with a version that was deposited.
+    #[serde(default)]
+    pub automatic: bool,
+    /// Why the old version does not count as unused, as of the last look.
+    #[serde(default)]
+    pub waits_for: Vec<WaitsFor>,
+    /// Why it counts as unused.
+    #[serde(default)]
+    pub evidence: Option<Evidence>,
+}
+
+/// What stands between an old version and its early end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(tag = "reason", rename_all = "snake_case")]
+pub enum WaitsFor {
+    /// The new version has not been accepted for the quiet period.
+    TooEarly { until: Timestamp },
+    /// No proxy reports what it counts.
+    NoReports,
+    /// The old version was used, or tried, in this minute.
+    Used { last: Timestamp },
+    /// Nothing was heard of these for longer than reports take. `vms` is how many.
+    Silent { vms: u64, first: ReportingVm },
+    /// Reports of these are missing within the quiet period. `vms` is how many.
+    Gap { vms: u64, first: ReportingVm },
+}
+
+/// One VM of a proxy, and the time that says what is wrong with it: the end of its latest report when it is silent,
+/// the end of the gap where one is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ReportingVm {
+    pub node: String,
+    pub instance: String,
+    pub vm: String,
+    pub at: Timestamp,
+}
+
+/// Why an old version counts as unused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Evidence {
+    /// Nobody used it from here on,
+    pub quiet_from: Timestamp,
+    /// up to here, where every VM has reported.
+    pub quiet_to: Timestamp,
+    /// The newest minute in which anybody used or tried it.
+    pub last_used_at: Option<Timestamp>,
+    /// VMs whose reports cover all of it.
+    pub vms: u64,
+    /// VMs that were not heard of for so long that they count as gone.
+    pub gone: u64,
+}
+
+/// A share of the requests with an old version is refused, so that its callers notice.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Brownout {
+    /// Of the requests, 0.0 to 1.0.
+    pub share: f64,
+    pub until: Timestamp,
+}
+
+/// `POST /v1/rotations/{rotation}/brownout`. A second one takes the place of the first.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct StartBrownout {
+    /// Of the requests, 0.0 to 1.0; 0 ends one that is under way.
+    #[cfg_attr(feature = "openapi", schema(minimum = 0.0, maximum = 1.0))]
+    pub share: f64,
+    /// For how long from now, and at most until the deadline.
+    #[cfg_attr(feature = "openapi", schema(maximum = 7_776_000))]
+    pub seconds: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,7 +156,7 @@ pub enum RotationState {
     Distributing,
     /// Both versions are accepted.
     Overlapping,
-    /// The old version is about to end.
+    /// Nobody uses the old version, and it is about to end.
     Draining,
     /// The new version alone is accepted.
     Completed,
@@ -83,6 +172,8 @@ pub enum RotationState {
 pub enum RotationEnd {
     /// The overlap ended as planned.
     Deadline,
+    /// Nobody used the old version any more.
+    Unused,
     OldVersionRevoked,
     NewVersionRevoked,
     KeyRevoked,

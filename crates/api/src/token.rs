@@ -53,7 +53,7 @@ pub struct RotateToken {
 pub enum Role {
     /// Everything.
     Admin,
-    /// Clients, keys and rotations, to see and to change; neither tokens nor the audit trail.
+    /// Clients, keys, rotations and policies, to see and to change; neither tokens, the audit trail nor signing keys.
     Operator,
     /// Reads everything and changes nothing.
     Auditor,

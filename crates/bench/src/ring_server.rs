@@ -154,10 +154,30 @@ impl RingServer {
 
     /// Waits until a proxy has taken all changes.
     pub(crate) async fn caught_up(&self) -> anyhow::Result<()> {
-        let head = *self.shared.head.borrow();
-        let mut stored = self.shared.stored.subscribe();
-        let done = stored.wait_for(|stored| *stored == Some(head));
-        tokio::time::timeout(PATIENCE, done).await.context("no proxy took all changes")??;
+        self.waits().wait().await
+    }
+
+    /// What a proxy that starts from now on will tell.
+    pub(crate) fn told(&self) -> Told {
+        self.shared.stored.send_replace(None);
+        self.waits()
+    }
+
+    fn waits(&self) -> Told {
+        Told { head: *self.shared.head.borrow(), stored: self.shared.stored.subscribe() }
+    }
+}
+
+/// A proxy's word that it holds the ring.
+pub(crate) struct Told {
+    head: Position,
+    stored: watch::Receiver<Option<Position>>,
+}
+
+impl Told {
+    pub(crate) async fn wait(mut self) -> anyhow::Result<()> {
+        let done = self.stored.wait_for(|stored| *stored == Some(self.head));
+        tokio::time::timeout(PATIENCE, done).await.context("no proxy took the whole ring")??;
         Ok(())
     }
 }

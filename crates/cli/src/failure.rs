@@ -25,12 +25,22 @@ pub(crate) enum Failure {
         "no token: set KEYWHEEL_TOKEN, or KEYWHEEL_TOKEN_FILE to a file that holds one. The first start of `keywheel serve` printed it"
     )]
     NoToken,
+    #[error("the change is made, but not every proxy is known to enforce it")]
+    NotApplied,
     #[error("what was given as the token is none: a token is one word, `kwt_…`")]
     BadToken,
-    #[error("`{0}` cannot be the control plane's URL: write it like http://127.0.0.1:7070")]
+    #[error(
+        "`{0}` cannot be the control plane's URL: write it like http://127.0.0.1:7070 or https://keywheel.example:7070"
+    )]
     Url(String),
-    #[error("`{0}` cannot be the ring listener's URL: write it like http://127.0.0.1:7071")]
+    #[error(
+        "`{0}` cannot be the ring listener's URL: write it like http://127.0.0.1:7071 or https://keywheel.example:7071"
+    )]
     RingUrl(String),
+    #[error("{option} {}: {cause}; give a PEM file that this user may read", .path.display())]
+    Pem { option: &'static str, path: PathBuf, cause: String },
+    #[error("--client-cert and --client-key belong together: give both, or neither")]
+    HalfIdentity,
     #[error("`{0}` cannot be a target's URL: write it like http://proxy:9080")]
     TargetUrl(String),
     #[error("cannot read the token file {}: {cause}", .path.display())]
@@ -72,6 +82,12 @@ pub(crate) enum Failure {
     )]
     Listen { address: String, option: &'static str, cause: std::io::Error },
     #[error(transparent)]
+    Tls(#[from] keywheel_control::serve::tls::TlsError),
+    #[error(transparent)]
+    Restore(#[from] keywheel_control::restore::RestoreError),
+    #[error("cannot write the backup {}: {cause}", .path.display())]
+    Backup { path: PathBuf, cause: std::io::Error },
+    #[error(transparent)]
     Start(#[from] keywheel_control::StartError),
     #[error(transparent)]
     Random(#[from] keywheel_control::secret::NoRandomness),
@@ -85,6 +101,12 @@ pub(crate) enum Failure {
     ListLine { line: usize },
     #[error("the list {} names no key; write one on each line", .path.display())]
     EmptyList { path: PathBuf },
+    #[error(
+        "{0} lines were refused; mend them and import the same list again: what is there already stays as it is"
+    )]
+    ImportRefused(usize),
+    #[error("cannot write {}: {cause}", .path.display())]
+    Write { path: PathBuf, cause: std::io::Error },
     #[error("the ring's key prefix `{0}` is none that this keywheel knows; use a newer one")]
     KeyPrefix(String),
 }
@@ -93,11 +115,12 @@ impl Failure {
     /// As `keywheel --help` lists them.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Url(_) | Self::RingUrl(_) | Self::TargetUrl(_) => 2,
+            Self::Url(_) | Self::RingUrl(_) | Self::TargetUrl(_) | Self::HalfIdentity => 2,
             Self::Unreachable { .. } | Self::RingUnreachable { .. } => 3,
             Self::NoToken | Self::BadToken | Self::TokenFile { .. } => 4,
             Self::Refused(problem) if matches!(problem.status, 401 | 403) => 4,
             Self::Audit(_) => 5,
+            Self::NotApplied => 6,
             _ => 1,
         }
     }

@@ -5,10 +5,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use keywheel_api::{List, Problem};
-use reqwest::{Client, Method, RequestBuilder, StatusCode};
+use reqwest::{Certificate, Client, ClientBuilder, Identity, Method, RequestBuilder, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
+use zeroize::Zeroizing;
 
+use crate::applied::Waiting;
 use crate::args::Connection;
 use crate::failure::Failure;
 
@@ -16,9 +19,15 @@ use crate::failure::Failure;
 const BACKOFF: [Duration; 3] =
     [Duration::from_millis(100), Duration::from_millis(300), Duration::from_millis(900)];
 
+/// How long a change may take that waits until proxies enforce it.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// How long the copy of a large database may take.
+const DOWNLOAD: Duration = Duration::from_secs(60 * 60);
+
 /// The control plane, as this command line's user may use it.
-pub(crate) struct Api {
+pub(crate) struct Api<'a> {
     http: Client,
+    applied: &'a Waiting,
     url: String,
     token: String,
 }
@@ -62,16 +71,59 @@ pub(crate) fn optional_token(connection: &Connection) -> Result<Option<String>, 
     }
 }
 
-impl Api {
-    pub(crate) fn new(connection: &Connection) -> Result<Self, Failure> {
+/// A client for `url` that trusts, and shows, the certificates that were given.
+pub(crate) fn client(connection: &Connection, url: &str) -> Result<ClientBuilder, Failure> {
+    let read = |option: &'static str, path: &PathBuf| {
+        fs::read(path).map_err(|cause| Failure::Pem { option, path: path.clone(), cause: cause.to_string() })
+    };
+    let bad = |option: &'static str, path: &PathBuf| {
+        let path = path.clone();
+        move |error: reqwest::Error| Failure::Pem { option, path, cause: innermost(&error) }
+    };
+    let mut client = Client::builder().connect_timeout(Duration::from_secs(5));
+    if let Some(path) = &connection.ca {
+        let certificates = Certificate::from_pem_bundle(&read("--ca", path)?).map_err(bad("--ca", path))?;
+        if certificates.is_empty() {
+            let cause = "it holds no certificate".to_owned();
+            return Err(Failure::Pem { option: "--ca", path: path.clone(), cause });
+        }
+        client = client.tls_certs_only(certificates);
+    } else if !url.starts_with("https://") {
+        client = plain(client);
+    }
+    match (&connection.client_cert, &connection.client_key) {
+        (None, None) => Ok(client),
+        (Some(cert), Some(key)) => {
+            let mut both = Zeroizing::new(read("--client-cert", cert)?);
+            both.push(b'\n');
+            both.extend_from_slice(&Zeroizing::new(read("--client-key", key)?));
+            let identity = Identity::from_pem(&both).map_err(bad("--client-cert or --client-key", cert))?;
+            Ok(client.identity(identity))
+        }
+        _ => Err(Failure::HalfIdentity),
+    }
+}
+
+/// A client of plain HTTP does not look for the system's certificates, of which a small image has none.
+pub(crate) fn plain(client: ClientBuilder) -> ClientBuilder {
+    client.tls_certs_only([])
+}
+
+/// Whether it is a URL that the command line can call.
+pub(crate) fn is_url(url: &str) -> bool {
+    url.starts_with("http://") || url.starts_with("https://")
+}
+
+impl<'a> Api<'a> {
+    pub(crate) fn new(connection: &Connection, applied: &'a Waiting) -> Result<Self, Failure> {
         let url = connection.url.trim_end_matches('/').to_owned();
-        if !url.starts_with("http://") {
+        if !is_url(&url) {
             return Err(Failure::Url(url));
         }
         let token = token(connection)?;
-        let http = Client::builder().connect_timeout(Duration::from_secs(5)).timeout(Duration::from_secs(30));
+        let http = client(connection, &url)?.timeout(Duration::from_secs(30));
         let http = http.build().map_err(|error| unreachable(&url, &error))?;
-        Ok(Self { http, url, token })
+        Ok(Self { http, applied, url, token })
     }
 
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
@@ -84,7 +136,64 @@ impl Api {
         body: &B,
         repeat: Repeat,
     ) -> Result<T, Failure> {
-        self.send(|| self.request(Method::POST, path).json(body), repeat).await
+        self.change(|| self.request(Method::POST, path).json(body), repeat).await
+    }
+
+    pub(crate) async fn put<B: Serialize, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &B,
+    ) -> Result<T, Failure> {
+        self.change(|| self.request(Method::PUT, path).json(body), Repeat::Safe).await
+    }
+
+    pub(crate) async fn patch<B: Serialize, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &B,
+    ) -> Result<T, Failure> {
+        self.change(|| self.request(Method::PATCH, path).json(body), Repeat::Safe).await
+    }
+
+    pub(crate) async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.change(|| self.request(Method::DELETE, path), Repeat::Unsafe).await
+    }
+
+    /// A change may be answered only when proxies enforce it.
+    async fn change<T: DeserializeOwned>(
+        &self,
+        request: impl Fn() -> RequestBuilder,
+        repeat: Repeat,
+    ) -> Result<T, Failure> {
+        let query = self.applied.query();
+        let mut answer: Value = self.send(|| request().query(&query).timeout(PATIENCE), repeat).await?;
+        self.applied.take(&mut answer);
+        let not_keywheel = |cause: serde_json::Error| Failure::NotKeywheel {
+            url: self.url.clone(),
+            cause: cause.to_string(),
+        };
+        serde_json::from_value(answer).map_err(not_keywheel)
+    }
+
+    /// An answer that may take long to come, for the caller to read. It is asked for once.
+    pub(crate) async fn download(&self, path: &str) -> Result<reqwest::Response, Failure> {
+        let request = self.request(Method::GET, path).timeout(DOWNLOAD);
+        let answer = request.send().await.map_err(|error| self.lost(&error))?;
+        if answer.status().is_success() {
+            return Ok(answer);
+        }
+        let status = answer.status();
+        let body = answer.bytes().await.map_err(|error| self.lost(&error))?;
+        let not_keywheel = |cause: serde_json::Error| Failure::NotKeywheel {
+            url: self.url.clone(),
+            cause: format!("HTTP {status}, {cause}"),
+        };
+        let problem: Problem = serde_json::from_slice(&body).map_err(not_keywheel)?;
+        Err(Failure::Refused(Box::new(problem)))
+    }
+
+    pub(crate) fn lost(&self, error: &reqwest::Error) -> Failure {
+        unreachable(&self.url, error)
     }
 
     /// Every page of a list.
@@ -93,8 +202,17 @@ impl Api {
         path: &str,
         query: &[(&str, &str)],
     ) -> Result<Vec<T>, Failure> {
+        self.list_after(path, query, String::new()).await
+    }
+
+    /// Every page of a list that comes after an item.
+    pub(crate) async fn list_after<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+        mut after: String,
+    ) -> Result<Vec<T>, Failure> {
         let mut items = Vec::new();
-        let mut after = String::new();
         loop {
             let request = || self.request(Method::GET, path).query(query).query(&[("after", &after)]);
             let page: List<T> = self.send(request, Repeat::Safe).await?;
@@ -140,7 +258,10 @@ impl Api {
         let body = answer.bytes().await;
         let body = body.map_err(|error| (unreachable(&self.url, &error), Repeat::Unsafe))?;
         let not_keywheel = |cause: serde_json::Error| {
-            let cause = format!("HTTP {status}, {cause}");
+            let cause = match short(&body) {
+                Some(text) => format!("HTTP {status}, `{text}`"),
+                None => format!("HTTP {status}, {cause}"),
+            };
             (Failure::NotKeywheel { url: self.url.clone(), cause }, Repeat::Unsafe)
         };
         if status.is_success() {
@@ -149,6 +270,12 @@ impl Api {
         let problem: Problem = serde_json::from_slice(&body).map_err(not_keywheel)?;
         Err((Failure::Refused(Box::new(problem)), Repeat::Unsafe))
     }
+}
+
+/// A line of plain text, as a listener says that it speaks another protocol.
+fn short(body: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(body).ok()?.trim();
+    ((1..=100).contains(&text.len()) && !text.contains(|c: char| c.is_control() || c == '<')).then_some(text)
 }
 
 fn transient(failure: &Failure) -> bool {
@@ -160,7 +287,7 @@ fn transient(failure: &Failure) -> bool {
 }
 
 fn unreachable(url: &str, error: &reqwest::Error) -> Failure {
-    Failure::Unreachable { url: url.to_owned(), cause: innermost(error) }
+    Failure::Unreachable { url: url.to_owned(), cause: lost(url, error) }
 }
 
 /// The innermost cause says it best: "Connection refused".
@@ -170,4 +297,22 @@ pub(crate) fn innermost(error: &reqwest::Error) -> String {
         cause = inner;
     }
     cause.to_string()
+}
+
+/// The cause, and what to do about it if it may be one of certificates.
+pub(crate) fn lost(url: &str, error: &reqwest::Error) -> String {
+    let cause = innermost(error);
+    // As rustls puts it.
+    if cause.starts_with("invalid peer certificate") {
+        return format!("{cause}; name the file of who signed its certificate with --ca");
+    }
+    // A listener says only after the client's part of a handshake that it wants a certificate, and not always
+    // is that read before the connection is found closed.
+    let after = !error.is_connect() && !error.is_timeout();
+    if url.starts_with("https://") && (after || cause.contains("CertificateRequired")) {
+        return format!(
+            "{cause}; if it asks for a certificate, give one with --client-cert and --client-key"
+        );
+    }
+    cause
 }

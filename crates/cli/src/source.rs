@@ -8,9 +8,10 @@ use keywheel_keyring::signature::{SIGNATURE_HEADER, SIGNER_HEADER};
 use reqwest::{Client, StatusCode};
 use serde::Deserialize;
 
+use crate::args::Connection;
 use crate::commands::key::segment;
 use crate::failure::Failure;
-use crate::http::innermost;
+use crate::http::{client, is_url, lost};
 
 /// How long a call may take beyond the wait that it asks for.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -76,12 +77,17 @@ impl SourceError {
 }
 
 impl Source {
-    pub(crate) fn new(url: &str, ring: &str, token: Option<String>) -> Result<Self, Failure> {
+    pub(crate) fn new(
+        url: &str,
+        ring: &str,
+        token: Option<String>,
+        connection: &Connection,
+    ) -> Result<Self, Failure> {
         let listener = url.trim_end_matches('/').to_owned();
-        if !listener.starts_with("http://") {
+        if !is_url(&listener) {
             return Err(Failure::RingUrl(listener));
         }
-        let http = Client::builder().connect_timeout(Duration::from_secs(5)).build();
+        let http = client(connection, &listener)?.build();
         let http = http.map_err(|error| unreachable(&listener, &error))?;
         Ok(Self { http, listener, ring: ring.to_owned(), token })
     }
@@ -146,5 +152,5 @@ impl Source {
 }
 
 fn unreachable(listener: &str, error: &reqwest::Error) -> Failure {
-    Failure::RingUnreachable { url: listener.to_owned(), cause: innermost(error) }
+    Failure::RingUnreachable { url: listener.to_owned(), cause: lost(listener, error) }
 }

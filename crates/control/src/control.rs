@@ -4,30 +4,32 @@ use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::serve::ListenerExt as _;
+use keywheel_api::SigningKeyState;
 use keywheel_keyring::entry::is_ring_name;
-use keywheel_keyring::{Epoch, KeyPrefix, SigningKey};
-use tokio::net::TcpListener;
+use keywheel_keyring::{Epoch, KeyPrefix, Millis, PublicKey};
 use tokio::sync::watch;
 use tracing::{info, warn};
 use zeroize::Zeroizing;
 
-use crate::api::auth::Uses;
 use crate::app;
 use crate::clock;
-use crate::jobs::{checkpoints, purge, scheduler};
+use crate::jobs::{self, checkpoints, purge, scheduler};
+use crate::metrics::Listener;
 use crate::notary::Notary;
-use crate::ring::{Press, Publisher};
+use crate::rekey;
+use crate::ring::Publisher;
+use crate::runtime::Runtime;
 use crate::seal::{MasterKey, MasterKeyError, write_private};
-use crate::secret::{NoRandomness, PlainToken, random};
-use crate::store::{Context, NewToken, OpenError, Setup, Store, StoreError};
+use crate::secret::{NoRandomness, PlainToken};
+use crate::serve::{self, Endpoint, Limits};
+use crate::signers::{self, Signers};
+use crate::store::backup;
+use crate::store::{Context, Location, NewToken, OpenError, PostgresUrl, Setup, Signer, Store, StoreError};
 
 /// How long open connections may take to end after the listeners have closed.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -36,6 +38,8 @@ const DRAIN: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub struct Options {
     pub data: PathBuf,
+    /// SQLite in the data directory when absent. On PostgreSQL several control planes may serve one database.
+    pub database: Option<PostgresUrl>,
     /// `<data>/master.key` when absent.
     pub master_key_file: Option<PathBuf>,
     /// Where the first start writes its admin token, instead of returning it.
@@ -52,7 +56,7 @@ pub struct Options {
 /// Who may read rings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RingAuth {
-    /// Bearers of a `proxy` or `admin` token.
+    /// Bearers of a `proxy` or `admin` token, and whoever has a client certificate.
     Token,
     /// Everyone who reaches the listener.
     Open,
@@ -64,14 +68,17 @@ pub struct Control {
     pub store: Arc<Store>,
     pub ring_auth: RingAuth,
     pub(crate) notary: Arc<Notary>,
+    pub(crate) runtime: Runtime,
+    pub(crate) signers: Arc<Signers>,
+    /// Where a copy has space.
+    pub(crate) data: PathBuf,
     rings: BTreeMap<String, Publisher>,
-    pub(crate) uses: Uses,
     default_ring: String,
     keep_ended: Duration,
     stop: watch::Sender<bool>,
-    /// Held as long as this lives: two control planes on one database would each miss the other's
+    /// Held as long as this lives: two control planes on one SQLite database would each miss the other's
     /// changes.
-    _lock: File,
+    _lock: Option<File>,
 }
 
 /// Why the control plane cannot start. Each is one sentence that says what to do.
@@ -89,6 +96,8 @@ pub enum StartError {
     MasterKey { path: PathBuf, cause: MasterKeyError },
     #[error("the master key {} does not open this database's signing key; give --master-key-file the one that belongs to it", .path.display())]
     WrongMasterKey { path: PathBuf },
+    #[error("the rotation of the master key {} was cut off; finish it with `keywheel master-key rotate`", .path.display())]
+    HalfRotated { path: PathBuf },
     #[error("cannot write the admin token to {}: {cause}; give --admin-token-file a path that this user may write", .path.display())]
     TokenFile { path: PathBuf, cause: io::Error },
     #[error("`{0}` cannot name a ring: 1 to 64 letters, digits, `.`, `_` and `-`")]
@@ -105,6 +114,7 @@ impl Options {
     pub fn new(data: impl Into<PathBuf>, key_prefix: KeyPrefix) -> Self {
         Self {
             data: data.into(),
+            database: None,
             master_key_file: None,
             admin_token_file: None,
             ring_name: "production".into(),
@@ -126,34 +136,61 @@ impl Control {
         if !is_ring_name(&options.ring_name) {
             return Err(StartError::RingName(options.ring_name.clone()));
         }
-        let database = options.data.join("keywheel.db");
-        let lock = prepare(&options.data, &database)?;
-        let store = Arc::new(Store::open(&database).await?);
+        let file = options.data.join("keywheel.db");
+        let (location, lock) = match &options.database {
+            Some(url) => {
+                directory(&options.data)?;
+                (Location::Postgres(url.clone()), None)
+            }
+            None => {
+                let lock = prepare(&options.data, &file)?;
+                (Location::Sqlite(file), Some(lock))
+            }
+        };
+        if lock.is_some() {
+            backup::remove_unfinished(&options.data);
+        }
+        let store = Arc::new(Store::open(&location).await?);
         let master_key = options.master_key_file.clone().unwrap_or_else(|| options.data.join("master.key"));
 
         let mut token = None;
         if store.rings().await?.is_empty() {
             token = set_up(&store, options, &master_key).await?;
         }
-        let key = unseal(&store, &master_key).await?;
-        scheduler::catch_up(&store, clock::now()).await?;
+        let master = unseal(&store, &master_key).await?;
+        let signers = Arc::new(Signers::new(store.clone(), master));
+        scheduler::catch_up_deadlines(&store, clock::now()).await?;
 
         let (stop, stopping) = watch::channel(false);
         let mut rings = BTreeMap::new();
         let records = store.rings().await?;
-        let default_ring = records.first().map(|ring| ring.name.clone()).unwrap_or_default();
+        let (default_ring_id, default_ring) =
+            records.first().map(|ring| (ring.id, ring.name.clone())).unwrap_or_default();
         for record in records {
-            let press = Press::new(&record, SigningKey::from_seed(*key));
-            let publisher = Publisher::new(record.clone(), press, store.clone(), stopping.clone());
+            if record.held {
+                warn!(
+                    ring = record.name,
+                    "Ring {} is held back: this is a restored copy, and what was revoked since is not in it. Stop, \
+                     run `keywheel restore --in-place` with it or with --accept-loss, and start again",
+                    record.name,
+                );
+            }
+            // Whose turn it is to sign is known before anything is signed.
+            store.standing(record.id).await?;
+            let proxies = store.proxies(record.id, Millis(0)).await?;
+            let (signers, stopping) = (signers.clone(), stopping.clone());
+            let publisher = Publisher::new(record.clone(), signers, store.clone(), proxies, stopping);
             rings.insert(record.name, publisher);
         }
-        let notary = Arc::new(Notary::new(store.clone(), SigningKey::from_seed(*key)));
+        let notary = Arc::new(Notary::new(store.clone(), signers.clone(), default_ring_id));
         let control = Self {
             store,
+            signers,
+            data: options.data.clone(),
             notary,
+            runtime: Runtime::default(),
             ring_auth: options.ring_auth,
             rings,
-            uses: Uses::default(),
             default_ring,
             keep_ended: options.keep_ended,
             stop,
@@ -162,20 +199,26 @@ impl Control {
         Ok((control, token))
     }
 
-    /// Makes an admin token in the database of a control plane that does not run: for whoever lost all of them.
+    /// Makes an admin token in the database of a control plane that does not run: for whoever lost all of them. On
+    /// PostgreSQL it may run.
     ///
     /// # Errors
     ///
-    /// [`StartError`]: there is no control plane in this directory, or it runs.
-    pub async fn admin_token(data: &Path) -> Result<PlainToken, StartError> {
-        let database = data.join("keywheel.db");
-        if !database.is_file() {
-            return Err(StartError::NoDatabase { path: data.to_owned() });
-        }
-        let _lock = prepare(data, &database)?;
-        let store = Store::open(&database).await?;
+    /// [`StartError`]: there is no control plane in this directory or database, or it runs.
+    pub async fn admin_token(data: &Path, database: Option<&PostgresUrl>) -> Result<PlainToken, StartError> {
+        let nothing = || StartError::NoDatabase { path: data.to_owned() };
+        let file = data.join("keywheel.db");
+        let (location, _lock) = match database {
+            Some(url) => (Location::Postgres(url.clone()), None),
+            None if !file.is_file() => return Err(nothing()),
+            None => {
+                let lock = lock(data)?;
+                (Location::Sqlite(file), Some(lock))
+            }
+        };
+        let store = Store::open(&location).await?;
         if store.rings().await?.is_empty() {
-            return Err(StartError::NoDatabase { path: data.to_owned() });
+            return Err(nothing());
         }
         let token = PlainToken::generate()?;
         let new = NewToken::admin("made by `keywheel admin-token`", token.hash());
@@ -184,15 +227,61 @@ impl Control {
         Ok(token)
     }
 
+    /// With other limits than the usual ones.
+    #[must_use]
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.runtime.limits = limits;
+        self
+    }
+
     #[must_use]
     pub fn ring(&self, name: &str) -> Option<&Publisher> {
         self.rings.get(name)
+    }
+
+    /// The keys that proxies of a ring should trust: the one that signs, and the published ones.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn trust(&self, ring: &Publisher) -> Result<Vec<PublicKey>, StoreError> {
+        let signers = self.store.signers().await?.into_iter().filter(|signer| signer.ring == ring.record.id);
+        let trusted = signers.filter(|signer| {
+            matches!(signer.key.state, SigningKeyState::Published | SigningKeyState::Active)
+        });
+        let parse = |signer: Signer| {
+            let text = &signer.key.public_key;
+            text.parse().map_err(|_| StoreError::Corrupt(format!("the public key `{text}`")))
+        };
+        trusted.map(parse).collect()
     }
 
     /// The ring of whoever names none.
     #[must_use]
     pub fn default_ring(&self) -> &str {
         &self.default_ring
+    }
+
+    /// By name.
+    pub fn rings(&self) -> impl Iterator<Item = &Publisher> {
+        self.rings.values()
+    }
+
+    pub(crate) fn stopping(&self) -> watch::Receiver<bool> {
+        self.stop.subscribe()
+    }
+
+    pub(crate) async fn can_sign(&self) -> bool {
+        for ring in self.rings() {
+            if !ring.can_sign().await {
+                return false;
+            }
+        }
+        true
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        *self.stop.borrow()
     }
 
     /// Ends every wait and every job.
@@ -207,18 +296,40 @@ impl Control {
     /// None that a listener survives: accepting is tried again.
     pub async fn serve(
         self: Arc<Self>,
-        admin: TcpListener,
-        ring: TcpListener,
+        admin: impl Into<Endpoint>,
+        ring: impl Into<Endpoint>,
         shutdown: impl Future<Output = ()>,
     ) -> io::Result<()> {
-        let jobs = [
+        let (admin, ring) = (admin.into(), ring.into());
+        let mut jobs = vec![
             tokio::spawn(scheduler::run(self.store.clone(), self.stop.subscribe())),
             tokio::spawn(checkpoints::run(self.store.clone(), self.notary.clone(), self.stop.subscribe())),
+            tokio::spawn(self.store.clone().follow_replicas(self.stop.subscribe())),
             tokio::spawn(purge::run(self.store.clone(), self.keep_ended, self.stop.subscribe())),
         ];
+        for ring in self.rings.values() {
+            let (ring, proxies) = (ring.record.id, ring.proxies.clone());
+            let job = jobs::proxies::run(self.store.clone(), ring, proxies, self.stop.subscribe());
+            jobs.push(tokio::spawn(job));
+        }
+        for tls in [&admin.tls, &ring.tls].into_iter().flatten() {
+            jobs.push(tokio::spawn(tls.clone().follow(self.stop.subscribe())));
+        }
+        for name in self.rings.keys() {
+            let (control, name) = (self.clone(), name.clone());
+            jobs.push(tokio::spawn(async move {
+                if let Some(ring) = control.ring(&name) {
+                    ring.note_commits().await;
+                }
+            }));
+        }
+        let listen = |kind, endpoint, app| {
+            let (metrics, limits) = (self.runtime.metrics.clone(), self.runtime.limits);
+            tokio::spawn(serve::run(kind, endpoint, app, metrics, limits, self.stop.subscribe()))
+        };
         let listeners = [
-            tokio::spawn(listen(admin, app::admin(self.clone()), self.stop.subscribe())),
-            tokio::spawn(listen(ring, app::ring(self.clone()), self.stop.subscribe())),
+            listen(Listener::Admin, admin, app::admin(self.clone())),
+            listen(Listener::Ring, ring, app::ring(self.clone())),
         ];
         shutdown.await;
         info!("Stopping");
@@ -243,34 +354,33 @@ impl Control {
     }
 }
 
-async fn listen(listener: TcpListener, app: Router, mut stopping: watch::Receiver<bool>) -> io::Result<()> {
-    // A change is one small write, which must not wait for an earlier one to be acknowledged.
-    let listener = listener.tap_io(|stream| {
-        let _ = stream.set_nodelay(true);
-    });
-    axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>())
-        .with_graceful_shutdown(async move {
-            let _ = stopping.wait_for(|stopping| *stopping).await;
-        })
-        .await
-}
-
 /// Makes the directory and the database file, both private, and locks the directory.
 fn prepare(data: &Path, database: &Path) -> Result<File, StartError> {
+    let lock = lock(data)?;
+    // SQLite gives its log the mode of its database.
+    private(database).map_err(|cause| StartError::Directory { path: data.to_owned(), cause })?;
+    Ok(lock)
+}
+
+/// Makes the directory, and holds it as long as the file is open.
+pub(crate) fn lock(data: &Path) -> Result<File, StartError> {
     let failed = |cause| StartError::Directory { path: data.to_owned(), cause };
-    DirBuilder::new().recursive(true).mode(0o700).create(data).map_err(failed)?;
-    let private = |path: &Path| {
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
-    };
+    directory(data)?;
     let lock = private(&data.join("keywheel.lock")).map_err(failed)?;
     match lock.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Err(StartError::Locked { path: data.to_owned() }),
-        Err(TryLockError::Error(cause)) => return Err(failed(cause)),
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(StartError::Locked { path: data.to_owned() }),
+        Err(TryLockError::Error(cause)) => Err(failed(cause)),
     }
-    // SQLite gives its log the mode of its database.
-    private(database).map_err(failed)?;
-    Ok(lock)
+}
+
+fn private(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+fn directory(data: &Path) -> Result<(), StartError> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(data);
+    made.map_err(|cause| StartError::Directory { path: data.to_owned(), cause })
 }
 
 async fn set_up(
@@ -288,14 +398,13 @@ async fn set_up(
         found => found,
     };
     let master = master.map_err(failed)?;
-    let seed = Zeroizing::new(random::<32>()?);
-    let public_key = SigningKey::from_seed(*seed).public();
+    let (public_key, sealed_signing_key) = signers::make(&master)?;
     let token = PlainToken::generate()?;
     let setup = Setup {
         ring: options.ring_name.clone(),
         epoch: Epoch::from_bytes(uuid::Uuid::now_v7().into_bytes()),
         key_prefix: options.key_prefix.clone(),
-        sealed_signing_key: master.seal(&public_key.to_string(), seed.as_slice())?,
+        sealed_signing_key,
         public_key,
         admin_token: token.hash(),
     };
@@ -308,22 +417,26 @@ async fn set_up(
         }
         None => Ok(()),
     };
-    store.set_up(&context, &setup, hand_over).await?;
+    if !store.set_up(&context, &setup, hand_over).await? {
+        return Ok(None);
+    }
     info!(ring = options.ring_name, "Set up ring {} and an admin token", options.ring_name);
     Ok(options.admin_token_file.is_none().then_some(token))
 }
 
-/// The seed of the signing key.
-async fn unseal(store: &Store, master_key: &Path) -> Result<Zeroizing<[u8; 32]>, StartError> {
+/// The master key, if it opens every signing key.
+async fn unseal(store: &Store, master_key: &Path) -> Result<MasterKey, StartError> {
     let path = || master_key.to_owned();
     let master =
         MasterKey::read(master_key).map_err(|cause| StartError::MasterKey { path: path(), cause })?;
-    let signers = store.signers().await?;
-    let missing = || StoreError::Corrupt("no signing key".into());
-    let signer = signers.last().ok_or_else(missing)?;
-    let seed = master
-        .open(&signer.public_key, &signer.sealed)
-        .map_err(|_| StartError::WrongMasterKey { path: path() })?;
-    let seed: [u8; 32] = seed.as_slice().try_into().map_err(|_| missing())?;
-    Ok(Zeroizing::new(seed))
+    for signer in store.signers().await? {
+        if signers::open(&master, &signer).is_err() {
+            let path = path();
+            return Err(match rekey::is_halfway(store, &path).await? {
+                true => StartError::HalfRotated { path },
+                false => StartError::WrongMasterKey { path },
+            });
+        }
+    }
+    Ok(master)
 }

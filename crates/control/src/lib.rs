@@ -5,15 +5,23 @@
 //! | module | holds |
 //! |---|---|
 //! | [`control`] | the whole as one value: opened from a data directory, served on two listeners |
+//! | [`serve`] | from a socket to the application: TLS, deadlines, bounds |
 //! | [`app`] | the routes of both listeners |
 //! | `api/` | one file per resource, which owns its handlers |
 //! | [`lifecycle`] | what may happen to a key version: pure |
+//! | [`schedule`] | when a rotation is due, and what is announced before: pure |
+//! | [`unused`] | whether an old version may end before its deadline: pure |
 //! | [`usage`] | what reports of proxies add up to: pure |
 //! | [`store`] | all SQL |
+//! | [`rekey`] | puts another master key in the place of the present one |
+//! | [`restore`] | makes a restored copy fit to be served |
 //! | [`ring`] | documents: cut once, signed once, kept for all who ask |
 //! | [`notary`] | signed checkpoints of the audit trail |
+//! | [`metrics`] | what is counted |
+//! | [`failed_logins`] | who sent bad tokens lately |
 //! | [`jobs`] | deadlines, checkpoints and the removal of what ended long ago |
-//! | [`seal`], [`secret`] | the signing key's encryption, tokens |
+//! | [`seal`], [`secret`] | the signing keys' encryption, tokens |
+//! | [`signers`] | the signing keys, opened |
 //!
 //! # Invariants
 //!
@@ -46,13 +54,23 @@ mod api;
 pub mod app;
 pub mod clock;
 pub mod control;
+pub mod failed_logins;
 pub mod jobs;
 pub mod lifecycle;
+pub mod metrics;
 pub mod notary;
+pub mod rekey;
+pub mod restore;
 pub mod ring;
+mod runtime;
+pub mod schedule;
 pub mod seal;
 pub mod secret;
+pub mod serve;
+pub mod signers;
 pub mod store;
+pub mod unused;
 pub mod usage;
 
 pub use control::{Control, Options, RingAuth, StartError};
+pub use serve::Endpoint;

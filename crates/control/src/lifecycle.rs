@@ -7,7 +7,7 @@
 //!    └────────┼─┴───────────┴───────► revoked   │
 //!             └──────────── reinstated ─┴───────┘
 //!
-//! distributing ──► overlapping ──► draining ──► completed
+//! distributing ──► overlapping ◄─► draining ──► completed
 //!      │                │             │
 //!      └────────────────┴─────────────┴───────► rolled back      blocked: from each that is open
 //! ```
@@ -98,8 +98,10 @@ pub const fn next(state: State, event: Event) -> Result<State, Refused> {
 pub enum Turn {
     /// The new version is accepted, and the old one has its deadline.
     Begin,
-    /// The old version is about to end.
+    /// Nobody uses the old version, and it is about to end.
     Drain,
+    /// Somebody used it after all.
+    Resume,
     /// The old version ended.
     Complete,
     /// The old version stays, the new one goes.
@@ -119,6 +121,8 @@ pub enum NoTurn {
     Begun,
     #[error("its old version is about to end already")]
     Draining,
+    #[error("its old version is not about to end")]
+    NotDraining,
     #[error("it is blocked already")]
     Blocked,
     #[error("it has ended")]
@@ -142,6 +146,9 @@ pub const fn turn(state: RotationState, turn: Turn) -> Result<RotationState, NoT
         (Overlapping | Blocked, Turn::Drain) => Ok(Draining),
         (Distributing, Turn::Drain) => Err(NoTurn::NotBegun),
         (Draining, Turn::Drain) => Err(NoTurn::Draining),
+
+        (Draining, Turn::Resume) => Ok(Overlapping),
+        (Distributing | Overlapping | Blocked, Turn::Resume) => Err(NoTurn::NotDraining),
 
         // Also from `distributing`: the old version may be revoked before the new one begins.
         (Distributing | Overlapping | Draining | Blocked, Turn::Complete) => Ok(Completed),
@@ -246,16 +253,25 @@ mod tests {
     fn every_turn_of_every_rotation_has_its_outcome() {
         use RotationState::{Blocked, Completed, Distributing, Draining, Overlapping, RolledBack};
         let begun = Err(NoTurn::Begun);
-        // In the order begin, drain, complete, roll back, cancel, block.
-        let turns = [Turn::Begin, Turn::Drain, Turn::Complete, Turn::RollBack, Turn::Cancel, Turn::Block];
+        let steady = Err(NoTurn::NotDraining);
+        // In the order begin, drain, resume, complete, roll back, cancel, block.
+        let turns = [
+            Turn::Begin,
+            Turn::Drain,
+            Turn::Resume,
+            Turn::Complete,
+            Turn::RollBack,
+            Turn::Cancel,
+            Turn::Block,
+        ];
         let (done, back, stuck) = (Ok(Completed), Ok(RolledBack), Ok(Blocked));
         let outcomes = [
-            (Distributing, [Ok(Overlapping), Err(NoTurn::NotBegun), done, back, back, stuck]),
-            (Overlapping, [begun, Ok(Draining), done, back, begun, stuck]),
-            (Draining, [begun, Err(NoTurn::Draining), done, back, begun, stuck]),
-            (Blocked, [Ok(Overlapping), Ok(Draining), done, back, begun, Err(NoTurn::Blocked)]),
-            (Completed, [Err(NoTurn::Ended); 6]),
-            (RolledBack, [Err(NoTurn::Ended); 6]),
+            (Distributing, [Ok(Overlapping), Err(NoTurn::NotBegun), steady, done, back, back, stuck]),
+            (Overlapping, [begun, Ok(Draining), steady, done, back, begun, stuck]),
+            (Draining, [begun, Err(NoTurn::Draining), Ok(Overlapping), done, back, begun, stuck]),
+            (Blocked, [Ok(Overlapping), Ok(Draining), steady, done, back, begun, Err(NoTurn::Blocked)]),
+            (Completed, [Err(NoTurn::Ended); 7]),
+            (RolledBack, [Err(NoTurn::Ended); 7]),
         ];
         for (state, wants) in outcomes {
             for (event, want) in turns.into_iter().zip(wants) {

@@ -1,4 +1,4 @@
-//! Signs how far the audit trail went, with the ring's signing key.
+//! Signs how far the audit trail went, with the signing key of the first ring.
 //!
 //! That key and no other, because its public half is pinned in the configuration of every proxy: whoever
 //! alters the database cannot put another in its place unnoticed. No ring document begins as
@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use keywheel_api::audit::{Chain, Checkpoint, Fault, Head};
 use keywheel_api::time::timestamp;
-use keywheel_keyring::{Millis, SigningKey};
+use keywheel_keyring::Millis;
 use tracing::error;
 
+use crate::signers::Signers;
 use crate::store::{Store, StoreError};
 
 const PAGE: u32 = 500;
@@ -19,13 +20,15 @@ const PAGE: u32 = 500;
 #[derive(Debug)]
 pub struct Notary {
     store: Arc<Store>,
-    key: SigningKey,
+    signers: Arc<Signers>,
+    /// Whose signing key it is.
+    ring: i64,
 }
 
 impl Notary {
     #[must_use]
-    pub const fn new(store: Arc<Store>, key: SigningKey) -> Self {
-        Self { store, key }
+    pub const fn new(store: Arc<Store>, signers: Arc<Signers>, ring: i64) -> Self {
+        Self { store, signers, ring }
     }
 
     /// A checkpoint over all records that there are: a new one, unless the last one covers them.
@@ -45,7 +48,9 @@ impl Notary {
             // after it shall be covered.
             error!(%fault, "The audit trail is not whole: {fault}. Run `keywheel audit verify`");
         }
-        let checkpoint = Checkpoint::sign(head, timestamp(now), &self.key);
+        let signer = self.store.standing(self.ring).await?.signer;
+        let key = self.signers.key(&signer).await?;
+        let checkpoint = Checkpoint::sign(head, timestamp(now), &key);
         self.store.keep_checkpoint(&checkpoint).await?;
         Ok(checkpoint)
     }

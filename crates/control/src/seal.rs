@@ -17,6 +17,12 @@ const NONCE_LEN: usize = 24;
 /// 32 bytes, 64 hexadecimal digits in their file.
 pub struct MasterKey(Zeroizing<[u8; 32]>);
 
+impl std::fmt::Debug for MasterKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("MasterKey([redacted])")
+    }
+}
+
 /// What was sealed cannot be opened: by another key, or not what was sealed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("it was sealed under another master key, or altered")]

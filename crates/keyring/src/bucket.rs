@@ -5,7 +5,7 @@
 //! digests:  count × 32 bytes, ascending
 //! ends:     count × u32, where each record ends, counted from the first record
 //! scopes:   lists: u8, each: count u8, then each scope: length u8 + bytes
-//! records:  flags: u8 | revision: varint | [not_before: varint] | [expires_at: varint]
+//! records:  flags: u8 | [epoch: 16 bytes] | revision: varint | [not_before: varint] | [expires_at: varint]
 //!           | [brown-out: share u16 of 65,535, until varint]
 //!           | version, key, client: length u8 + bytes | which of the lists its scopes are: u8
 //! ```
@@ -18,12 +18,10 @@
 //! base62, the length is 255 and 12 bytes follow: each half as a number of 48 bits.
 //!
 //! Numbers of fixed width are little-endian. A bucket of 15 entries takes about 75 bytes an entry.
-//! An entry whose flag says *carried* was written under an earlier epoch than the bucket's.
+//! An entry whose flag says *carried* was written under an earlier epoch than the bucket's. If it denies, that
+//! epoch stands in the record: only what was reinstated in a later one takes its place.
 
-use std::borrow::Cow;
-use std::collections::BTreeMap;
-
-use crate::bytes::{Reader, put_text, put_varint};
+use crate::bytes::{NO_DIGIT, Reader, digit_values, put_text, put_varint};
 use crate::key_text::ALPHABET;
 use crate::{Brownout, Digest, Entry, Epoch, Millis, State};
 
@@ -81,35 +79,39 @@ pub struct Merged {
 /// Applies `ops` in order, by (epoch, revision): what is newer stays.
 ///
 /// `epoch` is the one under which the operations were published; it must not be older than the
-/// bucket's. A denial from an earlier epoch gives way only to an entry reinstated in this one.
+/// bucket's. A denial from an earlier epoch gives way only to an entry reinstated in a later one than it is
+/// from: within one epoch nothing says which of the two came first.
 ///
 /// # Errors
 ///
 /// [`Corrupt`] if the existing bytes are not a bucket. Nothing else can fail: a change that a bucket
 /// could refuse would stop a whole ring.
 pub fn merge(existing: Option<&[u8]>, epoch: Epoch, ops: &[Op<'_>]) -> Result<Merged, Corrupt> {
-    let mut held = BTreeMap::new();
+    let mut held = Records::default();
     if let Some(bytes) = existing {
         let bucket = Bucket::parse(bytes)?;
         let older = bucket.epoch < epoch;
         for (digest, record) in bucket.iter() {
             let mut record = Record::read(record?, bucket.scopes)?;
-            record.carried |= older;
+            if older && record.carried.is_none() {
+                record.carried = Some(bucket.epoch);
+            }
             held.insert(digest, record);
         }
     }
-    let before = held.len();
+    let before = held.0.len();
     for op in ops {
         match *op {
             Op::Upsert(entry) => upsert(&mut held, epoch, entry),
             Op::Remove { digest, revision } => {
-                if held.get(&digest).is_some_and(|record| record.carried || record.revision <= revision) {
-                    held.remove(&digest);
-                }
+                held.remove_if(&digest, |record| record.carried.is_some() || record.revision <= revision);
             }
-            Op::Sweep { after, through, revision, named } => held.retain(|digest, record| {
+            Op::Sweep { after, through, revision, named } => held.0.retain(|(digest, record)| {
                 let in_range = in_range(digest, after, through);
-                let kept = if record.carried { record.state.is_denied() } else { record.revision > revision };
+                let kept = match record.carried {
+                    Some(_) => record.state.is_denied(),
+                    None => record.revision > revision,
+                };
                 !in_range || kept || named.binary_search(digest).is_ok()
             }),
         }
@@ -118,27 +120,70 @@ pub fn merge(existing: Option<&[u8]>, epoch: Epoch, ops: &[Op<'_>]) -> Result<Me
         Op::Sweep { after, through, .. } => Some((after, through)),
         _ => None,
     });
-    let swept = range
-        .map_or(0, |(after, through)| held.keys().filter(|digest| in_range(digest, after, through)).count());
-    Ok(Merged { bytes: encode(epoch, &held), before, after: held.len(), swept })
+    let swept = range.map_or(0, |(after, through)| {
+        held.0.iter().filter(|(digest, _)| in_range(digest, after, through)).count()
+    });
+    Ok(Merged { bytes: encode(epoch, &held.0), before, after: held.0.len(), swept })
 }
 
 fn in_range(digest: &Digest, after: Option<Digest>, through: Digest) -> bool {
     after.is_none_or(|after| *digest > after) && *digest <= through
 }
 
-fn upsert<'a>(held: &mut BTreeMap<Digest, Record<'a>>, epoch: Epoch, entry: &'a Entry) {
-    if let Some(record) = held.get(&entry.digest) {
-        let newer = if record.carried {
-            !record.state.is_denied() || entry.state.is_denied() || entry.reinstated_in == Some(epoch)
-        } else {
-            record.revision < entry.revision
-        };
-        if !newer {
-            return;
+fn upsert<'a>(held: &mut Records<'a>, epoch: Epoch, entry: &'a Entry) {
+    let is_newer = |record: &Record<'_>| match record.carried {
+        Some(denied_in) => {
+            let reinstated = entry.reinstated_in.is_some_and(|at| denied_in < at && at <= epoch);
+            !record.state.is_denied() || entry.state.is_denied() || reinstated
+        }
+        None => record.revision < entry.revision,
+    };
+    match held.find(&entry.digest) {
+        Ok(at) => {
+            if let Some((_, record)) = held.0.get_mut(at)
+                && is_newer(record)
+            {
+                *record = Record::from(entry);
+            }
+        }
+        Err(at) => held.0.insert(at, (entry.digest, Record::from(entry))),
+    }
+}
+
+// === impl Records ===
+
+/// The records of a bucket by their digests, which ascend. There are few of them, and nearly always what comes
+/// next belongs at the end.
+#[derive(Default)]
+struct Records<'a>(Vec<(Digest, Record<'a>)>);
+
+impl<'a> Records<'a> {
+    /// Where the digest is, or where it belongs.
+    fn find(&self, digest: &Digest) -> Result<usize, usize> {
+        match self.0.last() {
+            Some((last, _)) if digest <= last => self.0.binary_search_by(|(held, _)| held.cmp(digest)),
+            _ => Err(self.0.len()),
         }
     }
-    held.insert(entry.digest, Record::from(entry));
+
+    fn insert(&mut self, digest: Digest, record: Record<'a>) {
+        match self.find(&digest) {
+            Ok(at) => {
+                if let Some(held) = self.0.get_mut(at) {
+                    *held = (digest, record);
+                }
+            }
+            Err(at) => self.0.insert(at, (digest, record)),
+        }
+    }
+
+    fn remove_if(&mut self, digest: &Digest, is_old: impl FnOnce(&Record<'a>) -> bool) {
+        if let Ok(at) = self.find(digest)
+            && self.0.get(at).is_some_and(|(_, record)| is_old(record))
+        {
+            self.0.remove(at);
+        }
+    }
 }
 
 // === impl Bucket ===
@@ -203,25 +248,25 @@ impl<'a> Bucket<'a> {
     }
 }
 
-fn encode(epoch: Epoch, held: &BTreeMap<Digest, Record<'_>>) -> Vec<u8> {
-    let mut lists: Vec<&[u8]> = Vec::new();
+fn encode(epoch: Epoch, held: &[(Digest, Record<'_>)]) -> Vec<u8> {
+    let mut lists: Vec<Scopes<'_>> = Vec::new();
     let mut records = Vec::with_capacity(held.len().saturating_mul(64));
     let mut ends = Vec::with_capacity(held.len().saturating_mul(4));
-    for record in held.values() {
+    for (_, record) in held {
         record.encode(&mut records, &mut lists);
         // A record is at most 3 KB, so that 32 bits address more than a proxy has memory for.
         ends.extend_from_slice(&(records.len() as u32).to_le_bytes());
     }
     let mut scopes = vec![lists.len() as u8];
     for list in lists {
-        scopes.extend_from_slice(list);
+        list.write(&mut scopes);
     }
     let size = held.len().saturating_mul(36).saturating_add(records.len()).saturating_add(scopes.len());
     let mut bytes = Vec::with_capacity(size.saturating_add(21));
     bytes.push(FORMAT);
     bytes.extend_from_slice(epoch.as_bytes());
     bytes.extend_from_slice(&(held.len() as u32).to_le_bytes());
-    for digest in held.keys() {
+    for (digest, _) in held {
         bytes.extend_from_slice(digest.as_bytes());
     }
     bytes.extend_from_slice(&ends);
@@ -230,21 +275,19 @@ fn encode(epoch: Epoch, held: &BTreeMap<Digest, Record<'_>>) -> Vec<u8> {
     bytes
 }
 
-// === impl Record ===
-
 /// An entry without its digest: one that is stored, or one that is to be. A merge looks at most records only
 /// to write them again, so that texts stay where they are.
 struct Record<'a> {
     state: State,
-    carried: bool,
+    /// The epoch under which it was written, if it is not the bucket's.
+    carried: Option<Epoch>,
     revision: u64,
     not_before: Option<Millis>,
     expires_at: Option<Millis>,
     successor: bool,
     brownout: Option<Brownout>,
     names: Names<'a>,
-    /// As a list is written.
-    scopes: Cow<'a, [u8]>,
+    scopes: Scopes<'a>,
 }
 
 enum Names<'a> {
@@ -253,23 +296,82 @@ enum Names<'a> {
     Of(&'a Entry),
 }
 
+#[derive(Clone, Copy)]
+enum Scopes<'a> {
+    /// As a list is written.
+    Stored(&'a [u8]),
+    Of(&'a [String]),
+}
+
 impl<'a> From<&'a Entry> for Record<'a> {
     fn from(entry: &'a Entry) -> Self {
-        let mut scopes = Vec::new();
-        put_scopes(&mut scopes, &entry.scopes);
         Self {
             state: entry.state,
-            carried: false,
+            carried: None,
             revision: entry.revision,
             not_before: entry.not_before,
             expires_at: entry.expires_at,
             successor: entry.successor,
             brownout: entry.brownout,
             names: Names::Of(entry),
-            scopes: scopes.into(),
+            scopes: Scopes::Of(&entry.scopes),
         }
     }
 }
+
+// === impl Scopes ===
+
+impl Scopes<'_> {
+    fn write(self, out: &mut Vec<u8>) {
+        match self {
+            Self::Stored(list) => out.extend_from_slice(list),
+            Self::Of(scopes) => {
+                out.push(scopes.len().min(255) as u8);
+                for scope in scopes.iter().take(255) {
+                    put_text(out, scope);
+                }
+            }
+        }
+    }
+
+    fn read(self) -> Result<Vec<String>, Corrupt> {
+        match self {
+            Self::Stored(list) => {
+                let mut reader = Reader(list);
+                (0..reader.u8()?).map(|_| reader.text().map(str::to_owned)).collect()
+            }
+            Self::Of(scopes) => Ok(scopes.to_vec()),
+        }
+    }
+}
+
+impl PartialEq for Scopes<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        match (*self, *other) {
+            (Self::Stored(these), Self::Stored(those)) => these == those,
+            (Self::Of(these), Self::Of(those)) => these == those,
+            (Self::Stored(list), Self::Of(scopes)) | (Self::Of(scopes), Self::Stored(list)) => {
+                is_written(scopes, Reader(list)).unwrap_or(false)
+            }
+        }
+    }
+}
+
+/// Whether a list says the same.
+fn is_written(scopes: &[String], mut list: Reader<'_>) -> Result<bool, Corrupt> {
+    if usize::from(list.u8()?) != scopes.len() {
+        return Ok(false);
+    }
+    for scope in scopes {
+        let len = list.u8()?;
+        if list.take(len.into())? != scope.as_bytes() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+// === impl Record ===
 
 impl<'a> Record<'a> {
     fn entry(&self, digest: Digest) -> Result<Entry, Corrupt> {
@@ -286,7 +388,7 @@ impl<'a> Record<'a> {
             state: self.state,
             not_before: self.not_before,
             expires_at: self.expires_at,
-            scopes: read_scopes(&mut Reader(&self.scopes))?,
+            scopes: self.scopes.read()?,
             successor: self.successor,
             brownout: self.brownout,
             reinstated_in: None,
@@ -304,6 +406,12 @@ impl<'a> Record<'a> {
             4 => State::Revoked,
             5 => State::Compromised,
             _ => State::Unreadable,
+        };
+        let carried = match flags & CARRIED {
+            0 => None,
+            _ if state.is_denied() => Some(Epoch::from_bytes(reader.array()?)),
+            // Any entry takes the place of one that accepts, whatever epoch that is from.
+            _ => Some(Epoch::from_bytes([0; 16])),
         };
         let revision = reader.varint()?;
         let mut optional = |flag| match flags & flag {
@@ -331,19 +439,19 @@ impl<'a> Record<'a> {
         reader.end()?;
         Ok(Self {
             state,
-            carried: flags & CARRIED != 0,
+            carried,
             revision,
             not_before,
             expires_at,
             successor: flags & SUCCESSOR != 0,
             brownout,
             names: Names::Stored(names),
-            scopes: scopes.into(),
+            scopes: Scopes::Stored(scopes),
         })
     }
 
     /// Writes the record, and enters its scopes into `lists` where they are not.
-    fn encode<'s>(&'s self, out: &mut Vec<u8>, lists: &mut Vec<&'s [u8]>) {
+    fn encode<'s>(&'s self, out: &mut Vec<u8>, lists: &mut Vec<Scopes<'s>>) {
         let mut flags = match self.state {
             State::Active => 0,
             State::Retiring => 1,
@@ -358,11 +466,14 @@ impl<'a> Record<'a> {
             (EXPIRES_AT, self.expires_at.is_some()),
             (SUCCESSOR, self.successor),
             (BROWNOUT, self.brownout.is_some()),
-            (CARRIED, self.carried),
+            (CARRIED, self.carried.is_some()),
         ] {
             flags |= if set { flag } else { 0 };
         }
         out.push(flags);
+        if let Some(epoch) = self.carried.filter(|_| self.state.is_denied()) {
+            out.extend_from_slice(epoch.as_bytes());
+        }
         put_varint(out, self.revision);
         for millis in [self.not_before, self.expires_at].into_iter().flatten() {
             put_varint(out, millis.0);
@@ -380,18 +491,18 @@ impl<'a> Record<'a> {
                 put_text(out, &entry.client);
             }
         }
-        let known = lists.iter().position(|list| **list == *self.scopes);
+        let known = lists.iter().position(|list| *list == self.scopes);
         let number = known.or_else(|| (lists.len() < usize::from(OWN_LIST)).then_some(lists.len()));
         match number {
             Some(number) => {
                 if known.is_none() {
-                    lists.push(&self.scopes);
+                    lists.push(self.scopes);
                 }
                 out.push(number as u8);
             }
             None => {
                 out.push(OWN_LIST);
-                out.extend_from_slice(&self.scopes);
+                self.scopes.write(out);
             }
         }
     }
@@ -431,17 +542,6 @@ fn take_list<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], Corrupt> {
     rest.get(..rest.len().saturating_sub(reader.0.len())).ok_or(Corrupt)
 }
 
-fn read_scopes(reader: &mut Reader<'_>) -> Result<Vec<String>, Corrupt> {
-    (0..reader.u8()?).map(|_| reader.text().map(str::to_owned)).collect()
-}
-
-fn put_scopes(out: &mut Vec<u8>, scopes: &[String]) {
-    out.push(scopes.len().min(255) as u8);
-    for scope in scopes.iter().take(255) {
-        put_text(out, scope);
-    }
-}
-
 /// What nearly all versions and keys begin with.
 const VERSION: &str = "kv_";
 const KEY: &str = "key_";
@@ -469,12 +569,16 @@ fn put_name(out: &mut Vec<u8>, beginning: &str, name: &str) {
 fn packed(id: &str) -> Option<[[u8; 6]; 2]> {
     let (halves, []) = id.as_bytes().as_chunks::<8>() else { return None };
     let &[high, low] = halves else { return None };
+    const VALUES: [u8; 256] = digit_values(ALPHABET, b"");
     let half = |digits: [u8; 8]| {
-        let number = digits.iter().try_fold(0_u64, |number, digit| {
-            let digit = ALPHABET.binary_search(digit).ok()? as u64;
-            Some(number.wrapping_mul(62).wrapping_add(digit))
-        })?;
-        number.to_le_bytes().first_chunk::<6>().copied()
+        let mut seen = 0;
+        let number = digits.iter().fold(0_u64, |number, digit| {
+            let value = VALUES.get(usize::from(*digit)).copied().unwrap_or(NO_DIGIT);
+            seen |= value;
+            number.wrapping_mul(62).wrapping_add(value.into())
+        });
+        // Only what is no digit has one of the upper bits.
+        if seen >= 64 { None } else { number.to_le_bytes().first_chunk::<6>().copied() }
     };
     Some([half(high)?, half(low)?])
 }
@@ -624,16 +728,27 @@ mod tests {
     }
 
     #[test]
-    fn denials_survive_an_epoch_unless_reinstated_in_it() {
-        let old = apply(None, 1, &[Op::Upsert(&entry("k", 900, State::Revoked))]);
-        let plain = entry("k", 1, State::Active);
-        assert_eq!(state_of(&apply(Some(&old), 2, &[Op::Upsert(&plain)]), "k"), Some(State::Revoked));
-
-        let elsewhere = Entry { reinstated_in: Some(epoch(1)), ..plain.clone() };
-        assert_eq!(state_of(&apply(Some(&old), 2, &[Op::Upsert(&elsewhere)]), "k"), Some(State::Revoked));
-
-        let reinstated = Entry { reinstated_in: Some(epoch(2)), ..plain };
-        assert_eq!(state_of(&apply(Some(&old), 2, &[Op::Upsert(&reinstated)]), "k"), Some(State::Active));
+    fn denials_survive_an_epoch_unless_reinstated_in_a_later_one() {
+        let old = apply(None, 2, &[Op::Upsert(&entry("k", 900, State::Revoked))]);
+        let reinstated_in =
+            |number: Option<u8>| Entry { reinstated_in: number.map(epoch), ..entry("k", 1, State::Active) };
+        // Whether other changes carried the denial through the epochs between, or nothing did.
+        let carried = apply(Some(&apply(Some(&old), 3, &[])), 4, &[]);
+        for held in [&old, &carried] {
+            for (number, state) in [
+                (None, State::Revoked),
+                (Some(1), State::Revoked),
+                // Of the two, the denial may have come last.
+                (Some(2), State::Revoked),
+                (Some(3), State::Active),
+                (Some(5), State::Active),
+                // No server has such an epoch yet.
+                (Some(6), State::Revoked),
+            ] {
+                let now = apply(Some(held), 5, &[Op::Upsert(&reinstated_in(number))]);
+                assert_eq!(state_of(&now, "k"), Some(state), "reinstated in {number:?}");
+            }
+        }
     }
 
     #[test]

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq;
 
+use crate::bytes::{NO_DIGIT, digit_values};
+
 /// SHA-256 of a key's full text: the only form in which a key is stored or sent.
 ///
 /// Equality takes the same time wherever two digests differ.
@@ -31,6 +33,22 @@ impl Digest {
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+
+    fn from_hex(text: &[u8]) -> Option<Self> {
+        const VALUES: [u8; 256] = digit_values(b"0123456789abcdef", b"0123456789ABCDEF");
+        let value = |digit: u8| VALUES.get(usize::from(digit)).copied().unwrap_or(NO_DIGIT);
+        let digits: &[u8; 2 * Self::LEN] = text.try_into().ok()?;
+        let (pairs, _) = digits.as_chunks::<2>();
+        let mut bytes = [0; Self::LEN];
+        let mut seen = 0;
+        for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
+            let (high, low) = (value(*high), value(*low));
+            // Only what is no digit has one of the upper bits.
+            seen |= high | low;
+            *byte = high << 4 | low & 0xf;
+        }
+        (seen < 16).then_some(Self(bytes))
     }
 
     /// The first two bytes, which choose the bucket.
@@ -82,9 +100,7 @@ impl FromStr for Digest {
     type Err = BadDigest;
 
     fn from_str(text: &str) -> Result<Self, BadDigest> {
-        let mut bytes = [0; 32];
-        hex::decode_to_slice(text, &mut bytes).map_err(|_| BadDigest)?;
-        Ok(Self(bytes))
+        Self::from_hex(text.as_bytes()).ok_or(BadDigest)
     }
 }
 
@@ -105,10 +121,15 @@ impl<'de> Deserialize<'de> for Digest {
             }
 
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Digest, E> {
-                text.parse().map_err(E::custom)
+                self.visit_bytes(text.as_bytes())
+            }
+
+            fn visit_bytes<E: serde::de::Error>(self, text: &[u8]) -> Result<Digest, E> {
+                Digest::from_hex(text).ok_or_else(|| E::custom(BadDigest))
             }
         }
-        deserializer.deserialize_str(Visitor)
+        // Digits need no look at whether they are UTF-8.
+        deserializer.deserialize_bytes(Visitor)
     }
 }
 

@@ -4,6 +4,8 @@
 //! that denies; without a readable digest the whole document is refused, since leaving an entry out
 //! could leave a revoked key alive.
 
+mod plain;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -86,7 +88,8 @@ impl Document {
         if body.len() > MAX_BYTES {
             return Err(DocumentError::TooLong);
         }
-        let (mut document, mut bad) = match serde_json::from_slice::<Self>(body) {
+        let (mut document, mut bad) = match plain::read(body).map_or_else(|| serde_json::from_slice(body), Ok)
+        {
             Ok(document) => (document, Vec::new()),
             // Slower, and only for documents that a server should not have made.
             Err(error) => Loose::parse(body, &error)?,
@@ -113,11 +116,15 @@ impl Document {
 
     /// Of two entries with one digest the stricter stays.
     fn keep_the_stricter(&mut self) {
-        let mut seen: BTreeMap<Digest, Entry> = BTreeMap::new();
-        if !self.entries.iter().any(|entry| seen.insert(entry.digest, entry.clone()).is_some()) {
+        if self.entries.is_sorted_by(|one, next| one.digest < next.digest) {
             return;
         }
-        seen.clear();
+        let mut digests: Vec<Digest> = self.entries.iter().map(|entry| entry.digest).collect();
+        digests.sort_unstable();
+        if digests.is_sorted_by(|one, next| one < next) {
+            return;
+        }
+        let mut seen: BTreeMap<Digest, Entry> = BTreeMap::new();
         for entry in self.entries.drain(..) {
             let stricter = match seen.get(&entry.digest) {
                 Some(held) => {

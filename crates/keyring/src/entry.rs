@@ -221,6 +221,12 @@ impl Epoch {
     pub const fn as_bytes(&self) -> &[u8; 16] {
         &self.0
     }
+
+    /// The earliest one that is later, for whoever's clock is behind; `None` after the last.
+    #[must_use]
+    pub fn next(self) -> Option<Self> {
+        u128::from_be_bytes(self.0).checked_add(1).map(|next| Self(next.to_be_bytes()))
+    }
 }
 
 impl fmt::Display for Epoch {

@@ -16,8 +16,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(State::Compromised),
     ];
     prop_oneof![
-        6 => (0..12_u8, 0..40_u64, state, any::<bool>())
-            .prop_map(|(key, revision, state, reinstated)| Step::Upsert { key, revision, state, reinstated }),
+        6 => (0..12_u8, 0..40_u64, state, proptest::option::of(0..8_u8)).prop_map(
+            |(key, revision, state, reinstated_in)| Step::Upsert { key, revision, state, reinstated_in }
+        ),
         2 => (0..12_u8, 0..40_u64).prop_map(|(key, revision)| Step::Remove { key, revision }),
         1 => (proptest::option::of(0..12_u8), 0..12_u8, 0..40_u64, proptest::collection::btree_set(0..12_u8, 0..6))
             .prop_map(|(after, through, revision, named)| {

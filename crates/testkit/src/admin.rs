@@ -1,8 +1,11 @@
 //! The control plane's admin API.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, bail};
 use keywheel_api::{
-    Client, CreateClient, CreateKey, Key, KeyWithSecret, List, Ring, RotationWithSecret, StartRotation,
+    Applied, Client, CreateClient, CreateKey, Key, KeyWithSecret, List, Ring, RotationWithSecret,
+    StartRotation,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -31,6 +34,8 @@ impl Admin {
     ///
     /// No HTTP client can be made.
     pub fn new(url: &str, token: &str) -> anyhow::Result<Self> {
+        // Built in one go with the command line, reqwest has TLS and wants this chosen.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder().no_proxy().build()?;
         Ok(Self { http, url: url.trim_end_matches('/').into(), token: token.into() })
     }
@@ -39,7 +44,7 @@ impl Admin {
     ///
     /// The control plane refuses, or is not there; so with all that follow.
     pub async fn create_client(&self, name: &str) -> anyhow::Result<Client> {
-        let body = CreateClient { name: name.into(), owner: None, contact: None };
+        let body = CreateClient { name: name.into(), ..CreateClient::default() };
         self.post("/v1/clients", &body).await
     }
 
@@ -61,15 +66,7 @@ impl Admin {
     /// As [`Admin::create_client`].
     pub async fn create_key(&self, client: &str, scopes: &[&str]) -> anyhow::Result<Issued> {
         let scopes = scopes.iter().map(|scope| (*scope).into()).collect();
-        self.create(&CreateKey {
-            client: client.into(),
-            ring: None,
-            scopes,
-            not_before: None,
-            expires_at: None,
-            version: None,
-        })
-        .await
+        self.create(&CreateKey { client: client.into(), scopes, ..CreateKey::default() }).await
     }
 
     /// # Errors
@@ -107,7 +104,7 @@ impl Admin {
         key: &str,
         overlap_seconds: u64,
     ) -> anyhow::Result<RotationWithSecret> {
-        let body = StartRotation { overlap_seconds, not_before: None, supersede: false, version: None };
+        let body = StartRotation { overlap_seconds: Some(overlap_seconds), ..StartRotation::default() };
         self.post(&format!("/v1/keys/{key}/rotations"), &body).await
     }
 
@@ -118,6 +115,17 @@ impl Admin {
     /// As [`Admin::create_client`].
     pub async fn revoke(&self, key: &str) -> anyhow::Result<Key> {
         self.post(&format!("/v1/keys/{key}/revoke"), &serde_json::json!({})).await
+    }
+
+    /// Revokes a key and waits, so long at most, until every proxy enforces it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Admin::create_client`].
+    pub async fn revoke_and_wait(&self, key: &str, limit: Duration) -> anyhow::Result<Applied> {
+        let path = format!("/v1/keys/{key}/revoke?wait=applied&timeout={}", limit.as_secs());
+        let mut answer: serde_json::Value = self.post(&path, &serde_json::json!({})).await?;
+        Ok(serde_json::from_value(answer["applied"].take())?)
     }
 
     /// # Errors

@@ -17,6 +17,7 @@
 //! | [`envoy_admin`] | its metrics |
 //! | [`control_plane`] | a running `keywheel serve` |
 //! | [`admin`] | its admin API |
+//! | [`postgres`] | a PostgreSQL server |
 //! | [`fake_control`] | something that serves ring documents, good and bad |
 //! | [`upstream`] | an HTTP server that answers with what it was asked |
 //! | [`http`] | one connection, one request |
@@ -33,6 +34,7 @@ pub mod http;
 pub mod load;
 pub mod paths;
 pub mod port;
+pub mod postgres;
 pub mod process;
 pub mod upstream;
 pub mod wait;

@@ -29,6 +29,19 @@ impl Paths {
     }
 }
 
+/// The directory of PostgreSQL's programs, from `POSTGRES_BIN`.
+///
+/// # Errors
+///
+/// It is not set, or names no directory with a server in it.
+pub fn postgres() -> anyhow::Result<PathBuf> {
+    let advice = "run `cargo xtask test --only postgres`, which looks for them and sets it";
+    let dir = std::env::var_os("POSTGRES_BIN");
+    let dir = PathBuf::from(dir.with_context(|| format!("POSTGRES_BIN is not set: {advice}"))?);
+    anyhow::ensure!(dir.join("initdb").is_file(), "there is no initdb in {}: {advice}", dir.display());
+    Ok(dir)
+}
+
 fn named(variable: &str) -> anyhow::Result<PathBuf> {
     let advice = "run `cargo xtask test` or `cargo xtask demo`, which build what is needed and set it";
     let path = std::env::var_os(variable).with_context(|| format!("{variable} is not set: {advice}"))?;

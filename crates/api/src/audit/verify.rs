@@ -70,7 +70,17 @@ impl Verifier {
     /// # Errors
     ///
     /// [`Fault::Checkpoint`] if one is not signed by a key in `trust`.
-    pub fn new(mut checkpoints: Vec<Checkpoint>, trust: &[PublicKey]) -> Result<Self, Fault> {
+    pub fn new(checkpoints: Vec<Checkpoint>, trust: &[PublicKey]) -> Result<Self, Fault> {
+        Self::after(Head::START, checkpoints, trust)
+    }
+
+    /// Goes on from `head`, up to which a trail is known to be good. Earlier checkpoints are left aside.
+    ///
+    /// # Errors
+    ///
+    /// As [`Verifier::new`].
+    pub fn after(head: Head, mut checkpoints: Vec<Checkpoint>, trust: &[PublicKey]) -> Result<Self, Fault> {
+        checkpoints.retain(|checkpoint| checkpoint.seq > head.seq);
         checkpoints.sort_by_key(|checkpoint| Reverse(checkpoint.seq));
         for checkpoint in checkpoints.iter().rev() {
             let Checkpoint { seq, at, signer, signature, .. } = checkpoint;
@@ -78,7 +88,7 @@ impl Verifier {
             signature::verify(trust, &body, Some(signer.as_bytes()), Some(signature.as_bytes()))
                 .map_err(|cause| Fault::Checkpoint { seq: *seq, cause })?;
         }
-        Ok(Self { chain: Chain::new(Head::START), ahead: checkpoints, covered: 0, checkpoints: 0 })
+        Ok(Self { chain: Chain::new(head), ahead: checkpoints, covered: head.seq, checkpoints: 0 })
     }
 
     /// # Errors

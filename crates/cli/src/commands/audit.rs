@@ -25,7 +25,7 @@ struct Report {
     covered: u64,
 }
 
-pub(crate) async fn run(command: args::Audit, api: &Api, output: Output) -> Result<(), Failure> {
+pub(crate) async fn run(command: args::Audit, api: &Api<'_>, output: Output) -> Result<(), Failure> {
     match command {
         args::Audit::List { after, limit } => {
             let records = take(api, after, limit).await?;
@@ -43,7 +43,7 @@ pub(crate) async fn run(command: args::Audit, api: &Api, output: Output) -> Resu
     }
 }
 
-async fn take(api: &Api, after: u64, limit: Option<u64>) -> Result<Vec<AuditRecord>, Failure> {
+async fn take(api: &Api<'_>, after: u64, limit: Option<u64>) -> Result<Vec<AuditRecord>, Failure> {
     let (mut records, mut after) = (Vec::new(), after);
     loop {
         let left = limit.map_or(u64::MAX, |limit| limit.saturating_sub(records.len() as u64));
@@ -64,7 +64,7 @@ async fn take(api: &Api, after: u64, limit: Option<u64>) -> Result<Vec<AuditReco
 }
 
 /// Here and not on the server: whoever altered its database may have altered the server too.
-async fn verify(api: &Api, files: &[PathBuf], trust: Vec<PublicKey>) -> Result<Verified, Failure> {
+async fn verify(api: &Api<'_>, files: &[PathBuf], trust: Vec<PublicKey>) -> Result<Verified, Failure> {
     let mut kept = files.iter().map(|path| read(path)).collect::<Result<Vec<_>, _>>()?;
     // Before the records: a checkpoint that is signed meanwhile may cover some that were not there yet.
     let shown: Checkpoints = api.get("/v1/audit/checkpoints?limit=1").await?;

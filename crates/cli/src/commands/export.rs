@@ -19,7 +19,7 @@ struct Seed {
 }
 
 /// Prints a whole ring as one signed page, in one line of JSON whatever the output is.
-pub(crate) async fn seed(ring: &str, source: &Source, api: &Api) -> Result<(), Failure> {
+pub(crate) async fn seed(ring: &str, source: &Source, api: &Api<'_>) -> Result<(), Failure> {
     let page = source.take(&Ask::FirstPage).await.map_err(SourceError::into_failure)?;
     // From the admin listener, so that whoever answers at the ring's address cannot vouch for itself.
     let shown: Ring = api.get(&format!("/v1/rings/{}", segment(ring))).await?;

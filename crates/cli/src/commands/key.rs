@@ -2,8 +2,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use keywheel_api::{
-    CreateKey, Key, KeyUsage, KeyWithSecret, NewVersion, Reporting, Revoke, Ring, RotationState,
-    RotationWithSecret, StartRotation, State, Timestamp,
+    AddVersion, CreateKey, Deposit, Key, KeyUsage, KeyWithSecret, LabelChanges, Labels, NewVersion,
+    Reporting, Revoke, Ring, RotationState, RotationWithSecret, Schedule, ScheduleState, StartRotation,
+    State, Timestamp, UpdateKey,
 };
 use keywheel_control::secret::random;
 use keywheel_keyring::{KeyPrefix, PlainKey, VersionId};
@@ -13,20 +14,27 @@ use crate::failure::Failure;
 use crate::http::{Api, Repeat};
 use crate::output::{Output, table};
 
-pub(crate) async fn run(command: args::Key, api: &Api, output: Output) -> Result<(), Failure> {
+pub(crate) async fn run(command: args::Key, api: &Api<'_>, output: Output) -> Result<(), Failure> {
     match command {
-        args::Key::Create { client, scopes, begins_in, expires_in, ring } => {
+        args::Key::Create { client, scopes, begins_in, expires_in, ring, labels, policy } => {
             let (secret, version) = make(api, &ring).await?;
             let expires_at = expires_in.map(from_now);
             let not_before = begins_in.map(from_now);
             let (ring, version) = (Some(ring), Some(version));
-            let new = CreateKey { client, ring, scopes, not_before, expires_at, version };
+            let labels = labels.into_iter().collect();
+            let new = CreateKey { client, ring, scopes, not_before, expires_at, version, labels, policy };
             let mut made: KeyWithSecret = api.post("/v1/keys", &new, Repeat::Safe).await?;
             made.secret = Some(secret.expose().to_owned());
             output.result(&made, created)
         }
-        args::Key::List { client } => {
-            let query: Vec<_> = client.iter().map(|client| ("client", client.as_str())).collect();
+        args::Key::Import(import) => super::import::run(import, api, output).await,
+        args::Key::Export(export) => super::import::export(export, api, output).await,
+        args::Key::List { client, labels, schedule } => {
+            let (labels, schedule) =
+                (filters(&labels), schedule.map(|state| format!("{state:?}").to_lowercase()));
+            let query = [("client", &client), ("labels", &labels), ("schedule", &schedule)];
+            let query: Vec<_> =
+                query.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?))).collect();
             let mut keys: Vec<Key> = api.list("/v1/keys", &query).await?;
             keys.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
             output.result(&keys, |keys| list(keys))
@@ -34,6 +42,41 @@ pub(crate) async fn run(command: args::Key, api: &Api, output: Output) -> Result
         args::Key::Show { key } => {
             let key: Key = api.get(&format!("/v1/keys/{}", segment(&key))).await?;
             output.result(&key, show)
+        }
+        args::Key::Update { key, labels, unlabels } => {
+            let update = UpdateKey { labels: label_changes(labels, unlabels), policy: None };
+            let key: Key = api.patch(&format!("/v1/keys/{}", segment(&key)), &update).await?;
+            output.result(&key, show)
+        }
+        args::Key::SetPolicy { key, policy } => {
+            let update = UpdateKey { policy: Some(or_none(policy)), ..UpdateKey::default() };
+            let key: Key = api.patch(&format!("/v1/keys/{}", segment(&key)), &update).await?;
+            output.result(&key, show)
+        }
+        args::Key::Deposit { key } => {
+            let path = format!("/v1/keys/{}", segment(&key));
+            let key: Key = api.get(&path).await?;
+            let (secret, version) = make(api, &key.ring).await?;
+            let key: Key = api.post(&format!("{path}/next"), &Deposit { version }, Repeat::Safe).await?;
+            let made = KeyWithSecret { key, secret: Some(secret.expose().to_owned()) };
+            output.result(&made, deposited)
+        }
+        args::Key::Withdraw { key } => {
+            let key: Key = api.delete(&format!("/v1/keys/{}/next", segment(&key))).await?;
+            output.result(&key, |key| format!("Key {} has no deposited version.", key.id))
+        }
+        args::Key::AddVersion { key } => {
+            let path = format!("/v1/keys/{}", segment(&key));
+            let key: Key = api.get(&path).await?;
+            let (secret, version) = make(api, &key.ring).await?;
+            let new = AddVersion { not_before: None, version: Some(version) };
+            let mut made: KeyWithSecret = api.post(&format!("{path}/versions"), &new, Repeat::Safe).await?;
+            made.secret = Some(secret.expose().to_owned());
+            output.result(&made, |made| {
+                let secret = made.secret.as_deref().unwrap_or_default();
+                let shown = show(&made.key);
+                format!("Another version:\n\n  {secret}\n\nThis is the only time it is shown.\n\n{shown}")
+            })
         }
         args::Key::Usage { key, last } => {
             let now = SystemTime::now();
@@ -43,13 +86,14 @@ pub(crate) async fn run(command: args::Key, api: &Api, output: Output) -> Result
             let usage: KeyUsage = api.get(&path).await?;
             output.result(&usage, used)
         }
-        args::Key::Rotate { key, overlap, begins_in, supersede } => {
+        args::Key::Rotate { key, overlap, begins_in, supersede, replaces } => {
             let path = format!("/v1/keys/{}", segment(&key));
             let key: Key = api.get(&path).await?;
             let (secret, version) = make(api, &key.ring).await?;
             let not_before = begins_in.map(from_now);
-            let (overlap_seconds, version) = (overlap.as_secs(), Some(version));
-            let new = StartRotation { overlap_seconds, not_before, supersede, version };
+            let overlap_seconds = overlap.map(|overlap| overlap.as_secs());
+            let new =
+                StartRotation { overlap_seconds, not_before, supersede, replaces, version: Some(version) };
             let mut made: RotationWithSecret =
                 api.post(&format!("{path}/rotations"), &new, Repeat::Safe).await?;
             made.secret = Some(secret.expose().to_owned());
@@ -83,13 +127,46 @@ pub(crate) async fn run(command: args::Key, api: &Api, output: Output) -> Result
 }
 
 /// Makes a key's text here, so that a request whose answer got lost can be repeated.
-async fn make(api: &Api, ring: &str) -> Result<(PlainKey, NewVersion), Failure> {
+async fn make(api: &Api<'_>, ring: &str) -> Result<(PlainKey, NewVersion), Failure> {
     let ring: Ring = api.get(&format!("/v1/rings/{}", segment(ring))).await?;
     let prefix: KeyPrefix = ring.key_prefix.parse().map_err(|_| Failure::KeyPrefix(ring.key_prefix))?;
     let id = VersionId::from_random(random()?);
     let secret = PlainKey::generate(&prefix, &id, random()?);
     let version = NewVersion { id: id.to_string(), digest: secret.digest() };
     Ok((secret, version))
+}
+
+/// What filters a list, or nothing.
+pub(super) fn filters(labels: &[String]) -> Option<String> {
+    (!labels.is_empty()).then(|| labels.join(","))
+}
+
+pub(super) fn label_changes(set: Vec<(String, String)>, unset: Vec<String>) -> LabelChanges {
+    let set = set.into_iter().map(|(name, value)| (name, Some(value)));
+    unset.into_iter().map(|name| (name, None)).chain(set).collect()
+}
+
+/// A policy's name; `none` takes it away.
+pub(super) fn or_none(policy: String) -> Option<String> {
+    Some(policy).filter(|policy| policy != "none")
+}
+
+pub(super) fn labelled(labels: &Labels) -> String {
+    let labels: Vec<_> = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    if labels.is_empty() { "-".into() } else { labels.join(" ") }
+}
+
+/// Seconds as they are written on the command line.
+pub(super) fn span(seconds: u64) -> String {
+    let mut text = String::new();
+    let mut rest = seconds;
+    for (unit, length) in [("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)] {
+        if rest >= length {
+            text.push_str(&format!("{}{unit}", rest / length));
+            rest %= length;
+        }
+    }
+    if text.is_empty() { "0s".into() } else { text }
 }
 
 /// A word from the command line as one segment of a path.
@@ -151,6 +228,28 @@ fn rotated(made: &RotationWithSecret) -> String {
     )
 }
 
+fn deposited(made: &KeyWithSecret) -> String {
+    let due = made.key.schedule.as_ref().and_then(|schedule| schedule.due_at);
+    let due = due.map_or_else(|| "once the open rotation is over and the next is due".into(), when);
+    format!(
+        "Key {} rotates by itself: {due}.\n\n  {}\n\nThis is the only time it is shown, and it is not accepted before.",
+        made.key.id,
+        made.secret.as_deref().unwrap_or_default(),
+    )
+}
+
+fn schedule(schedule: &Schedule) -> String {
+    let state = match schedule.state {
+        ScheduleState::Scheduled => "scheduled",
+        ScheduleState::Due => "due",
+        ScheduleState::Overdue => "overdue",
+    };
+    match schedule.due_at {
+        Some(at) => format!("{state}, {}", when(at)),
+        None => state.into(),
+    }
+}
+
 fn list(keys: &[Key]) -> String {
     if keys.is_empty() {
         return "No keys.\n\nNext: keywheel key create --client NAME".into();
@@ -158,9 +257,11 @@ fn list(keys: &[Key]) -> String {
     let row = |key: &Key| {
         let states: Vec<_> = key.versions.iter().map(|version| state(version.state)).collect();
         let expires = key.expires_at.map_or_else(|| "never".into(), when);
-        [key.id.clone(), key.client.clone(), states.join(","), expires, scopes(key)]
+        let rotation = key.schedule.as_ref().map_or_else(|| "-".into(), schedule);
+        [key.id.clone(), key.client.clone(), states.join(","), expires, rotation, scopes(key)]
     };
-    table(["KEY", "CLIENT", "VERSIONS", "EXPIRES", "SCOPES"], &keys.iter().map(row).collect::<Vec<_>>())
+    let head = ["KEY", "CLIENT", "VERSIONS", "EXPIRES", "NEXT ROTATION", "SCOPES"];
+    table(head, &keys.iter().map(row).collect::<Vec<_>>())
 }
 
 fn show(key: &Key) -> String {
@@ -181,6 +282,15 @@ fn show(key: &Key) -> String {
         format!("Scopes   {}", scopes(key)),
         format!("Expires  {}", key.expires_at.map_or_else(|| "never".into(), when)),
     ];
+    if !key.labels.is_empty() {
+        lines.push(format!("Labels   {}", labelled(&key.labels)));
+    }
+    if let Some(by) = &key.schedule {
+        lines.push(format!("Policy   {}, next rotation {}", by.policy, schedule(by)));
+        if let Some(version) = &by.next_version {
+            lines.push(format!("Next     {version} is deposited"));
+        }
+    }
     if let Some(at) = key.revoked_at {
         lines.push(format!("Revoked  {}", when(at)));
     }

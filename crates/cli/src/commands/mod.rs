@@ -1,11 +1,17 @@
 pub(crate) mod audit;
+pub(crate) mod backup;
 pub(crate) mod client;
 pub(crate) mod export;
+pub(crate) mod import;
 pub(crate) mod key;
 pub(crate) mod manual;
+pub(crate) mod master_key;
+pub(crate) mod notice;
+pub(crate) mod policy;
 pub(crate) mod push;
 pub(crate) mod revoke;
 pub(crate) mod ring;
 pub(crate) mod rotation;
 pub(crate) mod serve;
+pub(crate) mod signing_key;
 pub(crate) mod token;

@@ -11,7 +11,7 @@ use crate::failure::Failure;
 use crate::http::{Api, Repeat};
 use crate::output::{Output, table};
 
-pub(crate) async fn run(command: args::Revoke, api: &Api, output: Output) -> Result<(), Failure> {
+pub(crate) async fn run(command: args::Revoke, api: &Api<'_>, output: Output) -> Result<(), Failure> {
     let digests = digests(&read(&command.from)?, command.digests)?;
     if digests.is_empty() {
         return Err(Failure::EmptyList { path: command.from });

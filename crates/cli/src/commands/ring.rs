@@ -1,25 +1,67 @@
-use keywheel_api::{Proxy, Ring, RingUsage};
+use keywheel_api::{
+    ForgetProxies, ForgottenProxies, Proxy, ProxyState, Ring, RingProxies, RingUsage, SetPolicy,
+};
 
-use super::key::segment;
-use super::{export, push};
+use super::key::{or_none, segment};
+use super::{export, push, signing_key};
+use crate::applied::Waiting;
 use crate::args::{self, Connection};
 use crate::failure::Failure;
-use crate::http::{Api, token};
+use crate::http::{Api, Repeat, token};
 use crate::output::{Output, print, table};
 use crate::source::Source;
 
-pub(crate) async fn run(command: args::Ring, connection: &Connection, output: Output) -> Result<(), Failure> {
+pub(crate) async fn run(
+    command: args::Ring,
+    connection: &Connection,
+    applied: &Waiting,
+    output: Output,
+) -> Result<(), Failure> {
+    let api = || Api::new(connection, applied);
     match command {
-        args::Ring::Show { ring, trust } => print_ring(&ring, trust, &Api::new(connection)?, output).await,
+        args::Ring::Show { ring, trust } => print_ring(&ring, trust, &api()?, output).await,
+        args::Ring::Proxies { ring, revision } => {
+            let query = revision.map(|revision| format!("?revision={revision}")).unwrap_or_default();
+            let path = format!("/v1/rings/{}/proxies{query}", segment(&ring));
+            let proxies: RingProxies = api()?.get(&path).await?;
+            output.result(&proxies, proven)
+        }
+        args::Ring::Forget { ring, instance, silent_for } => {
+            let silent_for_seconds = silent_for.map(|silent| silent.as_secs());
+            let which = ForgetProxies { instances: instance, silent_for_seconds };
+            let path = format!("/v1/rings/{}/proxies/forget", segment(&ring));
+            let forgotten: ForgottenProxies = api()?.post(&path, &which, Repeat::Safe).await?;
+            output.result(&forgotten, |gone| {
+                let names: Vec<_> = gone
+                    .forgotten
+                    .iter()
+                    .map(|name| format!("\n  {} ({})", name.node, name.instance))
+                    .collect();
+                format!("Forgot {} proxies of ring {}.{}", names.len(), gone.ring, names.concat())
+            })
+        }
+        args::Ring::SetPolicy { ring, policy } => {
+            let path = format!("/v1/rings/{}/policy", segment(&ring));
+            let ring: Ring = api()?.put(&path, &SetPolicy { policy: or_none(policy) }).await?;
+            output.result(&ring, |ring| match &ring.policy {
+                Some(policy) => format!("The keys of ring {} follow policy {policy}.", ring.name),
+                None => format!("The keys of ring {} follow no policy of the ring.", ring.name),
+            })
+        }
+        args::Ring::Trust { ring } => {
+            let ring: Ring = api()?.get(&format!("/v1/rings/{}", segment(&ring))).await?;
+            print(&serde_json::to_string(&ring.trust).map_err(std::io::Error::from)?)
+        }
+        args::Ring::SigningKey(command) => signing_key::run(command, &api()?, output).await,
         args::Ring::Export { ring, seed: _, ring_url } => {
-            let source = Source::new(&ring_url, &ring, Some(token(connection)?))?;
-            export::seed(&ring, &source, &Api::new(connection)?).await
+            let source = Source::new(&ring_url, &ring, Some(token(connection)?), connection)?;
+            export::seed(&ring, &source, &api()?).await
         }
         args::Ring::Push(args) => push::run(args, connection, output).await,
     }
 }
 
-async fn print_ring(ring: &str, trust: bool, api: &Api, output: Output) -> Result<(), Failure> {
+async fn print_ring(ring: &str, trust: bool, api: &Api<'_>, output: Output) -> Result<(), Failure> {
     let ring: Ring = api.get(&format!("/v1/rings/{}", segment(ring))).await?;
     if trust && output == Output::Human {
         return print(&ring.trust.join("\n"));
@@ -30,7 +72,22 @@ async fn print_ring(ring: &str, trust: bool, api: &Api, output: Output) -> Resul
     output.result(&ring, show)
 }
 
-fn show(ring: &Ring) -> String {
+fn proven(proxies: &RingProxies) -> String {
+    let proof = &proxies.proof;
+    format!(
+        "{} of {} proxies enforce revision {} of ring {}.\n\n{}",
+        proof.enforced,
+        proof.of,
+        proof.revision,
+        proof.ring,
+        list(&proxies.items)
+    )
+}
+
+fn list(proxies: &[Proxy]) -> String {
+    if proxies.is_empty() {
+        return "No proxy has asked for it.".into();
+    }
     let row = |proxy: &Proxy| {
         [
             proxy.node.clone(),
@@ -39,18 +96,33 @@ fn show(ring: &Ring) -> String {
             proxy.stored.to_string(),
             proxy.vms.to_string(),
             proxy.filter.clone(),
+            state(proxy.state).into(),
             proxy.last_seen.strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
         ]
     };
-    let proxies = if ring.proxies.is_empty() {
-        "No proxy has asked for it since the control plane started.".into()
+    let rows: Vec<_> = proxies.iter().map(row).collect();
+    table(["PROXY", "INSTANCE", "ENFORCED", "STORED", "VMS", "FILTER", "STATE", "LAST SEEN"], &rows)
+}
+
+const fn state(state: ProxyState) -> &'static str {
+    match state {
+        ProxyState::Current => "current",
+        ProxyState::Lagging => "lagging",
+        ProxyState::Unproven => "unproven",
+        ProxyState::Expired => "expired",
+    }
+}
+
+fn show(ring: &Ring) -> String {
+    let proxies = list(&ring.proxies);
+    let (usage, ahead) = (usage(&ring.usage), ahead(ring));
+    let held = if ring.held {
+        "\nHeld      nothing is published until `keywheel restore` has merged what was revoked since"
     } else {
-        let rows: Vec<_> = ring.proxies.iter().map(row).collect();
-        table(["PROXY", "INSTANCE", "ENFORCED", "STORED", "VMS", "FILTER", "LAST SEEN"], &rows)
+        ""
     };
-    let usage = usage(&ring.usage);
     format!(
-        "Ring      {}\nRevision  {}\nEpoch     {}\nEntries   {}\nKeys      {}…\nTrust     {}{usage}\n\n{proxies}",
+        "Ring      {}\nRevision  {}\nEpoch     {}\nEntries   {}\nKeys      {}…\nTrust     {}{held}{ahead}{usage}\n\n{proxies}",
         ring.name,
         ring.revision,
         ring.epoch,
@@ -58,6 +130,17 @@ fn show(ring: &Ring) -> String {
         ring.key_prefix,
         ring.trust.join("\n          "),
     )
+}
+
+/// A line only where something is wrong. What a proxy says of itself is no proof, so nothing is done about it.
+fn ahead(ring: &Ring) -> String {
+    let ahead = |proxy: &&Proxy| proxy.epoch.as_ref() == Some(&ring.epoch) && proxy.stored > ring.revision;
+    match ring.proxies.iter().filter(ahead).count() {
+        0 => String::new(),
+        some => format!(
+            "\nAhead     {some} proxies say that they have a later revision: is this an older copy of the database? See docs/backup.md"
+        ),
+    }
 }
 
 /// A line only where something is wrong.

@@ -1,12 +1,13 @@
-use keywheel_api::{RollBack, Rotation};
+use keywheel_api::rotation::ReportingVm;
+use keywheel_api::{Retire, RollBack, Rotation, RotationState, StartBrownout, WaitsFor};
 
-use super::key::segment;
+use super::key::{segment, span, when};
 use crate::args;
 use crate::failure::Failure;
 use crate::http::{Api, Repeat};
 use crate::output::Output;
 
-pub(crate) async fn run(command: args::Rotation, api: &Api, output: Output) -> Result<(), Failure> {
+pub(crate) async fn run(command: args::Rotation, api: &Api<'_>, output: Output) -> Result<(), Failure> {
     match command {
         args::Rotation::Rollback { rotation, overlap, revoke_new } => {
             let path = format!("/v1/rotations/{}/rollback", segment(&rotation));
@@ -19,6 +20,27 @@ pub(crate) async fn run(command: args::Rotation, api: &Api, output: Output) -> R
                 )
             })
         }
+        args::Rotation::Show { rotation } => {
+            let rotation: Rotation = api.get(&format!("/v1/rotations/{}", segment(&rotation))).await?;
+            output.result(&rotation, show)
+        }
+        args::Rotation::Brownout { rotation, share, length } => {
+            let path = format!("/v1/rotations/{}/brownout", segment(&rotation));
+            let how = StartBrownout { share, seconds: length.as_secs() };
+            // Sent again it would only end a little later.
+            let rotation: Rotation = api.post(&path, &how, Repeat::Safe).await?;
+            output.result(&rotation, |rotation| {
+                let old = &rotation.old_version;
+                if share == 0.0 {
+                    return format!("No request with version {old} is refused for a brown-out any more.");
+                }
+                let percent = share * 100.0;
+                format!(
+                    "For {} {percent} % of the requests with version {old} are refused.",
+                    span(how.seconds)
+                )
+            })
+        }
         args::Rotation::Cancel { rotation } => {
             let path = format!("/v1/rotations/{}/cancel", segment(&rotation));
             let rotation: Rotation = api.post(&path, &(), Repeat::Safe).await?;
@@ -28,6 +50,57 @@ pub(crate) async fn run(command: args::Rotation, api: &Api, output: Output) -> R
                     rotation.id, rotation.new_version
                 )
             })
+        }
+    }
+}
+
+fn show(rotation: &Rotation) -> String {
+    let state = match rotation.state {
+        RotationState::Distributing => "distributing",
+        RotationState::Overlapping => "overlapping",
+        RotationState::Draining => "draining",
+        RotationState::Completed => "completed",
+        RotationState::RolledBack => "rolled back",
+        RotationState::Blocked => "blocked",
+    };
+    let mut lines = vec![
+        format!("Rotation     {}", rotation.id),
+        format!("Key          {}", rotation.key),
+        format!("Old version  {}", rotation.old_version),
+        format!("New version  {}", rotation.new_version),
+        format!("State        {state}"),
+        format!("Begins       {}", when(rotation.begins_at)),
+        format!("Deadline     {}", when(rotation.deadline)),
+    ];
+    if rotation.overlap_ends_at != rotation.deadline {
+        lines.push(format!("Ends         {}", when(rotation.overlap_ends_at)));
+    }
+    if let (Retire::WhenUnused, Some(quiet)) = (rotation.retire, rotation.quiet_period_seconds) {
+        lines.push(format!("Retires      when unused for {}, or at the deadline", span(quiet)));
+    }
+    lines.extend(rotation.waits_for.iter().map(|reason| format!("Waits for    {}", waits_for(reason))));
+    if let Some(evidence) = &rotation.evidence {
+        let (from, to) = (when(evidence.quiet_from), when(evidence.quiet_to));
+        lines.push(format!("Unused       from {from} to {to}, by the reports of {} VMs", evidence.vms));
+    }
+    lines.join("\n")
+}
+
+fn waits_for(reason: &WaitsFor) -> String {
+    let named = |vm: &ReportingVm| format!("{} {} {}", vm.node, vm.instance, vm.vm);
+    match reason {
+        WaitsFor::TooEarly { until } => format!("the quiet period, until {}", when(*until)),
+        WaitsFor::NoReports => "reports: no proxy says what it counts".into(),
+        WaitsFor::Used { last } => format!("its callers: the old version was seen at {}", when(*last)),
+        WaitsFor::Silent { vms, first } => {
+            format!("{vms} silent VMs, first {}, not heard of since {}", named(first), when(first.at))
+        }
+        WaitsFor::Gap { vms, first } => {
+            format!(
+                "{vms} VMs with a gap in their reports, such as {}, until {}",
+                named(first),
+                when(first.at)
+            )
         }
     }
 }

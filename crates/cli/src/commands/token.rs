@@ -2,6 +2,7 @@ use std::path::Path;
 
 use keywheel_api::{CreateToken, RotateToken, Timestamp, Token, TokenWithSecret};
 use keywheel_control::Control;
+use keywheel_control::store::PostgresUrl;
 use serde_json::json;
 
 use super::key::{from_now, segment};
@@ -10,7 +11,7 @@ use crate::failure::Failure;
 use crate::http::{Api, Repeat};
 use crate::output::{Output, table};
 
-pub(crate) async fn run(command: args::Token, api: &Api, output: Output) -> Result<(), Failure> {
+pub(crate) async fn run(command: args::Token, api: &Api<'_>, output: Output) -> Result<(), Failure> {
     match command {
         args::Token::Create { role, name, rings, expires_in } => {
             let rings = if rings.is_empty() { None } else { Some(rings) };
@@ -45,8 +46,12 @@ pub(crate) async fn run(command: args::Token, api: &Api, output: Output) -> Resu
 }
 
 /// The way back for whoever lost every admin token.
-pub(crate) async fn recover(data: &Path, output: Output) -> Result<(), Failure> {
-    let token = Control::admin_token(data).await?;
+pub(crate) async fn recover(
+    data: &Path,
+    database: Option<&PostgresUrl>,
+    output: Output,
+) -> Result<(), Failure> {
+    let token = Control::admin_token(data, database).await?;
     output.result(&json!({ "token": token.expose() }), |_| {
         format!("An admin token is made.\n\n  {}\n\nThis is the only time it is shown.", token.expose())
     })

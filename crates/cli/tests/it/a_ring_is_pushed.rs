@@ -161,7 +161,7 @@ async fn what_is_no_fault_of_a_target_ends_the_command() {
     };
     check(&["staging"], 1, "there is no ring `staging`").await;
     check(&["--ring-url", "http://127.0.0.1:1"], 3, "--ring-url or KEYWHEEL_RING_URL").await;
-    check(&["--ring-url", "https://127.0.0.1:1"], 2, "cannot be the ring listener's URL").await;
+    check(&["--ring-url", "ftp://127.0.0.1:1"], 2, "cannot be the ring listener's URL").await;
     check(&["--to", "proxy:80"], 2, "cannot be a target's URL").await;
 }
 

@@ -22,9 +22,7 @@ fn exit_codes_and_json_errors_tell_scripts_what_happened() {
     let no_token = keywheel().args(["key", "list"]).output().unwrap();
     assert_eq!(no_token.status.code(), Some(4));
     assert!(String::from_utf8_lossy(&no_token.stderr).contains("KEYWHEEL_TOKEN"));
-    for wrong in
-        [&["key", "rotate", "key_1"][..], &["key", "rotate", "key_1", "--overlap", "1y"], &["nonsense"]]
-    {
+    for wrong in [&["key", "rotate"][..], &["key", "rotate", "key_1", "--overlap", "1y"], &["nonsense"]] {
         assert_eq!(server.run(wrong).status.code(), Some(2), "{wrong:?}");
     }
     let help = String::from_utf8(keywheel().arg("--help").output().unwrap().stdout).unwrap();

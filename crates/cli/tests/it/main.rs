@@ -1,20 +1,28 @@
 //! The binary as its users run it: a real process, a real socket, a directory of its own.
 
 mod fake_proxy;
+#[path = "../../../control/tests/it/pki.rs"]
+mod pki;
 mod support;
 
+mod a_backup_is_taken_and_restored;
+mod a_change_waits_for_proxies;
 mod a_key_lives_its_life;
 mod a_leaked_list_is_revoked;
 mod a_ring_is_pushed;
 mod a_seed_is_a_whole_ring;
 mod audit_verify_names_the_first_bad_record;
 mod both_kinds_of_http_are_spoken;
+mod each_request_is_a_line_of_the_log;
 mod exit_codes_tell_scripts_what_happened;
+mod https_is_spoken;
 mod killed_without_warning_nothing_is_lost;
 mod no_plaintext_is_logged;
+mod policies_are_made_and_followed;
 mod serve_says_why_it_cannot_start;
 mod shells_and_readers_learn_every_command;
 mod the_command_line_wins_over_the_environment;
+mod the_database_fails_and_recovers;
 mod tokens_are_managed;
 mod usage_is_shown;
 mod what_was_done_is_taken_back;

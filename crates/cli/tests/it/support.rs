@@ -5,7 +5,8 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use keywheel_control::store::{Context, ImportedVersion};
+use keywheel_api::ImportItem;
+use keywheel_control::store::Context;
 use keywheel_control::{Control, Options, clock};
 use keywheel_keyring::Digest;
 use serde_json::Value;
@@ -36,15 +37,32 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let (process, ready) = spawn(dir.path());
+        Self::start_in(tempfile::tempdir().unwrap(), &[])
+    }
+
+    /// With more options.
+    pub(crate) fn start_in(dir: TempDir, options: &[&str]) -> Self {
+        // For the tests that are HTTP clients themselves.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let (process, ready) = spawn(dir.path(), options);
         let token = ready["admin_token"].as_str().unwrap().to_owned();
         Self { dir, ready, token, process }
+    }
+
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
     }
 
     pub(crate) fn kill(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
+    }
+
+    /// Asks it to read its certificates again.
+    pub(crate) fn hang_up(&self) {
+        let id = self.process.id().to_string();
+        assert!(Command::new("kill").args(["-HUP", &id]).status().unwrap().success());
     }
 
     /// Ends it in order, as a service manager does.
@@ -56,7 +74,7 @@ impl Server {
 
     /// Starts again on the same data, at other ports.
     pub(crate) fn start_again(&mut self) {
-        let (process, ready) = spawn(self.dir.path());
+        let (process, ready) = spawn(self.dir.path(), &[]);
         assert_eq!(ready["admin_token"], Value::Null, "only the first start hands it over");
         (self.process, self.ready) = (process, ready);
     }
@@ -67,13 +85,14 @@ impl Server {
         self.kill();
         let options = Options::new(self.dir.path().join("data"), "kw_live_".parse().unwrap());
         let (control, _) = Control::open(&options).await.unwrap();
-        let version = |n: u32| {
+        let item = |n: u32| {
             let digest = Digest::of(&n.to_be_bytes());
-            ImportedVersion { digest, scopes: Vec::new(), expires_at: None }
+            ImportItem { digest, client: "acme".into(), scopes: Vec::new(), expires_at: None }
         };
         let context = Context::system(clock::now());
-        let versions = (0..count).map(version).collect();
-        control.store.import(&context, "production", "acme", versions).await.unwrap();
+        let items: Vec<_> = (0..count).map(item).collect();
+        let items: Vec<_> = items.iter().enumerate().collect();
+        control.store.import(&context, "production", &items, true, false).await.unwrap();
         control.store.close().await;
         drop(control);
         self.start_again();
@@ -121,10 +140,11 @@ impl Drop for Server {
     }
 }
 
-fn spawn(dir: &Path) -> (Child, Value) {
+fn spawn(dir: &Path, options: &[&str]) -> (Child, Value) {
     let log = File::options().create(true).append(true).open(dir.join("log")).unwrap();
     let mut process = keywheel()
         .args(["serve", "--admin-listen", "127.0.0.1:0", "--ring-listen", "127.0.0.1:0", "--output", "json"])
+        .args(options)
         .arg("--data")
         .arg(dir.join("data"))
         .env("KEYWHEEL_LOG", "trace")

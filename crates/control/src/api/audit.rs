@@ -38,7 +38,7 @@ pub(crate) async fn checkpoints(
     let found = control.store.checkpoints(after, limit).await?;
     let List { items, next } = List::new(found, limit, |(id, _)| id.to_string());
     let page = List { items: items.into_iter().map(|(_, checkpoint)| checkpoint).collect(), next };
-    let trust = control.store.signers().await?.into_iter().map(|signer| signer.public_key).collect();
+    let trust = control.store.signers().await?.into_iter().map(|signer| signer.key.public_key).collect();
     Ok(axum::Json(Checkpoints { page, trust }))
 }
 
@@ -50,7 +50,7 @@ pub(crate) async fn sign(State(control): State<Arc<Control>>) -> Result<axum::Js
 
 impl Page {
     /// After which number, and how many at most.
-    fn read(self) -> Result<(u64, u32), ApiError> {
+    pub(super) fn read(self) -> Result<(u64, u32), ApiError> {
         let after = if self.after.is_empty() { Some(0) } else { self.after.parse().ok() };
         require(after.is_some(), "after", "the `next` of the page before, a number")?;
         let limit = self.limit.unwrap_or(PAGE);

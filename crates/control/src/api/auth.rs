@@ -1,23 +1,26 @@
 //! Who may ask for what. A token is looked up by its hash, so nothing compares secrets byte by byte.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use axum::RequestExt as _;
 use axum::extract::{ConnectInfo, FromRequestParts, RawPathParams, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, header};
+use axum::http::{Extensions, HeaderMap, HeaderValue, header};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use keywheel_api::{Problem, ProblemKind, Role};
 use keywheel_keyring::Millis;
 use tracing::warn;
 
 use super::error::ApiError;
 use super::request::RequestId;
-use crate::secret::PlainToken;
-use crate::store::{Bearer, Context, Refusal, StoreError, TokenEnd};
+use crate::metrics::{Listener, Refused};
+use crate::secret::{HashedToken, PlainToken};
+use crate::serve::ClientCertificate;
+use crate::store::{Bearer, Committed, Context, Refusal, StoreError, TokenEnd};
 use crate::{Control, RingAuth, clock};
 
 /// What a route asks of a token.
@@ -27,8 +30,10 @@ pub(crate) struct Access {
     pub(crate) roles: &'static [Role],
     /// Whether it reaches over all rings, so that a token which is limited to some does not suffice.
     pub(crate) all_rings: bool,
-    /// Whether `--ring-auth open` lets everyone in.
+    /// Whether `--ring-auth open` lets everyone in, and a client certificate whoever has one.
     pub(crate) ring_listener: bool,
+    /// Whether the last caller is let in for [`SCRAPER_KNOWN`] while the database does not answer.
+    pub(crate) in_outages: bool,
 }
 
 /// Nothing: it holds no secret and changes nothing.
@@ -38,14 +43,19 @@ pub(crate) const CHANGE: Access = Access::of(&[Role::Admin, Role::Operator]);
 pub(crate) const CHANGE_ALL: Access = CHANGE.over_all_rings();
 /// The trail is one for all rings.
 pub(crate) const AUDIT: Access = Access::of(&[Role::Admin, Role::Auditor]).over_all_rings();
-/// A token that may make tokens may be given more than it has.
+/// A token that may make tokens may be given more than it has, and who has the signing keys or a copy of the database
+/// has everything.
 pub(crate) const ADMINISTER: Access = Access::of(&[Role::Admin]).over_all_rings();
+/// What is wrong with the database is to be seen while it is, of all times.
+pub(crate) const SCRAPE: Access = Access { in_outages: true, ..Access::of(&Role::ALL).over_all_rings() };
 /// Whoever may see or change a ring may read it.
 pub(crate) const READ_RING: Access = Access::of(&Role::ALL).on_the_ring_listener();
 pub(crate) const REPORT: Access = Access::of(&[Role::Admin, Role::Proxy]).on_the_ring_listener();
 
 /// The shortest time between two notes of one token's use, in milliseconds.
 const NOTE_USE_EVERY: u64 = 60 * 1000;
+/// How long the last token of a scrape is known without the database.
+const SCRAPER_KNOWN: Duration = Duration::from_secs(15 * 60);
 
 /// Checks the token of one route.
 #[derive(Clone)]
@@ -54,10 +64,15 @@ pub(crate) struct Guard {
     pub(crate) access: Access,
 }
 
+/// The id of a token, or of a client certificate. Rides in the response, for the layer that logs requests.
+#[derive(Debug, Clone)]
+pub(crate) struct Actor(pub(crate) String);
+
 /// Who asks.
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
-    token: String,
+    /// The id of a token, or of a client certificate.
+    id: String,
     /// All rings when absent.
     rings: Option<Vec<String>>,
 }
@@ -66,74 +81,165 @@ pub(crate) struct Caller {
 #[derive(Debug, Default)]
 pub(crate) struct Uses(Mutex<HashMap<String, Millis>>);
 
+/// Whose token was good when it was last looked up for a scrape, and when that was.
+#[derive(Debug, Default)]
+pub(crate) struct LastScraper(Mutex<Option<(HashedToken, Caller, Instant)>>);
+
 /// Lets those pass whose token suffices, and no path with a control character in it.
 pub(crate) async fn guard(
     State(Guard { control, access }): State<Guard>,
     mut request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    let open = access.roles.is_empty() || access.ring_listener && control.ring_auth == RingAuth::Open;
-    let caller = if open { None } else { Some(authorize(&control, access, request.headers()).await?) };
+    let Some((caller, may)) = identify(&control, access, &request).await? else {
+        check_names(&mut request, None).await?;
+        return Ok(next.run(request).await);
+    };
+    let metrics = &control.runtime.metrics;
+    let pass = match may {
+        Err((why, error)) => {
+            metrics.refused(access.listener(), why);
+            Err(error)
+        }
+        Ok(()) => check_names(&mut request, Some((&caller, &*control, access))).await,
+    };
+    let id = caller.id.clone();
+    let mut response = match pass {
+        Ok(()) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        Err(error) => error.into_response(),
+    };
+    response.extensions_mut().insert(Actor(id));
+    Ok(response)
+}
+
+/// What a token that is known lacks.
+type Lack = (Refused, ApiError);
+
+/// Who asks, if somebody has to be known, and whether they may.
+async fn identify(
+    control: &Arc<Control>,
+    access: Access,
+    request: &Request,
+) -> Result<Option<(Caller, Result<(), Lack>)>, ApiError> {
+    if access.roles.is_empty() {
+        return Ok(None);
+    }
+    if access.ring_listener {
+        if let Some(certificate) = request.extensions().get::<ClientCertificate>() {
+            // It stands for a proxy of every ring.
+            return Ok(Some((Caller { id: certificate.id.clone(), rings: None }, Ok(()))));
+        }
+        if control.ring_auth == RingAuth::Open {
+            return Ok(None);
+        }
+    }
+    let now = clock::now();
+    let found = bearer(control, access.listener(), request.headers(), peer(request.extensions()), now).await;
+    if !access.in_outages {
+        let bearer = found?;
+        return Ok(Some(judge(control, access, bearer, now)));
+    }
+    let hash = request.headers().get(header::AUTHORIZATION).and_then(token).map(|token| token.hash());
+    let last = &control.runtime.last_scraper;
+    match (found, hash) {
+        (Err(error @ (ApiError::Unavailable(_) | ApiError::Database(_))), Some(hash)) => {
+            let caller = last.known(hash).ok_or(error)?;
+            control.runtime.metrics.database_error("metrics");
+            Ok(Some((caller, Ok(()))))
+        }
+        (found, hash) => {
+            let (caller, may) = judge(control, access, found?, now);
+            if let (Ok(()), Some(hash)) = (&may, hash) {
+                last.remember(hash, caller.clone());
+            }
+            Ok(Some((caller, may)))
+        }
+    }
+}
+
+fn judge(control: &Arc<Control>, access: Access, bearer: Bearer, now: Millis) -> (Caller, Result<(), Lack>) {
+    let may = access.suffices(&bearer);
+    if may.is_ok() {
+        note_use(control, &bearer, now);
+    }
+    (Caller { id: bearer.token, rings: bearer.rings }, may)
+}
+
+/// What stands in the path, and whether the caller may reach it.
+async fn check_names(
+    request: &mut Request,
+    caller: Option<(&Caller, &Control, Access)>,
+) -> Result<(), ApiError> {
     let names = request.extract_parts::<RawPathParams>().await;
     let names = names.map_err(|_| Problem::field("path", "percent-encoded UTF-8"))?;
     for (what, name) in &names {
         // No name has one, and not every database could look for it.
         let plain = !name.chars().any(char::is_control);
         super::require(plain, what, "a name without control characters")?;
-        if let Some(caller) = caller.as_ref().filter(|_| what == "ring") {
-            caller.require_ring(name)?;
+        if let Some((caller, control, access)) = caller.filter(|_| what == "ring") {
+            caller.require_ring(name).inspect_err(|_| {
+                control.runtime.metrics.refused(access.listener(), Refused::Ring);
+            })?;
         }
     }
-    if let Some(caller) = caller {
-        request.extensions_mut().insert(caller);
-    }
-    Ok(next.run(request).await)
+    Ok(())
 }
 
-async fn authorize(control: &Arc<Control>, access: Access, headers: &HeaderMap) -> Result<Caller, ApiError> {
-    let now = clock::now();
-    let bearer = bearer(control, headers, now).await?;
-    let forbidden = |detail| Problem::new(ProblemKind::Forbidden, detail);
-    if !access.roles.contains(&bearer.role) {
-        let detail =
-            format!("this needs a token of role {}, and yours is `{}`", access.in_words(), bearer.role);
-        return Err(forbidden(detail).into());
-    }
-    if let Some(rings) = bearer.rings.as_ref().filter(|_| access.all_rings) {
-        let rings = rings.join("`, `");
-        let detail = format!("this reaches over all rings, and your token is limited to `{rings}`");
-        return Err(forbidden(detail).into());
-    }
-    note_use(control, &bearer, now);
-    Ok(Caller { token: bearer.token, rings: bearer.rings })
-}
-
-async fn bearer(control: &Control, headers: &HeaderMap, now: Millis) -> Result<Bearer, ApiError> {
+async fn bearer(
+    control: &Control,
+    listener: Listener,
+    headers: &HeaderMap,
+    peer: Option<IpAddr>,
+    now: Millis,
+) -> Result<Bearer, ApiError> {
+    let metrics = &control.runtime.metrics;
     let unauthorized = |detail| Problem::new(ProblemKind::Unauthorized, detail);
-    let header = headers.get(header::AUTHORIZATION);
-    let header = header.ok_or_else(|| unauthorized("send `Authorization: Bearer kwt_…`"))?;
-    let token = header.to_str().ok().and_then(|text| {
-        let (scheme, token) = text.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then(|| PlainToken::from(token.trim()))
-    });
-    let token = token.ok_or_else(|| unauthorized("the Authorization header is not `Bearer kwt_…`"))?;
-    let found = control.store.bearer(token.hash(), now).await?;
-    let found = found.ok_or_else(|| unauthorized("the token is not one of this control plane's"))?;
-    // Whoever holds the secret may know what became of it.
-    match found.ended {
-        None => Ok(found),
-        Some(TokenEnd::Revoked) => Err(unauthorized("the token is revoked; use another one").into()),
-        Some(TokenEnd::Expired) => Err(unauthorized("the token has expired; use another one").into()),
-        Some(TokenEnd::Rotated) => {
-            Err(unauthorized("the token was rotated and the overlap is over; use its new text").into())
-        }
+    let Some(header) = headers.get(header::AUTHORIZATION) else {
+        metrics.refused(listener, Refused::Missing);
+        return Err(unauthorized("send `Authorization: Bearer kwt_…`").into());
+    };
+    // Looked up before failures are counted: a good token is let in whoever fails beside it.
+    let (why, detail) = match token(header) {
+        None => (Refused::Malformed, "the Authorization header is not `Bearer kwt_…`"),
+        Some(token) => match control.store.bearer(token.hash(), now).await? {
+            None => (Refused::Unknown, "the token is not one of this control plane's"),
+            // Whoever holds the secret may know what became of it.
+            Some(found) => match found.ended {
+                None => return Ok(found),
+                Some(TokenEnd::Revoked) => (Refused::Ended, "the token is revoked; use another one"),
+                Some(TokenEnd::Expired) => (Refused::Ended, "the token has expired; use another one"),
+                Some(TokenEnd::Rotated) => {
+                    (Refused::Ended, "the token was rotated and the overlap is over; use its new text")
+                }
+            },
+        },
+    };
+    let too_many = peer.and_then(|peer| control.runtime.failed_logins.count(peer, Instant::now()));
+    if let Some(retry_after) = too_many {
+        metrics.refused(listener, Refused::TooMany);
+        return Err(ApiError::TooManyFailures { retry_after });
     }
+    metrics.refused(listener, why);
+    Err(unauthorized(detail).into())
+}
+
+/// Absent where the application is called without a socket.
+fn peer(extensions: &Extensions) -> Option<IpAddr> {
+    extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip().to_canonical())
+}
+
+fn token(header: &HeaderValue) -> Option<PlainToken> {
+    let (scheme, token) = header.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| PlainToken::from(token.trim()))
 }
 
 /// Rarely and beside the request, since every request of every proxy comes by here.
 fn note_use(control: &Arc<Control>, bearer: &Bearer, now: Millis) {
     let fresh = |at: Millis| now.saturating_since(at) < NOTE_USE_EVERY;
-    if bearer.last_used_at.is_some_and(fresh) || !control.uses.take(&bearer.token, now, fresh) {
+    if bearer.last_used_at.is_some_and(fresh) || !control.runtime.uses.take(&bearer.token, now, fresh) {
         return;
     }
     let (control, token) = (control.clone(), bearer.token.clone());
@@ -148,7 +254,7 @@ fn note_use(control: &Arc<Control>, bearer: &Bearer, now: Millis) {
 
 impl Access {
     const fn of(roles: &'static [Role]) -> Self {
-        Self { roles, all_rings: false, ring_listener: false }
+        Self { roles, all_rings: false, ring_listener: false, in_outages: false }
     }
 
     const fn over_all_rings(self) -> Self {
@@ -157,6 +263,25 @@ impl Access {
 
     const fn on_the_ring_listener(self) -> Self {
         Self { ring_listener: true, ..self }
+    }
+
+    const fn listener(self) -> Listener {
+        if self.ring_listener { Listener::Ring } else { Listener::Admin }
+    }
+
+    fn suffices(self, bearer: &Bearer) -> Result<(), Lack> {
+        let forbidden = |detail| ApiError::from(Problem::new(ProblemKind::Forbidden, detail));
+        if !self.roles.contains(&bearer.role) {
+            let detail =
+                format!("this needs a token of role {}, and yours is `{}`", self.in_words(), bearer.role);
+            return Err((Refused::Role, forbidden(detail)));
+        }
+        if let Some(rings) = bearer.rings.as_ref().filter(|_| self.all_rings) {
+            let rings = rings.join("`, `");
+            let detail = format!("this reaches over all rings, and your token is limited to `{rings}`");
+            return Err((Refused::Ring, forbidden(detail)));
+        }
+        Ok(())
     }
 
     /// "`admin` or `operator`".
@@ -232,6 +357,22 @@ impl Uses {
     }
 }
 
+// === impl LastScraper ===
+
+impl LastScraper {
+    fn remember(&self, hash: HashedToken, caller: Caller) {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = Some((hash, caller, Instant::now()));
+    }
+
+    fn known(&self, hash: HashedToken) -> Option<Caller> {
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (known, caller, at) = last.as_ref()?;
+        let same = known.as_bytes() == hash.as_bytes() && at.elapsed() < SCRAPER_KNOWN;
+        same.then(|| caller.clone())
+    }
+}
+
 /// The context of a change: the authenticated caller's.
 pub(crate) struct By(pub(crate) Context);
 
@@ -241,9 +382,9 @@ impl<S: Send + Sync> FromRequestParts<S> for By {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let caller = Caller::from_request_parts(parts, state).await?;
         let request_id = parts.extensions.get::<RequestId>().map(|id| id.0.clone());
-        // Absent where the application is called without a socket.
-        let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>();
-        let client_address = peer.map(|ConnectInfo(peer)| peer.ip().to_canonical());
-        Ok(Self(Context { actor: caller.token, now: clock::now(), request_id, client_address }))
+        let client_address = peer(&parts.extensions);
+        // Present where somebody waits for what is committed.
+        let committed = parts.extensions.get::<Committed>().cloned().unwrap_or_default();
+        Ok(Self(Context { actor: caller.id, now: clock::now(), request_id, client_address, committed }))
     }
 }

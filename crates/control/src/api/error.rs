@@ -1,5 +1,7 @@
 //! The cause of a failure goes to the log, a stable message to the caller.
 
+use std::time::Duration;
+
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use keywheel_api::{Problem, ProblemKind};
@@ -16,9 +18,19 @@ pub(crate) enum ApiError {
     Problem(Box<Problem>),
     /// The database may answer later.
     Unavailable(String),
+    /// The database failed in a way that asking again does not mend. The cause is for the log alone.
+    Database(String),
+    /// The database will not answer before somebody does something about it.
+    Vanished(String),
     /// The cause, for the log alone.
     Internal(String),
+    /// Too many bad tokens came from where this one came from.
+    TooManyFailures { retry_after: Duration },
 }
+
+/// Rides in the response of a request that the database failed: how.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DatabaseFailed(pub(crate) &'static str);
 
 pub(crate) async fn no_such_path() -> ApiError {
     Problem::new(ProblemKind::NotFound, "there is no such path").into()
@@ -32,6 +44,12 @@ impl IntoResponse for ApiError {
     /// The problem rides in the response's extensions: the layer that knows the request's id writes
     /// the body.
     fn into_response(self) -> Response {
+        let database_failed = match &self {
+            Self::Unavailable(_) => Some(DatabaseFailed("unavailable")),
+            Self::Database(_) => Some(DatabaseFailed("failed")),
+            _ => None,
+        };
+        let mut retry_after = Duration::from_secs(1);
         let problem = match self {
             Self::Problem(problem) => *problem,
             Self::Unavailable(cause) => {
@@ -39,7 +57,19 @@ impl IntoResponse for ApiError {
                 let detail = "the database is locked, read-only or out of space; try again later";
                 Problem::new(ProblemKind::Unavailable, detail)
             }
-            Self::Internal(cause) => {
+            Self::TooManyFailures { retry_after: after } => {
+                retry_after = after;
+                let detail = "too many requests without a good token came from this address; one with a good \
+                              token is let in all the same";
+                Problem::new(ProblemKind::TooManyFailures, detail)
+            }
+            Self::Vanished(cause) => {
+                error!(cause, "The database is gone");
+                let detail =
+                    "the database file was removed or moved away; the control plane's log says what to do";
+                Problem::new(ProblemKind::Unavailable, detail)
+            }
+            Self::Database(cause) | Self::Internal(cause) => {
                 error!(cause, "A request failed");
                 let detail = "the control plane failed; its log has the cause under this request id";
                 Problem::new(ProblemKind::Internal, detail)
@@ -52,12 +82,19 @@ impl IntoResponse for ApiError {
                 let bearer = HeaderValue::from_static("Bearer realm=\"keywheel\"");
                 response.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);
             }
-            Some(ProblemKind::Unavailable) => {
-                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            Some(ProblemKind::Unavailable | ProblemKind::TooManyFailures) => {
+                let seconds = retry_after.as_secs().max(1);
+                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            }
+            Some(ProblemKind::RingHeld) => {
+                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("10"));
             }
             _ => {}
         }
         response.extensions_mut().insert(problem);
+        if let Some(failed) = database_failed {
+            response.extensions_mut().insert(failed);
+        }
         response
     }
 }
@@ -77,13 +114,17 @@ impl From<StoreError> for ApiError {
                 Problem::new(ProblemKind::Unavailable, detail).into()
             }
             StoreError::Unavailable(_) => Self::Unavailable(error.to_string()),
+            StoreError::Vanished(_) => Self::Vanished(error.to_string()),
             StoreError::Shared(error) if matches!(*error, StoreError::Unavailable(_)) => {
                 Self::Unavailable(error.to_string())
             }
-            StoreError::Failed(_)
-            | StoreError::Corrupt(_)
-            | StoreError::Random(_)
-            | StoreError::Shared(_) => Self::Internal(error.to_string()),
+            StoreError::Shared(error) if matches!(*error, StoreError::Vanished(_)) => {
+                Self::Vanished(error.to_string())
+            }
+            StoreError::Failed(_) | StoreError::Corrupt(_) | StoreError::Shared(_) => {
+                Self::Database(error.to_string())
+            }
+            StoreError::Random(_) => Self::Internal(error.to_string()),
         }
     }
 }
@@ -105,12 +146,20 @@ fn refused(refusal: Refusal) -> Problem {
         Refusal::KeyExpired(_) => ProblemKind::KeyExpired,
         Refusal::LastAdmin(_) => ProblemKind::LastAdmin,
         Refusal::TokenEnded(_) => ProblemKind::TokenEnded,
+        Refusal::PolicyExists(_) => ProblemKind::PolicyExists,
+        Refusal::PolicyInUse(_) => ProblemKind::PolicyInUse,
+        Refusal::Policy { .. } => ProblemKind::NotByPolicy,
+        Refusal::RotationNotBegun(_) => ProblemKind::RotationNotBegun,
+        Refusal::Labels => return Problem::field("labels", refusal.to_string()),
+        Refusal::NoOverlap(_) => return Problem::field("overlap_seconds", refusal.to_string()),
+        Refusal::SigningKeyStep { .. } => ProblemKind::SigningKeyState,
     };
     let problem = Problem::new(kind, refusal.to_string());
     match refusal {
         Refusal::RotationOpen(rotation)
         | Refusal::RotationEnded(rotation)
-        | Refusal::RotationBegun(rotation) => problem.with_rotation(rotation),
+        | Refusal::RotationBegun(rotation)
+        | Refusal::RotationNotBegun(rotation) => problem.with_rotation(rotation),
         _ => problem,
     }
 }
@@ -120,6 +169,9 @@ impl From<RingError> for ApiError {
         match error {
             RingError::OtherEpoch(_) | RingError::NoSuchRevision { .. } => {
                 Problem::new(ProblemKind::RevisionGone, error.to_string()).into()
+            }
+            RingError::Held | RingError::Replaced => {
+                Problem::new(ProblemKind::RingHeld, error.to_string()).into()
             }
             RingError::Store(error) => error.into(),
             RingError::Json(_) => Self::Internal(error.to_string()),

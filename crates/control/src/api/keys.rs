@@ -4,7 +4,8 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use keywheel_api::key::MAX_COMPROMISED;
 use keywheel_api::{
-    Compromised, CreateKey, Key, KeyWithSecret, List, NewVersion, ReportCompromised, Revoke, Timestamp, time,
+    AddVersion, Compromised, CreateKey, Deposit, Key, KeyWithSecret, List, NewVersion, ReportCompromised,
+    Revoke, ScheduleState, Timestamp, UpdateKey, time,
 };
 use keywheel_keyring::entry::{MAX_SCOPES, is_name, is_scope};
 use keywheel_keyring::{Digest, KeyPrefix, Millis, PlainKey, VersionId};
@@ -13,12 +14,12 @@ use tracing::info;
 
 use super::auth::{By, Caller};
 use super::body::{Json, JsonOrDefault, Params};
-use super::clients::NAME_RULE;
+use super::clients::{NAME_RULE, check_labels};
 use super::error::ApiError;
-use super::{PAGE, cursor, require, uncancelled};
+use super::{PAGE, cursor, label_filter, require, uncancelled};
 use crate::Control;
 use crate::secret::random;
-use crate::store::{Ending, NewKey, Refusal, StoreError};
+use crate::store::{Ending, KeyFilter, NewKey, Refusal, StoreError};
 
 /// An expiry further away is a slip of the pen: 100 years.
 const MAX_EXPIRY: u64 = 100 * 365 * 24 * 60 * 60 * 1000;
@@ -29,11 +30,21 @@ pub(crate) struct Filter {
     /// Of this client only.
     #[param(required = false, value_type = keywheel_api::openapi::ClientName)]
     client: Option<String>,
+    /// Only those with all of these labels: `NAME=VALUE` or `NAME`, separated by commas.
+    #[param(required = false, value_type = keywheel_api::openapi::LabelFilter)]
+    labels: Option<String>,
+    /// Where keys stand by their policy.
+    #[param(required = false, value_type = ScheduleState)]
+    schedule: Option<ScheduleState>,
     /// The `next` of the page before; the first page when absent.
     #[serde(default)]
     #[param(required = false, value_type = super::Cursor)]
     after: String,
 }
+
+pub(super) const SCOPES_RULE: &str =
+    "at most 32 scopes, each 1 to 64 visible ASCII characters without quotes, commas and backslashes";
+pub(super) const EXPIRY_RULE: &str = "a time in the future, at most 100 years away";
 
 /// A version as it will be stored, and its text where the server made it.
 pub(super) struct Made {
@@ -49,11 +60,8 @@ pub(crate) async fn create(
     Json(new): Json<CreateKey>,
 ) -> Result<(StatusCode, axum::Json<KeyWithSecret>), ApiError> {
     let scopes = new.scopes.len() <= MAX_SCOPES && new.scopes.iter().all(|scope| is_scope(scope));
-    require(
-        scopes,
-        "scopes",
-        "at most 32 scopes, each 1 to 64 visible ASCII characters without quotes, commas and backslashes",
-    )?;
+    require(scopes, "scopes", SCOPES_RULE)?;
+    check_labels(&new.labels)?;
     let expires_at = new.expires_at.map(|at| expiry(at, context.now)).transpose()?;
     let not_before = new.not_before.map(|at| beginning(at, context.now, expires_at)).transpose()?;
     let ring = new.ring.unwrap_or_else(|| control.default_ring().to_owned());
@@ -65,6 +73,8 @@ pub(crate) async fn create(
         scopes: new.scopes,
         not_before,
         expires_at,
+        labels: new.labels,
+        policy: new.policy,
         version: made.id,
         digest: made.digest,
     };
@@ -82,8 +92,10 @@ pub(crate) async fn list(
     caller: Caller,
     Params(filter): Params<Filter>,
 ) -> Result<axum::Json<List<Key>>, ApiError> {
-    require(filter.client.as_deref().is_none_or(is_name), "client", NAME_RULE)?;
-    let items = control.store.keys(filter.client.as_deref(), cursor(&filter.after)?, PAGE).await?;
+    let Filter { client, labels, schedule, after } = filter;
+    require(client.as_deref().is_none_or(is_name), "client", NAME_RULE)?;
+    let labels = label_filter(labels.as_deref())?;
+    let items = control.store.keys(&KeyFilter { client, schedule, labels }, cursor(&after)?, PAGE).await?;
     let mut page = List::new(items, PAGE, |key| key.id.clone());
     // After the cursor is taken: a page may hold fewer, and `next` alone says whether it is the last.
     page.items.retain(|key| caller.reaches(&key.ring));
@@ -97,6 +109,76 @@ pub(crate) async fn show(
 ) -> Result<axum::Json<Key>, ApiError> {
     caller.require_key(&control, &key).await?;
     Ok(axum::Json(control.store.key(&key).await?))
+}
+
+pub(crate) async fn update(
+    State(control): State<Arc<Control>>,
+    caller: Caller,
+    Path(key): Path<String>,
+    By(context): By,
+    Json(update): Json<UpdateKey>,
+) -> Result<axum::Json<Key>, ApiError> {
+    caller.require_key(&control, &key).await?;
+    let change = async move {
+        let policy = update.policy.as_ref().map(Option::as_deref);
+        control.store.update_key(&context, &key, &update.labels, policy).await
+    };
+    let key = uncancelled(change).await?;
+    info!(key.id, "Updated key {}", key.id);
+    Ok(axum::Json(key))
+}
+
+/// A version beside the others.
+pub(crate) async fn add_version(
+    State(control): State<Arc<Control>>,
+    caller: Caller,
+    Path(key): Path<String>,
+    By(context): By,
+    JsonOrDefault(new): JsonOrDefault<AddVersion>,
+) -> Result<(StatusCode, axum::Json<KeyWithSecret>), ApiError> {
+    caller.require_key(&control, &key).await?;
+    let found = control.store.key(&key).await?;
+    let expires_at = found.expires_at.and_then(time::millis);
+    let not_before = new.not_before.map(|at| beginning(at, context.now, expires_at)).transpose()?;
+    let made = version(&control, &found.ring, new.version)?;
+    let Made { id, digest, secret } = made;
+    let added = id.clone();
+    let change = async move { control.store.add_version(&context, &key, &id, digest, not_before).await };
+    let (key, created) = uncancelled(change).await?;
+    if created {
+        info!(key.id, version.id = added.as_str(), "Added version {added} to key {}", key.id);
+    }
+    let status = if created { StatusCode::CREATED } else { StatusCode::OK };
+    let secret = secret.map(|secret| secret.expose().to_owned());
+    Ok((status, axum::Json(KeyWithSecret { key, secret })))
+}
+
+/// The version to which the key's schedule rotates it.
+pub(crate) async fn deposit(
+    State(control): State<Arc<Control>>,
+    caller: Caller,
+    Path(key): Path<String>,
+    By(context): By,
+    Json(new): Json<Deposit>,
+) -> Result<axum::Json<Key>, ApiError> {
+    caller.require_key(&control, &key).await?;
+    let found = control.store.key(&key).await?;
+    let Made { id, digest, .. } = version(&control, &found.ring, Some(new.version))?;
+    let key = uncancelled(async move { control.store.deposit(&context, &key, &id, digest).await }).await?;
+    info!(key.id, "The next version of key {} was deposited", key.id);
+    Ok(axum::Json(key))
+}
+
+pub(crate) async fn withdraw(
+    State(control): State<Arc<Control>>,
+    caller: Caller,
+    Path(key): Path<String>,
+    By(context): By,
+) -> Result<axum::Json<Key>, ApiError> {
+    caller.require_key(&control, &key).await?;
+    let key = uncancelled(async move { control.store.withdraw(&context, &key).await }).await?;
+    info!(key.id, "Key {} has no deposited version", key.id);
+    Ok(axum::Json(key))
 }
 
 pub(crate) async fn revoke(
@@ -195,9 +277,12 @@ pub(super) fn version(control: &Control, ring: &str, given: Option<NewVersion>) 
 
 pub(super) fn expiry(at: Timestamp, now: Millis) -> Result<Millis, ApiError> {
     let at = time::millis(at).unwrap_or_default();
-    let sane = at > now && at.saturating_since(now) <= MAX_EXPIRY;
-    require(sane, "expires_at", "a time in the future, at most 100 years away")?;
+    require(is_expiry(at, now), "expires_at", EXPIRY_RULE)?;
     Ok(at)
+}
+
+pub(super) const fn is_expiry(at: Millis, now: Millis) -> bool {
+    at.0 > now.0 && at.saturating_since(now) <= MAX_EXPIRY
 }
 
 /// A beginning in the past is at once.

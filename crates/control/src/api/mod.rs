@@ -1,24 +1,31 @@
 //! HTTP: one file per resource owns its handlers. No SQL here.
 
+pub(crate) mod applied;
 pub(crate) mod audit;
 pub(crate) mod auth;
+pub(crate) mod backup;
 pub(crate) mod body;
 pub(crate) mod clients;
 pub(crate) mod error;
+pub(crate) mod figures;
 pub(crate) mod health;
+pub(crate) mod import;
 pub(crate) mod keys;
+pub(crate) mod notices;
 pub(crate) mod openapi;
+pub(crate) mod policies;
 pub(crate) mod request;
 pub(crate) mod rings;
 pub(crate) mod rotations;
 pub(crate) mod routes;
+pub(crate) mod signing_keys;
 pub(crate) mod tokens;
 pub(crate) mod usage;
 
 use std::future::Future;
 
 use error::ApiError;
-use keywheel_api::Problem;
+use keywheel_api::{Problem, labels};
 use serde::Deserialize;
 use tracing::Instrument as _;
 
@@ -66,6 +73,14 @@ where
         Ok(done) => Ok(done?),
         Err(panicked) => Err(ApiError::Internal(panicked.to_string())),
     }
+}
+
+/// The labels that a list is filtered by.
+pub(crate) fn label_filter(text: Option<&str>) -> Result<Vec<(String, Option<String>)>, ApiError> {
+    text.map_or(Ok(Vec::new()), |text| {
+        let rule = |part| format!("`NAME=VALUE` or `NAME`, separated by commas; `{part}` is neither");
+        labels::parse_filter(text).map_err(|part| Problem::field("labels", rule(part)).into())
+    })
 }
 
 /// A rule that a field must keep.

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use keywheel_api::openapi::{ClientName, Digest, Epoch};
+use keywheel_api::openapi::{ClientName, Digest, Epoch, LabelFilter};
 use keywheel_api::problem::MEDIA_TYPE;
-use keywheel_api::{Problem, ProblemKind};
+use keywheel_api::{Applied, Problem, ProblemKind};
 use serde_json::{Map, Value, json};
 use utoipa::openapi::path::{Parameter, ParameterIn};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{IntoParams, ToSchema};
 
+use super::applied::{DEFAULT_SECONDS, MAX_SECONDS};
 use super::auth::Access;
 
 const SECURITY: &str = "token";
@@ -29,6 +30,7 @@ pub(crate) struct Operation {
     query: Vec<Parameter>,
     body: Option<Value>,
     answers: BTreeMap<u16, Value>,
+    waits: bool,
     links: Map<String, Value>,
     problems: Vec<ProblemKind>,
     schemas: Vec<(String, RefOr<Schema>)>,
@@ -49,6 +51,7 @@ impl Document {
         document.keep(&schemas_of::<ClientName>());
         document.keep(&schemas_of::<Digest>());
         document.keep(&schemas_of::<Epoch>());
+        document.keep(&schemas_of::<LabelFilter>());
         document
     }
 
@@ -95,6 +98,7 @@ impl Operation {
             query: Vec::new(),
             body: None,
             answers: BTreeMap::new(),
+            waits: false,
             links: Map::new(),
             problems: Vec::new(),
             schemas: Vec::new(),
@@ -142,6 +146,16 @@ impl Operation {
         self.answer(200, description, Some(("application/json", reference::<T>())))
     }
 
+    /// Instead of a problem.
+    pub(crate) fn answers_with<T: ToSchema>(mut self, status: u16, description: &str) -> Self {
+        self.schemas.extend(schemas_of::<T>());
+        self.answer(status, description, Some(("application/json", reference::<T>())))
+    }
+
+    pub(crate) fn answers_as(self, media_type: &str, schema: &Value, description: &str) -> Self {
+        self.answer(200, description, Some((media_type, schema.clone())))
+    }
+
     pub(crate) fn answers_json(self, description: &str, schema: Value) -> Self {
         self.answer(200, description, Some(("application/json", schema)))
     }
@@ -175,6 +189,13 @@ impl Operation {
         self
     }
 
+    /// It takes `?wait=applied`.
+    pub(crate) fn waits(mut self) -> Self {
+        self.schemas.extend(schemas_of::<Applied>());
+        self.waits = true;
+        self
+    }
+
     /// Its answer's member `member` is what another operation calls `parameter`.
     pub(crate) fn link(mut self, operation: &str, parameter: &str, member: &str) -> Self {
         let to = json!({ "operationId": operation, "parameters": { parameter: format!("$response.body#/{member}") } });
@@ -194,8 +215,14 @@ impl Operation {
         self.add_common_problems(!names.is_empty(), access);
         let mut parameters: Vec<Value> = names.into_iter().map(path_parameter).collect();
         parameters.extend(self.query.iter().map(|parameter| json!(parameter)));
+        if self.waits {
+            parameters.extend(wait_parameters());
+        }
         let mut responses = Map::new();
         for (status, mut answer) in self.answers {
+            if self.waits {
+                add_applied(&mut answer);
+            }
             if !self.links.is_empty() {
                 put(&mut answer, "links", Value::Object(self.links.clone()));
             }
@@ -232,11 +259,13 @@ impl Operation {
         let guarded = !access.roles.is_empty();
         let takes = self.body.is_some();
         let common = [
-            (ProblemKind::InvalidRequest, named || takes || !self.query.is_empty()),
+            (ProblemKind::InvalidRequest, named || takes || self.waits || !self.query.is_empty()),
             (ProblemKind::Unauthorized, guarded),
+            (ProblemKind::TooManyFailures, guarded),
             (ProblemKind::Forbidden, guarded),
             (ProblemKind::NotFound, named),
             (ProblemKind::BodyTooLarge, takes),
+            (ProblemKind::RequestTimeout, takes),
             (ProblemKind::UnsupportedMediaType, takes),
             (ProblemKind::Internal, guarded),
             (ProblemKind::Unavailable, guarded),
@@ -261,15 +290,37 @@ fn describe(description: &str, access: Access) -> String {
         );
     }
     if access.ring_listener {
-        lines.push("With `--ring-auth open` it needs no token.".to_owned());
+        lines.push("With `--ring-auth open` or a client certificate it needs no token.".to_owned());
     }
     lines.join(" ")
+}
+
+fn wait_parameters() -> [Value; 2] {
+    let wait =
+        "Holds the answer back until every proxy enforces the change; `applied` in it says whether they do.";
+    let timeout = "For how many seconds, at most.";
+    let seconds =
+        json!({ "type": "integer", "minimum": 1, "maximum": MAX_SECONDS, "default": DEFAULT_SECONDS });
+    [
+        json!({ "name": "wait", "in": "query", "required": false, "description": wait,
+                "schema": { "type": "string", "enum": ["applied"] } }),
+        json!({ "name": "timeout", "in": "query", "required": false, "description": timeout, "schema": seconds }),
+    ]
+}
+
+/// What waiting adds to an answer.
+fn add_applied(answer: &mut Value) {
+    if let Some(schema) = answer.pointer_mut("/content/application~1json/schema") {
+        let applied = json!({ "type": "object", "properties": { "applied": reference::<Applied>() } });
+        *schema = json!({ "allOf": [schema.take(), applied] });
+    }
 }
 
 fn path_parameter(name: &str) -> Value {
     let (description, example) = match name {
         "client" => ("A client's name", "acme"),
         "key" => ("A key's id", "key_4fTg8Kq1Xw0ZrBn2"),
+        "policy" => ("A policy's name", "quarterly"),
         "ring" => ("A ring's name", "production"),
         "rotation" => ("A rotation's id", "rot_2Lx9Vd6MhP1sYw7E"),
         "token" => ("A token's id", "token_7Qm2ZkX0aVbN4cRd"),
@@ -305,7 +356,8 @@ fn problem(kinds: &[ProblemKind]) -> Value {
             json!({ "description": "Which credential is missing", "schema": text }),
         );
     }
-    if kinds.contains(&ProblemKind::Unavailable) {
+    let later = [ProblemKind::Unavailable, ProblemKind::RingHeld, ProblemKind::TooManyFailures];
+    if kinds.iter().any(|kind| later.contains(kind)) {
         put(
             &mut headers,
             "retry-after",

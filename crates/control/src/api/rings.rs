@@ -4,22 +4,25 @@ use std::time::Duration;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use keywheel_api::Ring;
 use keywheel_api::time::timestamp;
+use keywheel_api::{ForgetProxies, ForgottenProxies, Ring, RingProxies};
 use keywheel_keyring::signature::{SIGNATURE_HEADER, SIGNER_HEADER};
 use keywheel_keyring::{Digest, Epoch};
 use serde::Deserialize;
-use tracing::debug;
+use tracing::{debug, info};
 
-use super::body::Params;
+use super::auth::By;
+use super::body::{Json, Params};
 use super::error::ApiError;
-use super::require;
+use super::{require, uncancelled};
 use crate::ring::{Ask, Publisher, Signed, proxies};
 use crate::store::{Refusal, StoreError};
 use crate::{Control, clock};
 
 /// The longest wait for a change, in seconds.
 const MAX_WAIT: u64 = 60;
+/// Instances that one request forgets.
+const MAX_FORGET: usize = 500;
 
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 pub(crate) struct ChangesQuery {
@@ -48,6 +51,14 @@ pub(crate) struct SnapshotQuery {
     at_least: u64,
 }
 
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Revision {
+    /// The revision that is to be enforced, and no newer one than the ring has; the newest when absent.
+    #[param(required = false, value_type = u64)]
+    revision: Option<u64>,
+}
+
 pub(crate) async fn show(
     State(control): State<Arc<Control>>,
     Path(ring): Path<String>,
@@ -60,11 +71,52 @@ pub(crate) async fn show(
         revision: publisher.head(),
         key_prefix: record.key_prefix.clone(),
         entries: control.store.count_entries(record.id).await?,
-        trust: publisher.trust().iter().map(ToString::to_string).collect(),
+        trust: control.trust(publisher).await?.iter().map(ToString::to_string).collect(),
+        held: record.held,
         created_at: timestamp(record.created_at),
-        proxies: publisher.proxies.list(),
+        policy: control.store.ring_policy(record.id).await?,
+        proxies: publisher.proxies.list(publisher.head(), clock::now()),
         usage: control.store.usage_tally(record.id),
     }))
+}
+
+pub(crate) async fn proxies(
+    State(control): State<Arc<Control>>,
+    Path(ring): Path<String>,
+    Params(asked): Params<Revision>,
+) -> Result<axum::Json<RingProxies>, ApiError> {
+    let publisher = find(&control, &ring)?;
+    let head = publisher.head();
+    publisher.proxies.catch_up().await?;
+    let (revision, now) = (asked.revision.unwrap_or(head), clock::now());
+    require(revision <= head, "revision", "not newer than the ring, whose revision is in its answer")?;
+    let proof = publisher.proxies.proof(revision, now);
+    Ok(axum::Json(RingProxies { proof, items: publisher.proxies.list(revision, now) }))
+}
+
+pub(crate) async fn forget_proxies(
+    State(control): State<Arc<Control>>,
+    Path(ring): Path<String>,
+    By(context): By,
+    Json(which): Json<ForgetProxies>,
+) -> Result<axum::Json<ForgottenProxies>, ApiError> {
+    let publisher = find(&control, &ring)?;
+    let some = which.silent_for_seconds.is_some() || !which.instances.is_empty();
+    require(some, "instances", "the instances to forget, unless `silent_for_seconds` says which")?;
+    require(which.instances.len() <= MAX_FORGET, "instances", "at most 500 of them")?;
+    // Who is there comes back with its next call, and until then nobody would wait for it.
+    let silent = which.silent_for_seconds.is_none_or(|seconds| seconds >= proxies::MAY_BE_SILENT / 1000);
+    require(silent, "silent_for_seconds", "at least 60 seconds: a proxy may be silent for so long")?;
+    let (id, proxies) = (publisher.record.id, publisher.proxies.clone());
+    let change = async move {
+        // When each was heard of last must be known where they are deleted.
+        proxies.write(true).await?;
+        let forgotten = control.store.forget_proxies(&context, (id, &ring), &which).await?;
+        proxies.forget(&forgotten);
+        info!(ring, count = forgotten.len(), "Forgot {} proxies of ring {ring}", forgotten.len());
+        Ok::<_, StoreError>(ForgottenProxies { ring, forgotten })
+    };
+    Ok(axum::Json(uncancelled(change).await?))
 }
 
 /// Unknown parameters are ignored, so that a newer proxy can talk to an older server.
@@ -76,7 +128,7 @@ pub(crate) async fn changes(
 ) -> Result<Response, ApiError> {
     require(query.wait <= MAX_WAIT, "wait", "0 to 60 seconds")?;
     let publisher = find(&control, &ring)?;
-    note(publisher, &headers);
+    note(&control, publisher, &headers).await;
     let wait = Duration::from_secs(query.wait);
     let ask = Ask::Changes { epoch: query.epoch, since: query.since, wait };
     Ok(signed(publisher.answer(ask).await?))
@@ -89,7 +141,7 @@ pub(crate) async fn snapshot(
     Params(query): Params<SnapshotQuery>,
 ) -> Result<Response, ApiError> {
     let publisher = find(&control, &ring)?;
-    note(publisher, &headers);
+    note(&control, publisher, &headers).await;
     let ask = Ask::Page { after: query.after, epoch: query.epoch, at_least: query.at_least };
     Ok(signed(publisher.answer(ask).await?))
 }
@@ -99,10 +151,14 @@ pub(super) fn find<'a>(control: &'a Control, ring: &str) -> Result<&'a Publisher
     Ok(control.ring(ring).ok_or_else(not_found)?)
 }
 
-pub(super) fn note(publisher: &Publisher, headers: &HeaderMap) {
+pub(super) async fn note(control: &Control, publisher: &Publisher, headers: &HeaderMap) {
     let Some(header) = headers.get(proxies::HEADER) else { return };
-    match proxies::parse(header.as_bytes(), clock::now()) {
-        Ok(proxy) => publisher.proxies.report(proxy),
+    match proxies::parse(header.as_bytes()) {
+        Ok(report) => {
+            for took in publisher.report(report, clock::now()).await {
+                control.runtime.metrics.propagated(&publisher.record.name, took);
+            }
+        }
         Err(error) => debug!(%error, "A proxy's report is left aside"),
     }
 }

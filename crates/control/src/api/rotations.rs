@@ -3,7 +3,7 @@ use std::sync::Arc;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use keywheel_api::rotation::MAX_OVERLAP_SECONDS;
-use keywheel_api::{RollBack, Rotation, RotationWithSecret, StartRotation, time};
+use keywheel_api::{RollBack, Rotation, RotationWithSecret, StartBrownout, StartRotation, time};
 use tracing::info;
 
 use super::auth::{By, Caller};
@@ -21,13 +21,18 @@ pub(crate) async fn start(
     Json(new): Json<StartRotation>,
 ) -> Result<(StatusCode, axum::Json<RotationWithSecret>), ApiError> {
     caller.require_key(&control, &key).await?;
-    let overlap = overlap(new.overlap_seconds)?;
+    let overlap = new.overlap_seconds.map(overlap).transpose()?;
     let found = control.store.key(&key).await?;
     let expires_at = found.expires_at.and_then(time::millis);
     let not_before = new.not_before.map(|at| keys::beginning(at, context.now, expires_at)).transpose()?;
     let made = keys::version(&control, &found.ring, new.version)?;
-    let (supersede, version, digest) = (new.supersede, made.id, made.digest);
-    let new = NewRotation { key, overlap, not_before, supersede, version, digest };
+    let new = NewRotation {
+        overlap,
+        not_before,
+        supersede: new.supersede,
+        replaces: new.replaces,
+        ..NewRotation::to(key, made.id, made.digest)
+    };
     let (rotation, created) =
         uncancelled(async move { control.store.start_rotation(&context, &new).await }).await?;
     if created {
@@ -93,6 +98,34 @@ pub(crate) async fn cancel(
     let change = async move { control.store.cancel_rotation(&context, &rotation).await };
     let rotation = uncancelled(change).await?;
     info!(rotation.id, key.id = rotation.key, "Cancelled rotation {}", rotation.id);
+    Ok(axum::Json(rotation))
+}
+
+pub(crate) async fn brown_out(
+    State(control): State<Arc<Control>>,
+    caller: Caller,
+    Path(rotation): Path<String>,
+    By(context): By,
+    Json(how): Json<StartBrownout>,
+) -> Result<axum::Json<Rotation>, ApiError> {
+    caller.require_rotation(&control, &rotation).await?;
+    require((0.0..=1.0).contains(&how.share), "share", "a number from 0 to 1")?;
+    let sane = (1..=MAX_OVERLAP_SECONDS).contains(&how.seconds) || how.share == 0.0;
+    require(sane, "seconds", "1 to 7776000 seconds, which are 90 days")?;
+    let length = how.seconds.saturating_mul(1000);
+    let change = async move { control.store.brown_out(&context, &rotation, how.share, length).await };
+    let rotation = uncancelled(change).await?;
+    info!(
+        rotation.id,
+        key.id = rotation.key,
+        share = how.share,
+        seconds = how.seconds,
+        "Rotation {}: a share of {} of the requests with version {} is refused for {} seconds",
+        rotation.id,
+        how.share,
+        rotation.old_version,
+        how.seconds,
+    );
     Ok(axum::Json(rotation))
 }
 

@@ -3,29 +3,30 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
 use axum::handler::Handler;
 use axum::http::{HeaderValue, header};
-use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{MethodRouter, get, post};
+use axum::middleware::from_fn_with_state;
+use axum::routing::{MethodRouter, delete, get, patch, post, put};
 use bytes::Bytes;
 
 use super::auth::{Access, Guard, OPEN, guard};
 use super::error::{no_such_method, no_such_path};
 use super::openapi::{Document, Operation};
-use super::request;
+use super::{applied, request};
 use crate::Control;
+use crate::metrics::Listener;
 
 /// The routes of one listener.
 pub(crate) struct Routes {
     control: Arc<Control>,
+    listener: Listener,
     router: Router<Arc<Control>>,
     document: Document,
 }
 
 impl Routes {
-    pub(crate) fn new(control: Arc<Control>, document: Document) -> Self {
-        Self { control, router: Router::new(), document }
+    pub(crate) fn new(control: Arc<Control>, listener: Listener, document: Document) -> Self {
+        Self { control, listener, router: Router::new(), document }
     }
 
     pub(crate) fn get<H, T>(self, path: &str, access: Access, handler: H, operation: Operation) -> Self
@@ -44,23 +45,52 @@ impl Routes {
         self.add("post", path, access, post(handler), operation)
     }
 
+    pub(crate) fn put<H, T>(self, path: &str, access: Access, handler: H, operation: Operation) -> Self
+    where
+        H: Handler<T, Arc<Control>>,
+        T: 'static,
+    {
+        self.add("put", path, access, put(handler), operation)
+    }
+
+    pub(crate) fn patch<H, T>(self, path: &str, access: Access, handler: H, operation: Operation) -> Self
+    where
+        H: Handler<T, Arc<Control>>,
+        T: 'static,
+    {
+        self.add("patch", path, access, patch(handler), operation)
+    }
+
+    pub(crate) fn delete<H, T>(self, path: &str, access: Access, handler: H, operation: Operation) -> Self
+    where
+        H: Handler<T, Arc<Control>>,
+        T: 'static,
+    {
+        self.add("delete", path, access, delete(handler), operation)
+    }
+
     /// The only place that knows how a route is guarded.
     fn add(
         mut self,
         method: &'static str,
         path: &str,
         access: Access,
-        route: MethodRouter<Arc<Control>>,
-        operation: Operation,
+        mut route: MethodRouter<Arc<Control>>,
+        mut operation: Operation,
     ) -> Self {
+        if self.listener == Listener::Admin && method != "get" {
+            // Behind the guard: who may not change anything waits for nothing.
+            route = route.route_layer(from_fn_with_state(self.control.clone(), applied::wait));
+            operation = operation.waits();
+        }
         let state = Guard { control: self.control.clone(), access };
         self.router = self.router.route(path, route.route_layer(from_fn_with_state(state, guard)));
         self.document.add(method, path, access, operation);
         self
     }
 
-    /// The application, which also serves its document. A body holds at most `max_body` bytes.
-    pub(crate) fn finish(mut self, max_body: usize) -> Router {
+    /// The application, which also serves its document.
+    pub(crate) fn finish(mut self) -> Router {
         let operation = Operation::new("describe", "Describes what this listener serves: this document")
             .answers_json("An OpenAPI 3.1 document", serde_json::json!({ "type": "object" }));
         self.document.add("get", "/openapi.json", OPEN, operation);
@@ -68,10 +98,9 @@ impl Routes {
         let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
         self.router
             .route("/openapi.json", get(async move || (json, document)))
-            .layer(DefaultBodyLimit::max(max_body))
             .fallback(no_such_path)
             .method_not_allowed_fallback(no_such_method)
-            .layer(from_fn(request::identify))
+            .layer(from_fn_with_state((self.control.clone(), self.listener), request::identify))
             .with_state(self.control)
     }
 }

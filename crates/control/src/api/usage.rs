@@ -1,11 +1,10 @@
 use std::sync::Arc;
 
-use axum::extract::{FromRequest as _, Path, Request, State};
+use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
-use bytes::Bytes;
 use keywheel_api::time::{millis, timestamp};
 use keywheel_api::usage::MAX_DAYS;
-use keywheel_api::{KeyUsage, Problem, ProblemKind, Timestamp};
+use keywheel_api::{KeyUsage, Problem, Timestamp};
 use keywheel_keyring::Millis;
 use keywheel_keyring::usage::{Batch, MAX_BATCHES, MAX_REPORT, Report};
 use serde::Deserialize;
@@ -13,7 +12,7 @@ use serde_json::Value;
 use tracing::warn;
 
 use super::auth::Caller;
-use super::body::{Params, require_json};
+use super::body::{self, Params};
 use super::error::ApiError;
 use super::{require, rings, uncancelled};
 use crate::store::NewUsage;
@@ -42,20 +41,10 @@ pub(crate) async fn record(
     request: Request,
 ) -> Result<StatusCode, ApiError> {
     let publisher = rings::find(&control, &ring)?;
-    rings::note(publisher, request.headers());
+    rings::note(&control, publisher, request.headers()).await;
+    publisher.published()?;
     let ring = publisher.record.id;
-    let headers = request.headers().clone();
-    let body = Bytes::from_request(request, &()).await.map_err(|rejection| {
-        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-            Problem::new(
-                ProblemKind::BodyTooLarge,
-                format!("a usage report holds at most {MAX_REPORT} bytes"),
-            )
-        } else {
-            Problem::field(".", "the body ended early")
-        }
-    })?;
-    require_json(&headers)?;
+    let body = body::bytes(request, "a usage report", MAX_REPORT).await?;
     let (batches, refused) = read(&body)?;
     if let Some(BadBatch { at, why }) = refused.first() {
         let count = refused.len() as u64;

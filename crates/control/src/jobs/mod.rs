@@ -1,5 +1,6 @@
 //! What the control plane does by itself.
 
 pub mod checkpoints;
+pub mod proxies;
 pub mod purge;
 pub mod scheduler;

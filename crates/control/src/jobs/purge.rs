@@ -1,4 +1,4 @@
-//! Has proxies forget versions that ended long ago, and forgets old usage.
+//! Has proxies forget versions that ended long ago, and forgets old usage and notices.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +14,8 @@ use crate::store::{Context, Store, StoreError};
 pub const KEEP_ENDED: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// How long counts by the hour are kept.
 pub const KEEP_USAGE: Duration = Duration::from_secs(90 * 24 * 60 * 60);
+/// How long notices are kept.
+pub const KEEP_NOTICES: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// How long a VM is kept that is not heard of.
 pub const KEEP_VMS: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 const INTERVAL: Duration = Duration::from_secs(60 * 60);
@@ -44,6 +46,15 @@ pub async fn forget_usage(store: &Store, now: Millis) -> Result<(u64, u64), Stor
     store.forget_usage(before(now, KEEP_USAGE), before(now, KEEP_VMS)).await
 }
 
+/// Forgets notices whose time is over. Returns how many.
+///
+/// # Errors
+///
+/// [`StoreError`]; what was forgotten before it stays so.
+pub async fn forget_notices(store: &Store, now: Millis) -> Result<u64, StoreError> {
+    store.forget_notices(before(now, KEEP_NOTICES)).await
+}
+
 fn before(now: Millis, keep: Duration) -> Millis {
     Millis(now.0.saturating_sub(u64::try_from(keep.as_millis()).unwrap_or(u64::MAX)))
 }
@@ -60,6 +71,11 @@ pub async fn run(store: Arc<Store>, keep: Duration, mut shutdown: watch::Receive
             Ok((0, 0)) => {}
             Ok((hours, vms)) => info!(hours, vms, "Forgot {hours} hourly counts and {vms} VMs of long ago"),
             Err(error) => error!(%error, "Old usage could not be forgotten; trying again in an hour"),
+        }
+        match forget_notices(&store, clock::now()).await {
+            Ok(0) => {}
+            Ok(notices) => info!(notices, "Forgot {notices} notices of long ago"),
+            Err(error) => error!(%error, "Old notices could not be forgotten; trying again in an hour"),
         }
         tokio::select! {
             () = tokio::time::sleep(INTERVAL) => {}

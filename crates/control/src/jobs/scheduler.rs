@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use keywheel_api::time::timestamp;
+use keywheel_api::{Rotation, RotationState};
 use keywheel_keyring::Millis;
 use tokio::sync::watch;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::clock;
 use crate::store::{Context, Due, Store, StoreError};
@@ -22,6 +24,20 @@ const RETRY: Duration = Duration::from_secs(1);
 pub async fn catch_up(store: &Store, now: Millis) -> Result<(), StoreError> {
     let context = Context::system(now);
     while let Some(due) = store.carry_out_one_due(&context).await? {
+        log(&due);
+    }
+    Ok(())
+}
+
+/// Begins and retires versions whose time has come, so that nobody is served what is over. The rest can wait for
+/// [`run`].
+///
+/// # Errors
+///
+/// [`StoreError`]; what was carried out before it stays so.
+pub async fn catch_up_deadlines(store: &Store, now: Millis) -> Result<(), StoreError> {
+    let context = Context::system(now);
+    while let Some(due) = store.begin_or_retire_one_due(&context).await? {
         log(&due);
     }
     Ok(())
@@ -50,9 +66,53 @@ fn log(due: &Due) {
             rotation.id,
             rotation.old_version,
         ),
+        Due::BrownedOut(rotation) => info!(
+            rotation.id,
+            key.id = rotation.key,
+            "Rotation {}: a share of the requests with version {} is refused until its deadline",
+            rotation.id,
+            rotation.old_version,
+        ),
+        Due::Judged(rotations) => rotations.iter().for_each(judged),
+        Due::Started(rotation) => info!(
+            rotation.id,
+            key.id = rotation.key,
+            "The schedule of key {} started rotation {} to the version that was deposited",
+            rotation.key,
+            rotation.id,
+        ),
+        Due::DepositRefused { key, why } => {
+            warn!(
+                key.id = key,
+                why, "Key {key} could not be rotated to the version that was deposited: {why}"
+            );
+        }
+        Due::Planned(notices) => {
+            for (key, notice) in notices {
+                let (kind, at) = (notice.kind, timestamp(notice.step_at));
+                info!(key.id = key, notice = ?kind, at = %at, "Notice for key {key}: {kind:?} at {at}");
+            }
+        }
         Due::Retired { key, version } => {
             info!(key.id = key, version.id = version, "Version {version} of key {key} is retired");
         }
+    }
+}
+
+fn judged(rotation: &Rotation) {
+    let Rotation { id, key, old_version, overlap_ends_at, .. } = rotation;
+    if rotation.state == RotationState::Draining {
+        info!(
+            rotation.id = id,
+            key.id = key,
+            "Rotation {id}: nobody uses version {old_version}; it ends at {overlap_ends_at}"
+        );
+    } else {
+        info!(
+            rotation.id = id,
+            key.id = key,
+            "Rotation {id}: version {old_version} is in use after all; it ends at {overlap_ends_at}"
+        );
     }
 }
 
@@ -76,8 +136,8 @@ pub async fn run(store: Arc<Store>, mut shutdown: watch::Receiver<bool>) {
 
 /// Carries out what is due and says how long nothing will be.
 async fn step(store: &Store) -> Result<Duration, StoreError> {
-    let Some(deadline) = store.next_deadline().await? else { return Ok(LOOK_AGAIN) };
     let now = clock::now();
+    let Some(deadline) = store.next_deadline(now).await? else { return Ok(LOOK_AGAIN) };
     if deadline <= now {
         catch_up(store, now).await?;
         return Ok(Duration::ZERO);

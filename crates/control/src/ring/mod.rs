@@ -7,9 +7,11 @@
 //! | [`press`] | makes a document from rows and signs it |
 //! | [`publisher`] | answers `changes` and `snapshot`, wakes who waits |
 //! | [`shelf`] | keeps documents; one is made once for all who wait for it |
+//! | [`propagation`] | how long changes take to be enforced |
 //! | [`proxies`] | what proxies last said about themselves |
 
 pub mod press;
+mod propagation;
 pub mod proxies;
 pub mod publisher;
 mod shelf;

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use keywheel_keyring::{Document, Epoch, Kind, Millis, PublicKey, SigningKey};
+use keywheel_keyring::{Document, Epoch, Kind, Millis, SigningKey};
 
 use crate::clock;
 use crate::store::{Cut, RingRecord};
@@ -27,20 +27,16 @@ pub struct Press {
     ring: String,
     epoch: Epoch,
     key_prefix: String,
-    key: SigningKey,
-    signer: String,
     last_issued: AtomicU64,
 }
 
 impl Press {
     #[must_use]
-    pub fn new(ring: &RingRecord, key: SigningKey) -> Self {
+    pub fn new(ring: &RingRecord) -> Self {
         Self {
             ring: ring.name.clone(),
             epoch: ring.epoch,
             key_prefix: ring.key_prefix.clone(),
-            signer: key.public().id().to_string(),
-            key,
             last_issued: AtomicU64::new(0),
         }
     }
@@ -50,17 +46,12 @@ impl Press {
         self.epoch
     }
 
-    #[must_use]
-    pub fn public_key(&self) -> PublicKey {
-        self.key.public()
-    }
-
-    /// Signs rows as a document of the given kind.
+    /// Signs rows as a document of the given kind. `key` is the one that the cut names.
     ///
     /// # Errors
     ///
     /// A document that cannot be written as JSON, which none should be.
-    pub fn sign(&self, kind: Kind, cut: Cut) -> Result<Signed, serde_json::Error> {
+    pub fn sign(&self, kind: Kind, cut: Cut, key: &SigningKey) -> Result<Signed, serde_json::Error> {
         let issued_at = self.issue();
         let validity = u64::try_from(VALIDITY.as_millis()).unwrap_or(u64::MAX);
         let document = Document {
@@ -76,8 +67,8 @@ impl Press {
             removed: cut.removed,
         };
         let body = Bytes::from(serde_json::to_vec(&document)?);
-        let signature = self.key.sign(&body);
-        Ok(Signed { body, signature, signer: self.signer.clone(), revision: cut.revision })
+        let signature = key.sign(&body);
+        Ok(Signed { body, signature, signer: cut.signer, revision: cut.revision })
     }
 
     /// Now, but later than any document before: a proxy takes a heartbeat only if it is newer.
@@ -103,8 +94,9 @@ mod tests {
             revision: 0,
             key_prefix: "kw_live_".into(),
             created_at: Millis(0),
+            held: false,
         };
-        let press = Press::new(&ring, SigningKey::from_seed([7; 32]));
+        let press = Press::new(&ring);
         let times: Vec<Millis> = (0..1000).map(|_| press.issue()).collect();
         assert!(times.is_sorted_by(|a, b| a < b));
     }

@@ -1,15 +1,19 @@
 //! Answers who asks for a ring, and wakes who waits for it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use keywheel_keyring::{Digest, Epoch, Kind, PublicKey};
+use keywheel_keyring::{Digest, Epoch, Kind, Millis, signature};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::error;
 
+use super::propagation::Propagation;
+use super::proxies::{Proxies, Report, Seen};
 use super::shelf::Shelf;
-use super::{Press, Proxies, Signed};
+use super::{Press, Signed};
+use crate::signers::Signers;
 use crate::store::{Cut, RingRecord, Store, StoreError};
 
 /// Everyone whose wait ends within this time gets one heartbeat. Whoever waited at least as long gets
@@ -28,15 +32,21 @@ const PAGES_KEPT: usize = 256;
 #[derive(Debug)]
 pub struct Publisher {
     pub record: RingRecord,
-    pub proxies: Proxies,
+    pub proxies: Arc<Proxies>,
     press: Press,
+    signers: Arc<Signers>,
     store: Arc<Store>,
     head: watch::Receiver<u64>,
     shutdown: watch::Receiver<bool>,
     changes: Shelf<u64>,
     heartbeats: Shelf<()>,
     pages: Shelf<Option<Digest>>,
+    propagation: Propagation,
+    waiters: AtomicU64,
 }
+
+/// A request that is held open. Dropped, it is not, whether it was answered or its caller left.
+struct Waiter<'a>(&'a AtomicU64);
 
 /// What of a ring is asked for.
 #[derive(Debug, Clone, Copy)]
@@ -52,6 +62,12 @@ pub enum RingError {
     OtherEpoch(Epoch),
     #[error("revision {asked} is not in this ring's history, which ends at {head}; take a snapshot")]
     NoSuchRevision { asked: u64, head: u64 },
+    /// Nothing is published that could bring a revoked key back.
+    #[error("a restored copy is held back until what was revoked since is merged with `keywheel restore`")]
+    Held,
+    /// The database was restored under this process.
+    #[error("the database has another epoch than when this control plane started; start it again")]
+    Replaced,
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("cannot write a document: {0}")]
@@ -60,17 +76,27 @@ pub enum RingError {
 
 impl Publisher {
     #[must_use]
-    pub fn new(record: RingRecord, press: Press, store: Arc<Store>, shutdown: watch::Receiver<bool>) -> Self {
+    pub fn new(
+        record: RingRecord,
+        signers: Arc<Signers>,
+        store: Arc<Store>,
+        known: Vec<Seen>,
+        shutdown: watch::Receiver<bool>,
+    ) -> Self {
+        let ring = (record.id, record.name.clone(), record.epoch);
         Self {
             head: store.watch_head(record.id, record.revision),
-            proxies: Proxies::default(),
+            proxies: Arc::new(Proxies::new(ring, store.clone(), known)),
+            press: Press::new(&record),
             record,
-            press,
+            signers,
             store,
             shutdown,
             changes: Shelf::new(CHANGES_KEPT),
             heartbeats: Shelf::new(1),
             pages: Shelf::new(PAGES_KEPT),
+            propagation: Propagation::default(),
+            waiters: AtomicU64::new(0),
         }
     }
 
@@ -80,45 +106,99 @@ impl Publisher {
         *self.head.borrow()
     }
 
+    /// How many requests are held open until the ring changes.
     #[must_use]
-    pub fn trust(&self) -> Vec<PublicKey> {
-        vec![self.press.public_key()]
+    pub fn waiters(&self) -> u64 {
+        self.waiters.load(Ordering::Relaxed)
+    }
+
+    /// Takes what a proxy says about itself. Returns how long each commit took that it has come to enforce
+    /// since it reported last.
+    pub async fn report(&self, report: Report, at: Millis) -> Vec<Duration> {
+        let now = Instant::now();
+        // It may have been quicker than whoever notes the commits.
+        self.propagation.committed(self.head(), now);
+        let enforced = report.enforced;
+        let here = report.epoch == Some(self.press.epoch());
+        match self.proxies.report(report, at).await {
+            Some(before) if here => self.propagation.enforced(before, enforced, now),
+            // A proxy that is new has taken the whole ring, and no change.
+            _ => Vec::new(),
+        }
+    }
+
+    /// Notes when revisions are committed, until the control plane stops.
+    pub(crate) async fn note_commits(&self) {
+        let (mut head, mut shutdown) = (self.head.clone(), self.shutdown.clone());
+        loop {
+            self.propagation.committed(*head.borrow_and_update(), Instant::now());
+            tokio::select! {
+                changed = head.changed() => if changed.is_err() { return },
+                _ = shutdown.wait_for(|stopping| *stopping) => return,
+            }
+        }
+    }
+
+    /// Whether a signature made now verifies.
+    pub(crate) async fn can_sign(&self) -> bool {
+        // No document begins like this, so it passes for none.
+        const TEXT: &[u8] = b"keywheel: can this key sign?";
+        let signing = async {
+            let standing = self.store.standing(self.record.id).await?;
+            self.signers.key(&standing.signer).await
+        };
+        let Ok(key) = signing.await else { return false };
+        let (signer, signature) = (key.public().id().to_string(), key.sign(TEXT));
+        signature::verify(&[key.public()], TEXT, Some(signer.as_bytes()), Some(signature.as_bytes())).is_ok()
     }
 
     /// # Errors
     ///
     /// [`RingError`]. What is not in the ring's history asks for a snapshot.
     pub async fn answer(&self, ask: Ask) -> Result<Signed, RingError> {
+        self.published()?;
         match ask {
             Ask::Changes { epoch, since, wait } => self.changes(epoch, since, wait).await,
             Ask::Page { after, epoch, at_least } => self.page(after, epoch, at_least).await,
         }
     }
 
+    /// # Errors
+    ///
+    /// [`RingError::Held`].
+    pub fn published(&self) -> Result<(), RingError> {
+        if self.record.held { Err(RingError::Held) } else { Ok(()) }
+    }
+
     async fn changes(&self, epoch: Epoch, since: u64, wait: Duration) -> Result<Signed, RingError> {
         self.same_epoch(Some(epoch))?;
-        self.in_history(since)?;
+        self.in_history(since).await?;
         let mut head = self.head.clone();
         let mut shutdown = self.shutdown.clone();
+        let waiter = Waiter::begin(&self.waiters);
         // Whoever waits is answered early when the control plane stops, so that it can stop.
         tokio::select! {
             _ = timeout(wait, head.wait_for(|head| *head > since)) => {}
             _ = shutdown.wait_for(|stopping| *stopping) => {}
         }
+        drop(waiter);
         let head = self.head();
         let kind = Kind::Changes { since };
         if head == since {
-            let nothing = Cut { head, entries: Vec::new(), removed: Vec::new(), revision: head, more: false };
-            let make = || async { Ok(self.press.sign(kind, nothing)?) };
+            let make = || async {
+                // A change that commits meanwhile is for the next answer.
+                let nothing = Cut::nothing(self.store.standing(self.record.id).await?);
+                self.sign(kind, Cut { head, revision: head, ..nothing }).await
+            };
             let serves = |kept, age| kept == head && age < HEARTBEAT_AGE;
-            return self.heartbeats.get(&(), head, serves, make).await;
+            return self.heartbeats.get(&(), (head, self.store.activation()), serves, make).await;
         }
         let make = || async {
             let cut = self.store.cut_changes(self.record.id, since).await?;
-            Ok(self.press.sign(kind, cut)?)
+            self.sign(kind, cut).await
         };
         let serves = |kept, age| kept >= head && age < QUIET_AGE;
-        self.changes.get(&since, head, serves, make).await
+        self.changes.get(&since, (head, self.store.activation()), serves, make).await
     }
 
     async fn page(
@@ -128,13 +208,13 @@ impl Publisher {
         at_least: u64,
     ) -> Result<Signed, RingError> {
         self.same_epoch(epoch)?;
-        self.in_history(at_least)?;
+        self.in_history(at_least).await?;
         let make = || async {
             let cut = self.store.cut_page(self.record.id, after).await?;
             let through = cut.entries.last().filter(|_| cut.more).map(|entry| entry.digest);
             // A page holds the state at the head, whatever the revision of its last entry.
             let cut = Cut { revision: cut.head, ..cut };
-            Ok(self.press.sign(Kind::Snapshot { after, through }, cut)?)
+            self.sign(Kind::Snapshot { after, through }, cut).await
         };
         // A page is cut at or after the head at which it was asked for. A press has one epoch, so
         // pages of another are never among these.
@@ -144,7 +224,15 @@ impl Publisher {
         let may_lag = after.is_some();
         let serves =
             |kept, age| age < QUIET_AGE && (kept >= head || (may_lag && kept >= at_least && age < PAGE_AGE));
-        self.pages.get(&after, head, serves, make).await
+        self.pages.get(&after, (head, self.store.activation()), serves, make).await
+    }
+
+    async fn sign(&self, kind: Kind, cut: Cut) -> Result<Signed, RingError> {
+        if cut.epoch != self.press.epoch() {
+            return Err(RingError::Replaced);
+        }
+        let key = self.signers.key(&cut.signer).await?;
+        Ok(self.press.sign(kind, cut, &key)?)
     }
 
     fn same_epoch(&self, asked: Option<Epoch>) -> Result<(), RingError> {
@@ -152,8 +240,12 @@ impl Publisher {
         if asked.is_none_or(|asked| asked == epoch) { Ok(()) } else { Err(RingError::OtherEpoch(epoch)) }
     }
 
-    fn in_history(&self, asked: u64) -> Result<(), RingError> {
-        let head = self.head();
+    async fn in_history(&self, asked: u64) -> Result<(), RingError> {
+        if asked <= self.head() {
+            return Ok(());
+        }
+        // Another replica may have committed and answered what has not been heard of here.
+        let head = self.store.look_at_head(self.record.id).await?;
         if asked <= head {
             return Ok(());
         }
@@ -162,9 +254,25 @@ impl Publisher {
             ring = self.record.name,
             asked,
             head,
-            "A proxy is at revision {asked}, this control plane only at {head}: the data directory is an \
-             older copy. Stop it and bring the newest one back, or what was revoked meanwhile may stay valid",
+            "A proxy is at revision {asked}, this control plane only at {head}: the database is an older copy. \
+             Proxies that are ahead refuse it, and others accept keys that were revoked since. Stop it, and \
+             bring the newest database back, or run `keywheel restore --in-place` on this one",
         );
         Err(RingError::NoSuchRevision { asked, head })
+    }
+}
+
+// === impl Waiter ===
+
+impl<'a> Waiter<'a> {
+    fn begin(waiters: &'a AtomicU64) -> Self {
+        waiters.fetch_add(1, Ordering::Relaxed);
+        Self(waiters)
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -20,6 +20,8 @@ pub(super) struct Shelf<K> {
 struct Slot {
     /// The ring's head when the document was asked for first.
     head: u64,
+    /// Which signing key's turn it was then.
+    turn: u64,
     since: Instant,
     cell: Arc<OnceCell<Signed>>,
 }
@@ -30,25 +32,32 @@ impl<K: Ord + Clone> Shelf<K> {
     }
 
     /// The document kept for `key`, if it `serves`, given the head at which it was asked for and its
-    /// age; or else the one that `make` makes, which everyone gets who asks meanwhile.
+    /// age, and no signing key's `turn` came since; or else the one that `make` makes, which everyone gets who asks meanwhile.
     pub(super) async fn get<E, F>(
         &self,
         key: &K,
-        head: u64,
+        (head, turn): (u64, u64),
         serves: impl Fn(u64, Duration) -> bool,
         make: impl FnOnce() -> F,
     ) -> Result<Signed, E>
     where
         F: Future<Output = Result<Signed, E>>,
     {
-        let cell = self.slot(key, head, serves);
+        let cell = self.slot(key, head, turn, serves);
         cell.get_or_try_init(make).await.cloned()
     }
 
-    fn slot(&self, key: &K, head: u64, serves: impl Fn(u64, Duration) -> bool) -> Arc<OnceCell<Signed>> {
+    fn slot(
+        &self,
+        key: &K,
+        head: u64,
+        turn: u64,
+        serves: impl Fn(u64, Duration) -> bool,
+    ) -> Arc<OnceCell<Signed>> {
         // A std mutex: it is held for a lookup, never across an await.
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(slot) = slots.get(key)
+            && slot.turn >= turn
             && serves(slot.head, slot.since.elapsed())
         {
             return slot.cell.clone();
@@ -60,7 +69,7 @@ impl<K: Ord + Clone> Shelf<K> {
             }
         }
         let cell = Arc::new(OnceCell::new());
-        slots.insert(key.clone(), Slot { head, since: Instant::now(), cell: cell.clone() });
+        slots.insert(key.clone(), Slot { head, turn, since: Instant::now(), cell: cell.clone() });
         cell
     }
 }
@@ -75,6 +84,16 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
 
     async fn get(shelf: &Shelf<u64>, made: &AtomicU64, key: u64, head: u64, max_age: Duration) -> u64 {
+        get_in(shelf, made, key, (head, 1), max_age).await
+    }
+
+    async fn get_in(
+        shelf: &Shelf<u64>,
+        made: &AtomicU64,
+        key: u64,
+        (head, turn): (u64, u64),
+        max_age: Duration,
+    ) -> u64 {
         let serves = |kept, age| kept >= head && age < max_age;
         let make = || async {
             tokio::task::yield_now().await;
@@ -82,7 +101,7 @@ mod tests {
             let (signature, signer) = (String::new(), String::new());
             Ok::<_, Infallible>(Signed { body: bytes::Bytes::new(), signature, signer, revision })
         };
-        shelf.get(&key, head, serves, make).await.unwrap().revision
+        shelf.get(&key, (head, turn), serves, make).await.unwrap().revision
     }
 
     #[tokio::test]
@@ -96,6 +115,14 @@ mod tests {
             assert_eq!(asked.await.unwrap(), 0);
         }
         assert_eq!(made.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn what_another_key_signed_is_made_anew() {
+        let (shelf, made) = (Shelf::new(2), AtomicU64::new(0));
+        for (turn, document) in [(1, 0), (1, 0), (2, 1), (2, 1), (1, 1)] {
+            assert_eq!(get_in(&shelf, &made, 1, (1, turn), LONG).await, document, "in turn {turn}");
+        }
     }
 
     #[tokio::test]

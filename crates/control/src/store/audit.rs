@@ -5,10 +5,11 @@ use keywheel_api::audit::{AuditEvent, AuditRecord, Checkpoint, Head};
 use keywheel_api::time::{millis, timestamp};
 
 use serde_json::{Value, json};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row as _, SqliteConnection, SqlitePool};
+use sqlx::any::AnyRow;
+use sqlx::{AnyConnection, AnyPool, Row as _};
 
 use super::change::Change;
+use super::db::{self, Dialect};
 use super::rows::{digest, int, time, uint};
 use super::{Store, StoreError};
 
@@ -24,10 +25,10 @@ impl Store {
     ///
     /// [`StoreError`].
     pub async fn audit_records(&self, after: u64, limit: u32) -> Result<Vec<AuditRecord>, StoreError> {
-        let rows = sqlx::query(sqlx::AssertSqlSafe(format!("{RECORD} WHERE seq > ? ORDER BY seq LIMIT ?")))
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!("{RECORD} WHERE seq > $1 ORDER BY seq LIMIT $2")))
             .bind(int(after))
-            .bind(limit)
-            .fetch_all(&self.readers)
+            .bind(i64::from(limit))
+            .fetch_all(self.db.readers())
             .await?;
         rows.iter().map(record).collect()
     }
@@ -38,7 +39,7 @@ impl Store {
     ///
     /// [`StoreError`].
     pub async fn audit_head(&self) -> Result<Head, StoreError> {
-        let mut connection = self.readers.acquire().await?;
+        let mut connection = self.db.readers().acquire().await?;
         head(&mut connection).await
     }
 
@@ -48,11 +49,12 @@ impl Store {
     ///
     /// [`StoreError`].
     pub async fn checkpoints(&self, after: u64, limit: u32) -> Result<Vec<(u64, Checkpoint)>, StoreError> {
-        let rows = sqlx::query(sqlx::AssertSqlSafe(format!("{CHECKPOINT} WHERE id > ? ORDER BY id LIMIT ?")))
-            .bind(int(after))
-            .bind(limit)
-            .fetch_all(&self.readers)
-            .await?;
+        let rows =
+            sqlx::query(sqlx::AssertSqlSafe(format!("{CHECKPOINT} WHERE id > $1 ORDER BY id LIMIT $2")))
+                .bind(int(after))
+                .bind(i64::from(limit))
+                .fetch_all(self.db.readers())
+                .await?;
         rows.iter().map(|row| Ok((uint(row.try_get("id")?), checkpoint(row)?))).collect()
     }
 
@@ -63,7 +65,7 @@ impl Store {
     /// [`StoreError`].
     pub async fn last_checkpoint(&self) -> Result<Option<Checkpoint>, StoreError> {
         let row = sqlx::query(sqlx::AssertSqlSafe(format!("{CHECKPOINT} ORDER BY id DESC LIMIT 1")))
-            .fetch_optional(&self.readers)
+            .fetch_optional(self.db.readers())
             .await?;
         row.as_ref().map(checkpoint).transpose()
     }
@@ -72,15 +74,16 @@ impl Store {
     ///
     /// [`StoreError`].
     pub async fn keep_checkpoint(&self, checkpoint: &Checkpoint) -> Result<(), StoreError> {
+        self.db.check()?;
         sqlx::query(
-            "INSERT INTO audit_checkpoints (seq, hash, at, signer, signature) VALUES (?, ?, ?, ?, ?)",
+            "INSERT INTO audit_checkpoints (seq, hash, at, signer, signature) VALUES ($1, $2, $3, $4, $5)",
         )
         .bind(int(checkpoint.seq))
         .bind(checkpoint.hash.as_bytes().as_slice())
         .bind(int(millis(checkpoint.at).unwrap_or_default().0))
         .bind(&checkpoint.signer)
         .bind(&checkpoint.signature)
-        .execute(&self.writer)
+        .execute(self.db.writer())
         .await?;
         Ok(())
     }
@@ -126,9 +129,29 @@ impl Change<'_> {
         resource: &str,
         before: &Key,
     ) -> Result<Key, StoreError> {
+        self.plan(&before.id).await?;
         let after = self.key(&before.id).await?;
         self.audit(action, resource, Some(state(before, &after)), Some(state(&after, before))).await?;
         Ok(after)
+    }
+}
+
+impl Change<'_> {
+    /// As [`audit_key`](Self::audit_key), for a step of a rotation that has its reasons: they are recorded.
+    pub(super) async fn audit_rotation(
+        &mut self,
+        action: &'static str,
+        id: &str,
+        before: &Key,
+    ) -> Result<(), StoreError> {
+        self.plan(&before.id).await?;
+        let after = self.key(&before.id).await?;
+        let rotation = self.rotation(id).await?;
+        let mut recorded = state(&after, before);
+        if let Value::Object(members) = &mut recorded {
+            members.insert("rotation".into(), json!(rotation));
+        }
+        self.audit(action, id, Some(state(before, &after)), Some(recorded)).await
     }
 }
 
@@ -141,18 +164,18 @@ fn state(key: &Key, other: &Key) -> Value {
 
 /// Chains the records of a database whose schema is older than the chain. What they say of a change is what
 /// was recorded then, in `after`.
-pub(super) async fn chain_older_records(pool: &SqlitePool) -> Result<(), StoreError> {
-    let unchained = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'audit_unchained')";
-    if !sqlx::query_scalar::<_, bool>(unchained).fetch_one(pool).await? {
+pub(super) async fn chain_older_records(pool: &AnyPool) -> Result<(), StoreError> {
+    let unchained = "SELECT count(*) FROM sqlite_schema WHERE name = 'audit_unchained'";
+    if sqlx::query_scalar::<_, i64>(unchained).fetch_one(pool).await? == 0 {
         return Ok(());
     }
-    let mut tx = pool.begin_with("BEGIN IMMEDIATE").await?;
+    let mut tx = db::write(Dialect::Sqlite, pool).await?;
     let mut head = head(&mut tx).await?;
     loop {
         // A number that is missing there stays missing, and verification says so.
         let row = sqlx::query(
             "SELECT seq, at, actor, action, subject, details, request_id FROM audit_unchained
-             WHERE seq > ? ORDER BY seq LIMIT 1",
+             WHERE seq > $1 ORDER BY seq LIMIT 1",
         )
         .bind(int(head.seq))
         .fetch_optional(&mut *tx)
@@ -177,7 +200,7 @@ pub(super) async fn chain_older_records(pool: &SqlitePool) -> Result<(), StoreEr
     Ok(tx.commit().await?)
 }
 
-pub(super) async fn head(connection: &mut SqliteConnection) -> Result<Head, StoreError> {
+pub(super) async fn head(connection: &mut AnyConnection) -> Result<Head, StoreError> {
     let row = sqlx::query("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1");
     match row.fetch_optional(connection).await? {
         Some(row) => Ok(Head { seq: uint(row.try_get("seq")?), hash: digest(&row, "hash")? }),
@@ -185,11 +208,11 @@ pub(super) async fn head(connection: &mut SqliteConnection) -> Result<Head, Stor
     }
 }
 
-async fn insert(connection: &mut SqliteConnection, record: &AuditRecord) -> Result<(), StoreError> {
+async fn insert(connection: &mut AnyConnection, record: &AuditRecord) -> Result<(), StoreError> {
     let AuditRecord { seq, event, previous, hash } = record;
     sqlx::query(
         "INSERT INTO audit (seq, at, actor, action, resource, before, after, request_id, client_address,
-             previous, hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+             previous, hash) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
     )
     .bind(int(*seq))
     .bind(int(millis(event.at).unwrap_or_default().0))
@@ -208,7 +231,7 @@ async fn insert(connection: &mut SqliteConnection, record: &AuditRecord) -> Resu
 }
 
 /// A row as it is, whatever was done to it: to judge it is for whoever verifies.
-fn record(row: &SqliteRow) -> Result<AuditRecord, StoreError> {
+fn record(row: &AnyRow) -> Result<AuditRecord, StoreError> {
     let seq = uint(row.try_get("seq")?);
     let read = || {
         let event = AuditEvent {
@@ -227,7 +250,7 @@ fn record(row: &SqliteRow) -> Result<AuditRecord, StoreError> {
     read().map_err(|error: StoreError| StoreError::Corrupt(format!("audit record {seq}: {error}")))
 }
 
-fn checkpoint(row: &SqliteRow) -> Result<Checkpoint, StoreError> {
+fn checkpoint(row: &AnyRow) -> Result<Checkpoint, StoreError> {
     Ok(Checkpoint {
         seq: uint(row.try_get("seq")?),
         hash: digest(row, "hash")?,

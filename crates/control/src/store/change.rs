@@ -3,13 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use keywheel_api::audit::{Head, SYSTEM};
 use keywheel_keyring::Millis;
-use sqlx::{Row as _, Sqlite, Transaction};
+use sqlx::{Any, Row as _, Transaction};
 use tokio::sync::watch;
 
+use super::db::Dialect;
+use super::replicas::CHANNEL;
 use super::rows::{int, uint};
 use super::{Store, StoreError};
 
@@ -21,11 +24,18 @@ pub struct Context {
     pub now: Millis,
     pub request_id: Option<String>,
     pub client_address: Option<IpAddr>,
+    /// Is told what the change committed.
+    pub committed: Committed,
 }
+
+/// The revisions that a request's changes took: the last one of each ring, and when it was committed. Clones share
+/// what they hold.
+#[derive(Debug, Clone, Default)]
+pub struct Committed(Arc<Mutex<BTreeMap<i64, (u64, Instant)>>>);
 
 /// A change under way. Dropped without [`commit`](Self::commit), it never was.
 pub(super) struct Change<'a> {
-    pub(super) tx: Transaction<'static, Sqlite>,
+    pub(super) tx: Transaction<'static, Any>,
     pub(super) context: &'a Context,
     store: &'a Store,
     heads: BTreeMap<i64, u64>,
@@ -41,14 +51,19 @@ impl Context {
     /// Of what the control plane does by itself.
     #[must_use]
     pub fn system(now: Millis) -> Self {
-        Self { actor: SYSTEM.to_owned(), now, request_id: None, client_address: None }
+        Self {
+            actor: SYSTEM.to_owned(),
+            now,
+            request_id: None,
+            client_address: None,
+            committed: Committed::default(),
+        }
     }
 }
 
 impl Store {
     pub(super) async fn begin<'a>(&'a self, context: &'a Context) -> Result<Change<'a>, StoreError> {
-        // Taking the write lock at once: a transaction that reads first cannot always upgrade.
-        let tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        let tx = self.db.write().await?;
         Ok(Change { tx, context, store: self, heads: BTreeMap::new(), audited: None })
     }
 
@@ -76,7 +91,7 @@ impl Change<'_> {
 
     /// Takes a run of revisions and returns its last.
     pub(super) async fn next_revisions(&mut self, ring: i64, count: u64) -> Result<u64, StoreError> {
-        let row = sqlx::query("UPDATE rings SET revision = revision + ? WHERE id = ? RETURNING revision")
+        let row = sqlx::query("UPDATE rings SET revision = revision + $1 WHERE id = $2 RETURNING revision")
             .bind(int(count))
             .bind(ring)
             .fetch_one(&mut *self.tx)
@@ -86,20 +101,59 @@ impl Change<'_> {
         Ok(head)
     }
 
+    /// Commits what is no state change: when the scheduler looks again, what it announced, what a rotation waits
+    /// for.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; then nothing of it happened.
+    pub(super) async fn commit_notes(self) -> Result<(), StoreError> {
+        if self.audited.is_some() {
+            return self.commit().await;
+        }
+        if !self.heads.is_empty() {
+            return Err(StoreError::Corrupt("a ring changed without an audit record".into()));
+        }
+        Ok(self.tx.commit().await?)
+    }
+
     /// # Errors
     ///
     /// [`StoreError`]; then nothing of the change happened.
-    pub(super) async fn commit(self) -> Result<(), StoreError> {
+    pub(super) async fn commit(mut self) -> Result<(), StoreError> {
         let Some(audited) = self.audited else {
             return Err(StoreError::Corrupt("a change without an audit record was about to commit".into()));
         };
-        self.tx.commit().await?;
+        if self.store.db.dialect == Dialect::Postgres {
+            let rings = self.heads.iter().map(|(ring, head)| format!(" {ring}:{head}"));
+            let payload = format!("{}{}", audited.seq, rings.collect::<String>());
+            sqlx::query("SELECT pg_notify($1, $2)")
+                .bind(CHANNEL)
+                .bind(payload)
+                .execute(&mut *self.tx)
+                .await?;
+        }
+        self.store.db.commit(self.tx).await?;
         for (ring, head) in self.heads {
             self.store.heads.publish(ring, head);
+            self.context.committed.add(ring, head);
         }
-        self.store.audited.send_replace(audited.seq);
-        self.store.deadlines.notify_one();
+        self.store.committed(audited.seq);
         Ok(())
+    }
+}
+
+// === impl Committed ===
+
+impl Committed {
+    /// By ring.
+    #[must_use]
+    pub fn heads(&self) -> BTreeMap<i64, (u64, Instant)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn add(&self, ring: i64, head: u64) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(ring, (head, Instant::now()));
     }
 }
 

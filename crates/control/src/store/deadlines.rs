@@ -6,9 +6,10 @@ use super::keys::VERSION;
 use super::rows::{VersionRow, int, uint, version};
 use super::{Store, StoreError};
 use crate::lifecycle::Event;
+use crate::schedule::Announcement;
 
 /// What happened by its time.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Due {
     /// A version is accepted from now on.
     Begun {
@@ -23,22 +24,38 @@ pub enum Due {
         key: String,
         version: String,
     },
+    /// The brown-out of a rotation began that its policy plans.
+    BrownedOut(Rotation),
+    /// Old versions were judged; the rotations that began or ceased to drain.
+    Judged(Vec<Rotation>),
+    /// A schedule started a rotation to the version that was deposited.
+    Started(Rotation),
+    /// It could not.
+    DepositRefused {
+        key: String,
+        why: String,
+    },
+    /// Keys were looked at; the notices that were given, with their keys.
+    Planned(Vec<(String, Announcement)>),
 }
 
 impl Store {
-    /// When the next version begins or ends.
+    /// When there is something to carry out next.
     ///
     /// # Errors
     ///
     /// [`StoreError`].
-    pub async fn next_deadline(&self) -> Result<Option<Millis>, StoreError> {
+    pub async fn next_deadline(&self, now: Millis) -> Result<Option<Millis>, StoreError> {
         let at: Option<i64> = sqlx::query_scalar(
             "SELECT min(at) FROM (SELECT min(not_before) AS at FROM versions WHERE state = 'pending'
-             UNION ALL SELECT min(retire_at) FROM versions WHERE state = 'retiring')",
+             UNION ALL SELECT min(retire_at) FROM versions WHERE state = 'retiring'
+             UNION ALL SELECT min(check_at) FROM rotations WHERE check_at IS NOT NULL
+             UNION ALL SELECT min(brownout_at) FROM rotations WHERE brownout_at IS NOT NULL) AS due",
         )
-        .fetch_one(&self.readers)
+        .fetch_one(self.db.readers())
         .await?;
-        Ok(at.map(|at| Millis(uint(at))))
+        let plan = self.next_plan(now).await?;
+        Ok(at.map(|at| Millis(uint(at))).into_iter().chain(plan).min())
     }
 
     /// Carries out one thing whose time has come, if there is one. Finding it and doing it are one
@@ -48,6 +65,27 @@ impl Store {
     ///
     /// [`StoreError`].
     pub async fn carry_out_one_due(&self, context: &Context) -> Result<Option<Due>, StoreError> {
+        if let Some(due) = self.begin_or_retire_one_due(context).await? {
+            return Ok(Some(due));
+        }
+        if let Some(due) = self.brown_out_one_due(context).await? {
+            return Ok(Some(due));
+        }
+        if let Some(due) = self.judge_due(context).await? {
+            return Ok(Some(due));
+        }
+        if let Some(due) = self.start_one_due(context).await? {
+            return Ok(Some(due));
+        }
+        self.look_at_due_keys(context).await
+    }
+
+    /// As [`carry_out_one_due`](Self::carry_out_one_due), for versions that begin or end alone.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn begin_or_retire_one_due(&self, context: &Context) -> Result<Option<Due>, StoreError> {
         let mut change = self.begin(context).await?;
         // What begins comes first: of two deadlines that were both missed, none may leave a gap.
         let due = if let Some(version) = change.due("state = 'pending' AND not_before", "not_before").await? {
@@ -68,7 +106,7 @@ impl Change<'_> {
         column: &'static str,
         order: &'static str,
     ) -> Result<Option<VersionRow>, StoreError> {
-        let sql = format!("{VERSION} WHERE {column} <= ? ORDER BY {order} LIMIT 1");
+        let sql = format!("{VERSION} WHERE {column} <= $1 ORDER BY {order} LIMIT 1");
         let row = sqlx::query(sqlx::AssertSqlSafe(sql))
             .bind(int(self.context.now.0))
             .fetch_optional(&mut *self.tx)

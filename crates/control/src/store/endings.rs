@@ -1,9 +1,10 @@
 use keywheel_api::{Compromised, CompromisedVersion, Key, RevokedClient, RotationEnd, State, time};
 use keywheel_keyring::Digest;
 use serde_json::json;
-use sqlx::{QueryBuilder, Row as _, Sqlite};
+use sqlx::Row as _;
 
 use super::change::{Change, Context};
+use super::db::parameters;
 use super::keys::VERSION;
 use super::rows::{VersionRow, int, version};
 use super::{Refusal, Store, StoreError};
@@ -48,7 +49,7 @@ impl Store {
     ) -> Result<RevokedClient, StoreError> {
         let mut change = self.begin(context).await?;
         let id = change.client_id(client).await?;
-        let keys: Vec<String> = sqlx::query_scalar("SELECT id FROM keys WHERE client_id = ? ORDER BY id")
+        let keys: Vec<String> = sqlx::query_scalar("SELECT id FROM keys WHERE client_id = $1 ORDER BY id")
             .bind(id)
             .fetch_all(&mut *change.tx)
             .await?;
@@ -136,7 +137,10 @@ impl Store {
             return Ok(report);
         }
         let versions: Vec<_> = report.versions.iter().map(|version| &version.version).collect();
-        let details = json!({ "new": new, "versions": versions, "unknown": report.unknown.len() });
+        // By name, so that whoever restores an older copy can refuse them again.
+        let details = json!({
+            "new": new, "versions": versions, "unknown": report.unknown.len(), "digests": digests,
+        });
         change.audit("digest.compromise", "leaked keys", None, Some(details)).await?;
         change.commit().await?;
         Ok(report)
@@ -207,7 +211,7 @@ impl Store {
 
 impl Change<'_> {
     /// Whether anything of the key ended by that.
-    async fn end_key(&mut self, key: &Key, ending: Ending) -> Result<bool, StoreError> {
+    pub(super) async fn end_key(&mut self, key: &Key, ending: Ending) -> Result<bool, StoreError> {
         let mut ended = Vec::new();
         for version in self.versions(&key.id).await? {
             if lifecycle::next(version.state, ending.event()).is_ok() {
@@ -221,7 +225,7 @@ impl Change<'_> {
         if let Some(rotation) = self.open_rotation(&key.id).await? {
             self.end_rotation(&rotation, Turn::RollBack, RotationEnd::KeyRevoked).await?;
         }
-        sqlx::query("UPDATE keys SET revoked_at = ifnull(revoked_at, ?) WHERE id = ?")
+        sqlx::query("UPDATE keys SET revoked_at = coalesce(revoked_at, $1) WHERE id = $2")
             .bind(int(self.context.now.0))
             .bind(&key.id)
             .execute(&mut *self.tx)
@@ -235,7 +239,11 @@ impl Change<'_> {
     }
 
     /// Ends a version, and with it a rotation of which it is one side.
-    async fn end_version(&mut self, version: &VersionRow, ending: Ending) -> Result<(), StoreError> {
+    pub(super) async fn end_version(
+        &mut self,
+        version: &VersionRow,
+        ending: Ending,
+    ) -> Result<(), StoreError> {
         let key = self.key(&version.key).await?;
         let rotation = self.open_rotation(&version.key).await?;
         self.apply(version, ending.event()).await?;
@@ -278,7 +286,7 @@ impl Change<'_> {
     }
 
     async fn unrevoke(&mut self, key: &str) -> Result<(), StoreError> {
-        sqlx::query("UPDATE keys SET revoked_at = NULL WHERE id = ?")
+        sqlx::query("UPDATE keys SET revoked_at = NULL WHERE id = $1")
             .bind(key)
             .execute(&mut *self.tx)
             .await?;
@@ -287,11 +295,13 @@ impl Change<'_> {
 
     /// Whether it was not remembered before.
     pub(super) async fn remember_compromised(&mut self, digest: Digest) -> Result<bool, StoreError> {
-        let done = sqlx::query("INSERT OR IGNORE INTO compromised_digests (digest, at) VALUES (?, ?)")
-            .bind(digest.as_bytes().as_slice())
-            .bind(int(self.context.now.0))
-            .execute(&mut *self.tx)
-            .await?;
+        let done = sqlx::query(
+            "INSERT INTO compromised_digests (digest, at) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+        )
+        .bind(digest.as_bytes().as_slice())
+        .bind(int(self.context.now.0))
+        .execute(&mut *self.tx)
+        .await?;
         Ok(done.rows_affected() > 0)
     }
 
@@ -299,14 +309,13 @@ impl Change<'_> {
     ///
     /// [`Refusal::DigestCompromised`] for one of them.
     pub(super) async fn refuse_compromised(&mut self, digests: &[Digest]) -> Result<(), StoreError> {
-        let mut sql: QueryBuilder<Sqlite> =
-            QueryBuilder::new("SELECT digest FROM compromised_digests WHERE digest IN (");
-        let mut list = sql.separated(", ");
+        let parameters = parameters(digests.len(), 1);
+        let sql = format!("SELECT digest FROM compromised_digests WHERE digest IN ({parameters}) LIMIT 1");
+        let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
         for digest in digests {
-            list.push_bind(digest.as_bytes().as_slice());
+            query = query.bind(digest.as_bytes().as_slice());
         }
-        sql.push(") LIMIT 1");
-        let Some(row) = sql.build().fetch_optional(&mut *self.tx).await? else { return Ok(()) };
+        let Some(row) = query.fetch_optional(&mut *self.tx).await? else { return Ok(()) };
         let found: &[u8] = row.try_get(0)?;
         let found = digests.iter().find(|digest| digest.as_bytes().as_slice() == found);
         found.map_or(Ok(()), |digest| Err(Refusal::DigestCompromised(*digest).into()))
@@ -317,9 +326,9 @@ impl Change<'_> {
         Ok(found.ok_or_else(|| Refusal::NotFound { what: "version", name: id.to_owned() })?)
     }
 
-    async fn versions_with(&mut self, digest: Digest) -> Result<Vec<VersionRow>, StoreError> {
+    pub(super) async fn versions_with(&mut self, digest: Digest) -> Result<Vec<VersionRow>, StoreError> {
         // The rings are named for the sake of the index, which begins with them.
-        let sql = format!("{VERSION} WHERE ring_id IN (SELECT id FROM rings) AND digest = ?");
+        let sql = format!("{VERSION} WHERE ring_id IN (SELECT id FROM rings) AND digest = $1");
         let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
             .bind(digest.as_bytes().as_slice())
             .fetch_all(&mut *self.tx)

@@ -1,24 +1,31 @@
-use keywheel_api::time::timestamp;
-use keywheel_api::{Key, State};
+use keywheel_api::time::{self, timestamp};
+use keywheel_api::{Key, LabelChanges, Labels, ScheduleState, State, labels};
 use keywheel_keyring::key_text::random_id;
 use keywheel_keyring::{Digest, Millis, VersionId};
-use serde_json::json;
-use sqlx::{QueryBuilder, Row as _, Sqlite, SqliteConnection};
+use serde_json::{Value, json};
+use sqlx::any::AnyArguments;
+use sqlx::query::Query;
+use sqlx::{Any, AnyConnection, Row as _};
 
 use super::change::{Change, Context};
+use super::db::{Dialect, parameters};
 use super::rows::{VersionRow, int, key, state_name, version};
 use super::{Refusal, Store, StoreError, unless_taken};
 use crate::lifecycle::{self, Event};
 use crate::secret::random;
 
 const KEY: &str = "SELECT k.id, r.name AS ring, c.name AS client, k.scopes, k.created_at, k.expires_at,
-    k.revoked_at, o.id AS open_rotation
+    k.revoked_at, k.labels, k.schedule, k.due_at, k.next_version, p.name AS policy, f.name AS follows,
+    o.id AS open_rotation
     FROM keys k JOIN rings r ON r.id = k.ring_id JOIN clients c ON c.id = k.client_id
+    LEFT JOIN policies p ON p.id = k.policy_id
+    LEFT JOIN policies f ON f.id = coalesce(k.policy_id, c.policy_id, r.policy_id)
     LEFT JOIN rotations o ON o.key_id = k.id AND o.ended_at IS NULL ";
 
 pub(super) const VERSION: &str =
     "SELECT id, key_id, ring_id, digest, state, not_before, expires_at, retire_at,
-    revision, created_at, ended_at, removed_at, reinstated_in, last_used_at FROM versions ";
+    revision, created_at, ended_at, removed_at, reinstated_in, last_used_at, brownout_share, brownout_until
+    FROM versions ";
 
 /// A key to make, with its first version.
 #[derive(Debug, Clone)]
@@ -28,8 +35,19 @@ pub struct NewKey {
     pub scopes: Vec<String>,
     pub not_before: Option<Millis>,
     pub expires_at: Option<Millis>,
+    pub labels: Labels,
+    pub policy: Option<String>,
     pub version: VersionId,
     pub digest: Digest,
+}
+
+/// Which keys to list; all of them by default.
+#[derive(Debug, Clone, Default)]
+pub struct KeyFilter {
+    pub client: Option<String>,
+    pub schedule: Option<ScheduleState>,
+    /// Names, each with the value that it must have, if any.
+    pub labels: Vec<(String, Option<String>)>,
 }
 
 /// A version to publish.
@@ -56,14 +74,17 @@ impl Store {
                 && key.versions.first().is_some_and(|first| first.id == existing.id)
                 && (&key.ring, &key.client, &key.scopes) == (&new.ring, &new.client, &new.scopes)
                 && key.expires_at == new.expires_at.map(timestamp)
+                && (&key.labels, &key.policy) == (&new.labels, &new.policy)
                 && existing.not_before == new.not_before;
             return if same { Ok((key, false)) } else { Err(Refusal::VersionExists(existing.id).into()) };
         }
         let ring = change.ring_id(&new.ring).await?;
         let client = change.client_id(&new.client).await?;
+        let policy = change.policy_id(new.policy.as_deref()).await?;
         let id = random_id("key", random()?);
         sqlx::query(
-            "INSERT INTO keys (id, ring_id, client_id, scopes, expires_at, created_at) VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO keys (id, ring_id, client_id, scopes, expires_at, created_at, labels, policy_id)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         )
         .bind(&id)
         .bind(ring)
@@ -71,6 +92,8 @@ impl Store {
         .bind(json!(new.scopes).to_string())
         .bind(new.expires_at.map(|at| int(at.0)))
         .bind(int(context.now.0))
+        .bind(json!(new.labels).to_string())
+        .bind(policy)
         .execute(&mut *change.tx)
         .await?;
         let version = NewVersion {
@@ -80,6 +103,7 @@ impl Store {
             expires_at: new.expires_at,
         };
         change.insert_version(&id, ring, &version).await?;
+        change.plan(&id).await?;
         let key = load_key(&mut change.tx, &id).await?;
         change.audit("key.create", &id, None, Some(json!(key))).await?;
         change.commit().await?;
@@ -91,7 +115,7 @@ impl Store {
     /// [`Refusal::NotFound`].
     pub async fn key(&self, id: &str) -> Result<Key, StoreError> {
         // One transaction, so that key and versions are of one moment.
-        let mut tx = self.readers.begin().await?;
+        let mut tx = self.db.read().await?;
         load_key(&mut tx, id).await
     }
 
@@ -100,28 +124,31 @@ impl Store {
     /// # Errors
     ///
     /// [`StoreError`].
-    pub async fn keys(&self, client: Option<&str>, after: &str, limit: u32) -> Result<Vec<Key>, StoreError> {
-        let mut tx = self.readers.begin().await?;
-        let sql = format!("{KEY} WHERE k.id > ? AND (? IS NULL OR c.name = ?) ORDER BY k.id LIMIT ?");
-        let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
+    pub async fn keys(&self, filter: &KeyFilter, after: &str, limit: u32) -> Result<Vec<Key>, StoreError> {
+        let mut tx = self.db.read().await?;
+        let labelled = label_conditions(self.db.dialect, "k", &filter.labels, 5);
+        let sql = format!(
+            "{KEY} WHERE k.id > $1 AND (CAST($2 AS TEXT) IS NULL OR c.name = $2)
+             AND (CAST($3 AS TEXT) IS NULL OR k.schedule = $3){labelled} ORDER BY k.id LIMIT $4"
+        );
+        let schedule = filter.schedule.map(|state| json!(state));
+        let query = sqlx::query(sqlx::AssertSqlSafe(sql))
             .bind(after)
-            .bind(client)
-            .bind(client)
-            .bind(limit)
-            .fetch_all(&mut *tx)
-            .await?;
+            .bind(&filter.client)
+            .bind(schedule.as_ref().and_then(Value::as_str))
+            .bind(i64::from(limit));
+        let rows = bind_labels(query, &filter.labels).fetch_all(&mut *tx).await?;
         let mut keys = rows.iter().map(key).collect::<Result<Vec<_>, _>>()?;
         if keys.is_empty() {
             return Ok(keys);
         }
-        let mut sql: QueryBuilder<Sqlite> = QueryBuilder::new(VERSION);
-        sql.push("WHERE key_id IN (");
-        let mut ids = sql.separated(", ");
+        let parameters = parameters(keys.len(), 1);
+        let sql = format!("{VERSION} WHERE key_id IN ({parameters}) ORDER BY created_at, id");
+        let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
         for key in &keys {
-            ids.push_bind(&key.id);
+            query = query.bind(key.id.clone());
         }
-        sql.push(") ORDER BY created_at, id");
-        for row in sql.build().fetch_all(&mut *tx).await? {
+        for row in query.fetch_all(&mut *tx).await? {
             let version = version(&row)?;
             if let Ok(at) = keys.binary_search_by(|key| key.id.cmp(&version.key))
                 && let Some(key) = keys.get_mut(at)
@@ -133,7 +160,110 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Changes labels, and the key's own policy where one is given: `Some(None)` takes it away.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`]: no such key or policy, or the labels would break a rule.
+    pub async fn update_key(
+        &self,
+        context: &Context,
+        id: &str,
+        labels: &LabelChanges,
+        policy: Option<Option<&str>>,
+    ) -> Result<Key, StoreError> {
+        let mut change = self.begin(context).await?;
+        let before = change.key(id).await?;
+        let labels = labels::changed(&before.labels, labels).ok_or(Refusal::Labels)?;
+        let policy = policy.map_or(before.policy.as_deref(), |policy| policy);
+        if labels == before.labels && policy == before.policy.as_deref() {
+            return Ok(before);
+        }
+        let policy = change.policy_id(policy).await?;
+        sqlx::query("UPDATE keys SET labels = $1, policy_id = $2 WHERE id = $3")
+            .bind(json!(labels).to_string())
+            .bind(policy)
+            .bind(id)
+            .execute(&mut *change.tx)
+            .await?;
+        let key = change.audit_key("key.update", id, &before).await?;
+        change.commit().await?;
+        Ok(key)
+    }
+
+    /// Publishes a version beside those that are accepted. Repeated with the same version and digest it returns
+    /// the key as it is, and `false`.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`]: no such key, its policy allows no more versions, it has ended, the version or digest is taken,
+    /// or the digest is compromised.
+    pub async fn add_version(
+        &self,
+        context: &Context,
+        key: &str,
+        id: &VersionId,
+        digest: Digest,
+        not_before: Option<Millis>,
+    ) -> Result<(Key, bool), StoreError> {
+        let mut change = self.begin(context).await?;
+        let before = change.key(key).await?;
+        if let Some(existing) = change.version(id.as_str()).await? {
+            let same = existing.key == key && existing.digest == digest && existing.not_before == not_before;
+            return if same { Ok((before, false)) } else { Err(Refusal::VersionExists(existing.id).into()) };
+        }
+        let expires_at = change.refuse_ended(&before)?;
+        let terms = change.terms(key).await?;
+        let Some(most) = terms.and_then(|terms| terms.max_versions) else {
+            let why = "the policy that it follows sets no `max_versions`";
+            return Err(Refusal::Policy { key: before.id, why: why.into() }.into());
+        };
+        let versions = change.versions(key).await?;
+        change.refuse_more_versions(key, &versions, most)?;
+        let ring = change.ring_id(&before.ring).await?;
+        let version = NewVersion { id, digest, not_before, expires_at };
+        change.insert_version(key, ring, &version).await?;
+        let key = change.audit_key("version.add", id.as_str(), &before).await?;
+        change.commit().await?;
+        Ok((key, true))
+    }
+}
+
 impl Change<'_> {
+    /// When the key expires.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`] for a key that takes no new version.
+    pub(super) fn refuse_ended(&self, key: &Key) -> Result<Option<Millis>, StoreError> {
+        if key.revoked_at.is_some() {
+            return Err(Refusal::KeyRevoked(key.id.clone()).into());
+        }
+        let expires_at = key.expires_at.and_then(time::millis);
+        if expires_at.is_some_and(|at| at <= self.now()) {
+            return Err(Refusal::KeyExpired(key.id.clone()).into());
+        }
+        Ok(expires_at)
+    }
+
+    /// # Errors
+    ///
+    /// [`Refusal::Policy`] if one more would be too many.
+    pub(super) fn refuse_more_versions(
+        &self,
+        key: &str,
+        versions: &[VersionRow],
+        most: u32,
+    ) -> Result<(), StoreError> {
+        let live = versions.iter().filter(|version| !version.state.is_denied()).count();
+        if u32::try_from(live).is_ok_and(|live| live < most) {
+            return Ok(());
+        }
+        let why = format!("it has {live} versions, and its policy allows {most} at one time");
+        Err(Refusal::Policy { key: key.to_owned(), why }.into())
+    }
+
     /// Publishes a new version, which takes one revision.
     pub(super) async fn insert_version(
         &mut self,
@@ -148,7 +278,7 @@ impl Change<'_> {
         sqlx::query(
             "INSERT INTO versions
              (id, key_id, ring_id, digest, state, not_before, expires_at, revision, created_at)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         )
         .bind(new.id.as_str())
         .bind(key)
@@ -175,12 +305,14 @@ impl Change<'_> {
         let retire_at = version.retire_at.filter(|_| state != State::Active);
         let ended_at = state.is_denied().then_some(int(self.context.now.0));
         let revision = self.next_revision(version.ring).await?;
-        // Proxies hear again of a version that they had forgotten, should its state still change.
+        // Proxies hear again of a version that they had forgotten, should its state still change. A brown-out
+        // belongs to one overlap.
         sqlx::query(
-            "UPDATE versions SET state = ?, retire_at = ?, ended_at = ?, removed_at = NULL, revision = ?,
-             reinstated_in = CASE WHEN ? THEN (SELECT epoch FROM rings WHERE rings.id = ring_id)
-                                  WHEN ? THEN NULL ELSE reinstated_in END
-             WHERE id = ?",
+            "UPDATE versions SET state = $1, retire_at = $2, ended_at = $3, removed_at = NULL, revision = $4,
+             brownout_share = NULL, brownout_until = NULL,
+             reinstated_in = CASE WHEN $5 THEN (SELECT epoch FROM rings WHERE rings.id = ring_id)
+                                  WHEN $6 THEN NULL ELSE reinstated_in END
+             WHERE id = $7",
         )
         .bind(state_name(state))
         .bind(retire_at.map(|at| int(at.0)))
@@ -195,7 +327,7 @@ impl Change<'_> {
     }
 
     pub(super) async fn version(&mut self, id: &str) -> Result<Option<VersionRow>, StoreError> {
-        let sql = sqlx::AssertSqlSafe(format!("{VERSION} WHERE id = ?"));
+        let sql = sqlx::AssertSqlSafe(format!("{VERSION} WHERE id = $1"));
         let row = sqlx::query(sql).bind(id).fetch_optional(&mut *self.tx).await?;
         row.as_ref().map(version).transpose()
     }
@@ -209,21 +341,60 @@ impl Change<'_> {
     }
 
     pub(super) async fn ring_id(&mut self, name: &str) -> Result<i64, StoreError> {
-        let row = sqlx::query("SELECT id FROM rings WHERE name = ?").bind(name).fetch_optional(&mut *self.tx);
+        let row =
+            sqlx::query("SELECT id FROM rings WHERE name = $1").bind(name).fetch_optional(&mut *self.tx);
         let row = row.await?.ok_or_else(|| Refusal::NotFound { what: "ring", name: name.to_owned() })?;
         Ok(row.try_get(0)?)
     }
 
     pub(super) async fn client_id(&mut self, name: &str) -> Result<i64, StoreError> {
         let row =
-            sqlx::query("SELECT id FROM clients WHERE name = ?").bind(name).fetch_optional(&mut *self.tx);
+            sqlx::query("SELECT id FROM clients WHERE name = $1").bind(name).fetch_optional(&mut *self.tx);
         let row = row.await?.ok_or_else(|| Refusal::NotFound { what: "client", name: name.to_owned() })?;
         Ok(row.try_get(0)?)
     }
 }
 
-async fn load_key(connection: &mut SqliteConnection, id: &str) -> Result<Key, StoreError> {
-    let sql = sqlx::AssertSqlSafe(format!("{KEY} WHERE k.id = ?"));
+/// ` AND …` for each label, whose name and value are parameters from number `first` on.
+pub(super) fn label_conditions(
+    dialect: Dialect,
+    table: &str,
+    labels: &[(String, Option<String>)],
+    first: usize,
+) -> String {
+    let mut conditions = String::new();
+    let mut next = first;
+    for (_, value) in labels {
+        let value_of = match dialect {
+            Dialect::Sqlite => format!("({table}.labels ->> CAST(${next} AS TEXT))"),
+            Dialect::Postgres => format!("({table}.labels::jsonb ->> CAST(${next} AS TEXT))"),
+        };
+        next = next.saturating_add(1);
+        if value.is_some() {
+            conditions.push_str(&format!(" AND {value_of} = ${next}"));
+            next = next.saturating_add(1);
+        } else {
+            conditions.push_str(&format!(" AND {value_of} IS NOT NULL"));
+        }
+    }
+    conditions
+}
+
+pub(super) fn bind_labels<'q>(
+    mut query: Query<'q, Any, AnyArguments>,
+    labels: &'q [(String, Option<String>)],
+) -> Query<'q, Any, AnyArguments> {
+    for (name, value) in labels {
+        query = query.bind(name);
+        if let Some(value) = value {
+            query = query.bind(value);
+        }
+    }
+    query
+}
+
+async fn load_key(connection: &mut AnyConnection, id: &str) -> Result<Key, StoreError> {
+    let sql = sqlx::AssertSqlSafe(format!("{KEY} WHERE k.id = $1"));
     let row = sqlx::query(sql).bind(id).fetch_optional(&mut *connection).await?;
     let row = row.ok_or_else(|| Refusal::NotFound { what: "key", name: id.to_owned() })?;
     let mut key = key(&row)?;
@@ -231,8 +402,8 @@ async fn load_key(connection: &mut SqliteConnection, id: &str) -> Result<Key, St
     Ok(key)
 }
 
-async fn load_versions(connection: &mut SqliteConnection, key: &str) -> Result<Vec<VersionRow>, StoreError> {
-    let sql = sqlx::AssertSqlSafe(format!("{VERSION} WHERE key_id = ? ORDER BY created_at, id"));
+async fn load_versions(connection: &mut AnyConnection, key: &str) -> Result<Vec<VersionRow>, StoreError> {
+    let sql = sqlx::AssertSqlSafe(format!("{VERSION} WHERE key_id = $1 ORDER BY created_at, id"));
     let rows = sqlx::query(sql).bind(key).fetch_all(connection).await?;
     rows.iter().map(version).collect()
 }

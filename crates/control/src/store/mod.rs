@@ -1,79 +1,99 @@
-//! All SQL. SQLite, one connection that writes and several that read.
+//! All SQL, for SQLite and PostgreSQL.
 //!
 //! # Layout
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`db`] | the two databases as one |
 //! | [`change`] | the unit of work: state, audit record and revisions commit together |
 //! | [`audit`] | the audit trail and its checkpoints |
+//! | [`backup`] | a copy while it is served |
 //! | [`clients`], [`keys`], [`rotations`], [`tokens`] | one resource each |
+//! | [`restore`] | what makes a restored copy fit to be served |
 //! | [`rings`] | rings, and the rows that documents are cut from |
 //! | [`setup`] | what the first start makes |
+//! | [`signing_keys`] | who signs |
 //! | [`deadlines`] | what happens to versions and rotations by its time |
 //! | [`endings`] | revoked, compromised, brought back |
+//! | [`policies`] | what keys follow |
+//! | [`plans`] | what a key's policy makes of it: due times, notices, deposits |
+//! | [`retirement`] | the end of an old version: brown-outs, and before its deadline when it is unused |
 //! | [`import`] | many digests at once |
+//! | [`proxies`] | what proxies said of themselves |
 //! | [`usage`] | what proxies counted, written for all who wait |
+//! | [`figures`] | counts for whoever watches |
 //! | [`rows`] | rows as types |
-//!
-//! No write waits for a lock that another of our connections holds: there is one writer, and with a
-//! write-ahead log readers neither wait for it nor stop it.
+//! | [`presence`] | whether the database file is still there |
+//! | [`replicas`] | what other control planes on the same database commit |
 
 mod audit;
+pub(crate) mod backup;
 pub mod change;
 mod clients;
+mod db;
 mod deadlines;
 mod endings;
+mod figures;
 mod import;
 mod keys;
 mod migrations;
+mod plans;
+mod policies;
+mod presence;
+mod proxies;
+mod replicas;
+mod restore;
+mod retirement;
 mod rings;
 mod rotations;
 mod rows;
 mod setup;
+mod signing_keys;
 mod tokens;
 mod usage;
 
-pub use change::Context;
+pub use change::{Committed, Context};
+pub use db::{BadUrl, Location, PostgresUrl};
 pub use deadlines::Due;
 pub use endings::Ending;
-pub use import::ImportedVersion;
-pub use keys::NewKey;
+pub use figures::{AGES, Ages, Figures};
+pub use keys::{KeyFilter, NewKey};
 pub use migrations::OpenError;
-pub use rings::{Cut, RingRecord, Signer};
+pub use plans::AUTOMATIC_STARTS_A_MINUTE;
+pub use presence::Vanished;
+pub use restore::{Restoration, RestorePoint, Restored};
+pub use rings::{Cut, RingRecord};
 pub use rotations::{NewRotation, RollBackTo};
 pub use setup::Setup;
+pub use signing_keys::{Signer, Standing};
 pub use tokens::{Bearer, NewToken, TokenEnd};
 pub use usage::NewUsage;
 
-use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::AtomicU64;
 
-use keywheel_api::Timestamp;
+use keywheel_api::{SigningKeyState, Timestamp};
 use keywheel_keyring::Digest;
-use sqlx::SqlitePool;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::postgres::PgDatabaseError;
 use tokio::sync::{Notify, watch};
 
 use change::Heads;
+use db::Db;
 use usage::UsageQueue;
-
-/// How long a statement waits for a lock that another process holds, such as a backup's.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-const READERS: u32 = 4;
-/// In KiB, as SQLite writes it. An import touches pages all over its indexes; with SQLite's own 2 MB each
-/// would be written to the log and read back many times. Only what is used is allocated.
-const WRITER_CACHE: &str = "-131072";
 
 /// The database.
 #[derive(Debug)]
 pub struct Store {
-    writer: SqlitePool,
-    readers: SqlitePool,
+    db: Db,
+    location: Location,
     heads: Heads,
     usage: UsageQueue,
+    /// How often a signing key became active.
+    activation: AtomicU64,
     /// The newest audit record's number.
     pub(crate) audited: watch::Sender<u64>,
+    /// Counts what other replicas may have written down of proxies.
+    pub(crate) proxies_written: watch::Sender<u64>,
     /// Woken when a deadline may have come closer.
     pub(crate) deadlines: Notify,
 }
@@ -87,6 +107,9 @@ pub enum StoreError {
     /// Asking again later may help: locked, read-only, out of space.
     #[error("the database is not available: {0}")]
     Unavailable(#[source] sqlx::Error),
+    /// Nothing that is changed would last.
+    #[error(transparent)]
+    Vanished(#[from] Vanished),
     #[error("the database failed: {0}")]
     Failed(#[source] sqlx::Error),
     /// Asking again later will help.
@@ -142,6 +165,20 @@ pub enum Refusal {
     LastAdmin(String),
     #[error("token `{0}` is revoked or has expired; make another one")]
     TokenEnded(String),
+    #[error("at most 32 labels, whose names and values are 1 to 63 letters, digits, `.`, `_`, `/` and `-`")]
+    Labels,
+    #[error("policy `{0}` exists already, with other terms")]
+    PolicyExists(String),
+    #[error("policy `{0}` is in use; give its keys, clients and rings another one first")]
+    PolicyInUse(String),
+    #[error("key `{key}`: {why}")]
+    Policy { key: String, why: String },
+    #[error("key `{0}` follows no policy, so the rotation needs an overlap of its own")]
+    NoOverlap(String),
+    #[error("rotation `{0}` has not begun, so no version of it is about to end; cancel it, or wait")]
+    RotationNotBegun(String),
+    #[error("signing key `{key}` is {}; {}", signing_keys::name(*from), step(*from, *to))]
+    SigningKeyStep { key: String, from: SigningKeyState, to: SigningKeyState },
 }
 
 impl Store {
@@ -150,61 +187,70 @@ impl Store {
     /// # Errors
     ///
     /// [`OpenError`], which says what to do.
-    pub async fn open(path: &Path) -> Result<Self, OpenError> {
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true)
-            .busy_timeout(BUSY_TIMEOUT);
-        let writer = SqlitePoolOptions::new()
-            .max_connections(1)
-            .connect_with(options.clone().pragma("cache_size", WRITER_CACHE))
-            .await;
-        let writer = writer.map_err(|error| OpenError::new(path, error))?;
-        migrations::run(path, &writer).await?;
-        let audited = migrations::chain(path, &writer).await?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(READERS)
-            .connect_with(options.pragma("query_only", "on"))
-            .await
-            .map_err(|error| OpenError::new(path, error))?;
+    pub async fn open(location: &Location) -> Result<Self, OpenError> {
+        let db = Db::open(location, |dialect, pool| migrations::run(location, dialect, pool)).await?;
+        let audited = audited(&db).await.map_err(|error| OpenError::store(location, &error))?;
         Ok(Self {
-            writer,
-            readers,
+            db,
+            location: location.clone(),
             heads: Heads::default(),
             usage: UsageQueue::default(),
+            activation: AtomicU64::default(),
             audited: watch::Sender::new(audited),
+            proxies_written: watch::Sender::new(0),
             deadlines: Notify::new(),
         })
     }
 
-    /// Ends every connection, so that the write-ahead log is folded into the database.
+    /// Whether other control planes may share the database.
+    #[must_use]
+    pub const fn is_shared(&self) -> bool {
+        !self.location.is_file()
+    }
+
+    /// Ends every connection.
     pub async fn close(&self) {
-        self.readers.close().await;
-        self.writer.close().await;
+        self.db.close().await;
     }
 
     /// # Errors
     ///
     /// [`StoreError`] if the database does not answer.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        sqlx::query("SELECT 1 FROM rings").fetch_optional(&self.readers).await?;
+        self.db.check()?;
+        sqlx::query("SELECT 1 FROM rings").fetch_optional(self.db.readers()).await?;
         Ok(())
     }
+}
+
+async fn audited(db: &Db) -> Result<u64, StoreError> {
+    Ok(audit::head(&mut *db.readers().acquire().await?).await?.seq)
 }
 
 // === impl StoreError ===
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
+        if comes_back(&error) { Self::Unavailable(error) } else { Self::Failed(error) }
+    }
+}
+
+/// Whether the database may answer later.
+fn comes_back(error: &sqlx::Error) -> bool {
+    use sqlx::Error::{Io, PoolClosed, PoolTimedOut, Protocol, Tls, WorkerCrashed};
+    if let Some(error) = error.as_database_error()
+        && let Some(error) = error.try_downcast_ref::<PgDatabaseError>()
+    {
+        // https://www.postgresql.org/docs/current/errcodes-appendix.html: connection, resources, operator,
+        // system; read-only, as after a failover; a lock that was not had in time; roles that are not there yet.
+        let code = error.code();
+        return ["08", "53", "57", "58", "28"].iter().any(|class| code.starts_with(class))
+            || ["25006", "25P03", "55P03", "40001", "40P01"].contains(&code);
+    }
+    match error {
+        Io(_) | Tls(_) | Protocol(_) | PoolTimedOut | PoolClosed | WorkerCrashed => true,
         // https://sqlite.org/rescode.html: busy, locked, read-only, I/O error, full, cannot open.
-        let later = match &error {
-            sqlx::Error::PoolTimedOut => true,
-            _ => matches!(primary_code(&error), Some(5 | 6 | 8 | 10 | 13 | 14)),
-        };
-        if later { Self::Unavailable(error) } else { Self::Failed(error) }
+        error => matches!(sqlite_code(error), Some(5 | 6 | 8 | 10 | 13 | 14)),
     }
 }
 
@@ -221,9 +267,22 @@ impl From<crate::lifecycle::NoTurn> for StoreError {
     }
 }
 
-fn primary_code(error: &sqlx::Error) -> Option<u32> {
+/// The primary code of what SQLite says.
+fn sqlite_code(error: &sqlx::Error) -> Option<u32> {
     let code: u32 = error.as_database_error()?.code()?.parse().ok()?;
     Some(code & 0xff)
+}
+
+/// What to do instead.
+const fn step(from: SigningKeyState, to: SigningKeyState) -> &'static str {
+    match (from, to) {
+        (SigningKeyState::Created, SigningKeyState::Active) => {
+            "publish it first, and activate it once every proxy trusts it"
+        }
+        (SigningKeyState::Active, _) => "activate another one first",
+        (SigningKeyState::Retired, _) => "it is never used again; create another one",
+        _ => "it is past that step",
+    }
 }
 
 /// Turns the violation of a unique index into what it means.

@@ -2,10 +2,11 @@ use keywheel_keyring::document::MAX_ENTRIES;
 use keywheel_keyring::{Digest, Entry, Epoch, Millis};
 use serde_json::json;
 use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
+use sqlx::any::AnyRow;
 
 use super::change::Context;
 use super::rows::{ENTRY, entry, int, time, uint};
+use super::signing_keys::{Standing, standing};
 use super::{Store, StoreError};
 
 /// A ring's row.
@@ -17,6 +18,8 @@ pub struct RingRecord {
     pub revision: u64,
     pub key_prefix: String,
     pub created_at: Millis,
+    /// A restored copy that is not to be published yet.
+    pub held: bool,
 }
 
 /// Rows for one document, all from one moment.
@@ -24,6 +27,9 @@ pub struct RingRecord {
 pub struct Cut {
     /// The ring's head at that moment.
     pub head: u64,
+    /// Its epoch, and the id of the key that signs, likewise.
+    pub epoch: Epoch,
+    pub signer: String,
     pub entries: Vec<Entry>,
     pub removed: Vec<Digest>,
     /// The last revision that the rows hold, or the head when they hold everything.
@@ -32,41 +38,18 @@ pub struct Cut {
     pub more: bool,
 }
 
-/// A signing key as it is stored.
-#[derive(Debug, Clone)]
-pub struct Signer {
-    pub id: String,
-    pub public_key: String,
-    pub sealed: Vec<u8>,
-}
-
 impl Store {
     /// # Errors
     ///
     /// [`StoreError`].
     pub async fn rings(&self) -> Result<Vec<RingRecord>, StoreError> {
-        let rows =
-            sqlx::query("SELECT id, name, epoch, revision, key_prefix, created_at FROM rings ORDER BY id")
-                .fetch_all(&self.readers)
-                .await?;
+        let rows = sqlx::query(
+            "SELECT id, name, epoch, revision, key_prefix, created_at, (SELECT count(*) FROM restores
+                 WHERE ring_id = rings.id AND finished_at IS NULL) AS held FROM rings ORDER BY id",
+        )
+        .fetch_all(self.db.readers())
+        .await?;
         rows.iter().map(ring).collect()
-    }
-
-    /// # Errors
-    ///
-    /// [`StoreError`].
-    pub async fn signers(&self) -> Result<Vec<Signer>, StoreError> {
-        let rows = sqlx::query("SELECT id, public_key, sealed FROM signing_keys ORDER BY created_at, id")
-            .fetch_all(&self.readers)
-            .await?;
-        let signer = |row: &SqliteRow| {
-            Ok(Signer {
-                id: row.try_get("id")?,
-                public_key: row.try_get("public_key")?,
-                sealed: row.try_get("sealed")?,
-            })
-        };
-        rows.iter().map(signer).collect()
     }
 
     /// How many entries a complete copy of the ring has.
@@ -76,11 +59,22 @@ impl Store {
     /// [`StoreError`].
     pub async fn count_entries(&self, ring: i64) -> Result<u64, StoreError> {
         let count =
-            sqlx::query_scalar("SELECT count(*) FROM versions WHERE ring_id = ? AND removed_at IS NULL")
+            sqlx::query_scalar("SELECT count(*) FROM versions WHERE ring_id = $1 AND removed_at IS NULL")
                 .bind(ring)
-                .fetch_one(&self.readers)
+                .fetch_one(self.db.readers())
                 .await?;
         Ok(uint(count))
+    }
+
+    /// A ring's head as it is committed now, whoever committed it. Those who wait for it are woken.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn look_at_head(&self, ring: i64) -> Result<u64, StoreError> {
+        let head = self.standing(ring).await?.revision;
+        self.known(ring, head);
+        Ok(head)
     }
 
     /// The changes after revision `since`, in the order of their revisions.
@@ -89,17 +83,18 @@ impl Store {
     ///
     /// [`StoreError`].
     pub async fn cut_changes(&self, ring: i64, since: u64) -> Result<Cut, StoreError> {
-        let sql = format!("{ENTRY} WHERE v.ring_id = ? AND v.revision > ? ORDER BY v.revision LIMIT ?");
+        let sql = format!("{ENTRY} WHERE v.ring_id = $1 AND v.revision > $2 ORDER BY v.revision LIMIT $3");
         // One transaction, so that head and rows are of one moment.
-        let mut tx = self.readers.begin().await?;
-        let head = head(&mut tx, ring).await?;
+        let mut tx = self.db.read().await?;
+        let head = standing(&mut tx, ring).await?;
         let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
             .bind(ring)
             .bind(int(since))
             .bind(int(MAX_ENTRIES as u64 + 1))
             .fetch_all(&mut *tx)
             .await?;
-        self.known(ring, head);
+        self.known(ring, head.revision);
+        self.signed_by(head.activation);
         Cut::new(head, &rows)
     }
 
@@ -111,17 +106,18 @@ impl Store {
     pub async fn cut_page(&self, ring: i64, after: Option<Digest>) -> Result<Cut, StoreError> {
         let after = after.map_or_else(Vec::new, |digest| digest.as_bytes().to_vec());
         let sql = format!(
-            "{ENTRY} WHERE v.ring_id = ? AND v.digest > ? AND v.removed_at IS NULL ORDER BY v.digest LIMIT ?"
+            "{ENTRY} WHERE v.ring_id = $1 AND v.digest > $2 AND v.removed_at IS NULL ORDER BY v.digest LIMIT $3"
         );
-        let mut tx = self.readers.begin().await?;
-        let head = head(&mut tx, ring).await?;
+        let mut tx = self.db.read().await?;
+        let head = standing(&mut tx, ring).await?;
         let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
             .bind(ring)
             .bind(after)
             .bind(int(MAX_ENTRIES as u64 + 1))
             .fetch_all(&mut *tx)
             .await?;
-        self.known(ring, head);
+        self.known(ring, head.revision);
+        self.signed_by(head.activation);
         Cut::new(head, &rows)
     }
 
@@ -134,7 +130,7 @@ impl Store {
     pub async fn remove_ended(&self, context: &Context, before: Millis) -> Result<usize, StoreError> {
         let mut change = self.begin(context).await?;
         let rows = sqlx::query(
-            "SELECT id, ring_id FROM versions WHERE ended_at < ? AND removed_at IS NULL ORDER BY ended_at LIMIT ?",
+            "SELECT id, ring_id FROM versions WHERE ended_at < $1 AND removed_at IS NULL ORDER BY ended_at LIMIT $2",
         )
         .bind(int(before.0))
         .bind(int(MAX_ENTRIES as u64))
@@ -147,7 +143,7 @@ impl Store {
         for row in &rows {
             let id: String = row.try_get("id")?;
             let revision = change.next_revision(row.try_get("ring_id")?).await?;
-            sqlx::query("UPDATE versions SET removed_at = ?, revision = ? WHERE id = ?")
+            sqlx::query("UPDATE versions SET removed_at = $1, revision = $2 WHERE id = $3")
                 .bind(int(context.now.0))
                 .bind(int(revision))
                 .bind(&id)
@@ -163,13 +159,20 @@ impl Store {
 }
 
 impl Cut {
+    /// What a heartbeat holds.
+    #[must_use]
+    pub fn nothing(at: Standing) -> Self {
+        let Standing { revision, epoch, signer, .. } = at;
+        let (entries, removed) = (Vec::new(), Vec::new());
+        Self { head: revision, epoch, signer, entries, removed, revision, more: false }
+    }
+
     /// From one row more than a document holds.
-    fn new(head: u64, rows: &[SqliteRow]) -> Result<Self, StoreError> {
-        let more = rows.len() > MAX_ENTRIES;
-        let mut cut = Self { head, entries: Vec::new(), removed: Vec::new(), revision: head, more };
+    fn new(at: Standing, rows: &[AnyRow]) -> Result<Self, StoreError> {
+        let mut cut = Self { more: rows.len() > MAX_ENTRIES, ..Self::nothing(at) };
         for row in rows.iter().take(MAX_ENTRIES) {
             let (entry, removed) = entry(row)?;
-            if more {
+            if cut.more {
                 cut.revision = entry.revision;
             }
             if removed {
@@ -182,13 +185,7 @@ impl Cut {
     }
 }
 
-async fn head(tx: &mut sqlx::SqliteConnection, ring: i64) -> Result<u64, StoreError> {
-    let revision =
-        sqlx::query_scalar("SELECT revision FROM rings WHERE id = ?").bind(ring).fetch_one(tx).await?;
-    Ok(uint(revision))
-}
-
-fn ring(row: &SqliteRow) -> Result<RingRecord, StoreError> {
+fn ring(row: &AnyRow) -> Result<RingRecord, StoreError> {
     let epoch: &str = row.try_get("epoch")?;
     Ok(RingRecord {
         id: row.try_get("id")?,
@@ -197,5 +194,6 @@ fn ring(row: &SqliteRow) -> Result<RingRecord, StoreError> {
         revision: uint(row.try_get("revision")?),
         key_prefix: row.try_get("key_prefix")?,
         created_at: time(row, "created_at")?,
+        held: row.try_get::<i64, _>("held")? > 0,
     })
 }

@@ -1,39 +1,60 @@
 use keywheel_api::time::{self, timestamp};
-use keywheel_api::{Rotation, RotationEnd, RotationState, State};
+use keywheel_api::{Retire, Rotation, RotationEnd, RotationState, State};
 use keywheel_keyring::key_text::random_id;
 use keywheel_keyring::{Digest, Millis, VersionId};
 use serde_json::json;
-use sqlx::SqliteConnection;
+use sqlx::AnyConnection;
 
 use super::change::{Change, Context};
 use super::keys::NewVersion;
-use super::rows::{VersionRow, int, rotation};
+use super::rows::{VersionRow, int, optional_time, rotation, share, time as time_of};
 use super::{Refusal, Store, StoreError};
 use crate::lifecycle::{self, Event, Turn};
 use crate::secret::random;
 
 const ROTATION: &str = "SELECT id, key_id, old_version, new_version, state, ended_by, begins_at,
-    overlap_ends_at, created_at, ended_at FROM rotations ";
+    overlap_ends_at, deadline, created_at, ended_at, retire, quiet, automatic, waits_for, evidence, only_old
+    FROM rotations ";
 
 /// A rotation to start.
 #[derive(Debug, Clone)]
 pub struct NewRotation {
     pub key: String,
-    /// Milliseconds.
-    pub overlap: u64,
+    /// Milliseconds; what the key's policy says when absent.
+    pub overlap: Option<u64>,
     /// From when on the new version is accepted; at once when absent or past.
     pub not_before: Option<Millis>,
     /// Whether to take the place of a rotation that is open.
     pub supersede: bool,
+    /// The version that gives way. When absent, the newest active one, and with it every other.
+    pub replaces: Option<String>,
+    /// Whether its schedule starts it.
+    pub automatic: bool,
     pub version: VersionId,
     pub digest: Digest,
 }
 
 impl NewRotation {
+    /// A rotation at once, by the terms of the key's policy.
+    #[must_use]
+    pub const fn to(key: String, version: VersionId, digest: Digest) -> Self {
+        Self {
+            key,
+            overlap: None,
+            not_before: None,
+            supersede: false,
+            replaces: None,
+            automatic: false,
+            version,
+            digest,
+        }
+    }
+
     /// Whether this is the request that `made` and its new version came from.
     fn repeats(&self, made: &Rotation, version: &VersionRow) -> bool {
         made.key == self.key
-            && overlap(made) == Some(self.overlap)
+            && self.overlap.is_none_or(|asked| overlap(made) == Some(asked))
+            && self.replaces.as_ref().is_none_or(|replaces| made.old_version == *replaces)
             && version.digest == self.digest
             && version.not_before == self.not_before
     }
@@ -63,79 +84,18 @@ impl Store {
         new: &NewRotation,
     ) -> Result<(Rotation, bool), StoreError> {
         let mut change = self.begin(context).await?;
-        let key = change.key(&new.key).await?;
-        if let Some(existing) = change.version(new.version.as_str()).await? {
-            let made = change.rotation_that_made(&existing.id).await?;
-            return match made {
-                Some(made) if new.repeats(&made, &existing) => Ok((made, false)),
-                _ => Err(Refusal::VersionExists(existing.id).into()),
-            };
+        let (rotation, started) = change.start(new).await?;
+        if started {
+            change.commit().await?;
         }
-        if key.revoked_at.is_some() {
-            return Err(Refusal::KeyRevoked(key.id).into());
-        }
-        let open = change.open_rotation(&key.id).await?;
-        if let Some(open) = open.as_ref().filter(|_| !new.supersede) {
-            return Err(Refusal::RotationOpen(open.id.clone()).into());
-        }
-        let expires_at = key.expires_at.and_then(time::millis);
-        if expires_at.is_some_and(|at| at <= context.now) {
-            return Err(Refusal::KeyExpired(key.id).into());
-        }
-        let versions = change.versions(&key.id).await?;
-        // After a reinstatement there may be several; the newest is what most clients have.
-        let Some(old) = versions.iter().rfind(|version| version.state == State::Active) else {
-            let pending = versions.iter().find(|version| version.state == State::Pending);
-            return Err(match pending.and_then(|version| version.not_before) {
-                Some(at) => Refusal::KeyPending { key: key.id, at: timestamp(at) },
-                None => Refusal::KeyRevoked(key.id),
-            }
-            .into());
-        };
-
-        // The new version first: no proxy may see the old one end before it has the new one.
-        let version =
-            NewVersion { id: &new.version, digest: new.digest, not_before: new.not_before, expires_at };
-        change.insert_version(&key.id, old.ring, &version).await?;
-        if let Some(open) = &open {
-            change.give_way(open).await?;
-        }
-        let begins_at = new.not_before.map_or(context.now, |at| at.max(context.now));
-        let ends_at = Millis(begins_at.0.saturating_add(new.overlap));
-        let id = random_id("rot", random()?);
-        sqlx::query(
-            "INSERT INTO rotations
-             (id, key_id, old_version, new_version, state, begins_at, overlap_ends_at, created_at)
-             VALUES (?, ?, ?, ?, 'distributing', ?, ?, ?)",
-        )
-        .bind(&id)
-        .bind(&key.id)
-        .bind(&old.id)
-        .bind(new.version.as_str())
-        .bind(int(begins_at.0))
-        .bind(int(ends_at.0))
-        .bind(int(context.now.0))
-        .execute(&mut *change.tx)
-        .await?;
-        let begins_now = begins_at <= context.now;
-        if begins_now {
-            let rotation = change.rotation(&id).await?;
-            change.begin_overlap(&rotation).await?;
-        }
-        change.audit_key("rotation.start", &id, &key).await?;
-        if begins_now {
-            change.complete_if_over(&id).await?;
-        }
-        let rotation = change.rotation(&id).await?;
-        change.commit().await?;
-        Ok((rotation, true))
+        Ok((rotation, started))
     }
 
     /// # Errors
     ///
     /// [`Refusal::NotFound`].
     pub async fn rotation(&self, id: &str) -> Result<Rotation, StoreError> {
-        let mut connection = self.readers.acquire().await?;
+        let mut connection = self.db.readers().acquire().await?;
         load(&mut connection, id).await
     }
 
@@ -225,13 +185,113 @@ impl Store {
 }
 
 impl Change<'_> {
+    /// Starts a rotation, or finds that it was started before, and says which.
+    pub(super) async fn start(&mut self, new: &NewRotation) -> Result<(Rotation, bool), StoreError> {
+        let now = self.now();
+        let key = self.key(&new.key).await?;
+        if let Some(existing) = self.version(new.version.as_str()).await? {
+            let made = self.rotation_that_made(&existing.id).await?;
+            return match made {
+                Some(made) if new.repeats(&made, &existing) => Ok((made, false)),
+                _ => Err(Refusal::VersionExists(existing.id).into()),
+            };
+        }
+        if key.revoked_at.is_some() {
+            return Err(Refusal::KeyRevoked(key.id).into());
+        }
+        let terms = self.terms(&new.key).await?;
+        let open = self.open_rotation(&key.id).await?;
+        if let Some(open) = open.as_ref().filter(|_| !new.supersede) {
+            return Err(Refusal::RotationOpen(open.id.clone()).into());
+        }
+        let expires_at = self.refuse_ended(&key)?;
+        let versions = self.versions(&key.id).await?;
+        let most = terms.as_ref().and_then(|terms| terms.max_versions);
+        if let Some(most) = most.filter(|_| !new.supersede) {
+            self.refuse_more_versions(&key.id, &versions, most)?;
+        }
+        let mut active = versions.iter().filter(|version| version.state == State::Active);
+        let old = match &new.replaces {
+            Some(id) => {
+                let found = active.find(|version| version.id == *id);
+                Some(found.ok_or_else(|| Refusal::NotFound { what: "active version", name: id.clone() })?)
+            }
+            // Where versions stand beside each other, one gives way at a time.
+            None if new.automatic && most.is_some() => active.next(),
+            // After a reinstatement there may be several; the newest is what most clients have.
+            None => active.next_back(),
+        };
+        let only_old = new.replaces.is_some() || new.automatic && most.is_some();
+        let Some(old) = old else {
+            let pending = versions.iter().find(|version| version.state == State::Pending);
+            return Err(match pending.and_then(|version| version.not_before) {
+                Some(at) => Refusal::KeyPending { key: key.id, at: timestamp(at) },
+                None => Refusal::KeyRevoked(key.id),
+            }
+            .into());
+        };
+
+        // The new version first: no proxy may see the old one end before it has the new one.
+        let version =
+            NewVersion { id: &new.version, digest: new.digest, not_before: new.not_before, expires_at };
+        self.insert_version(&key.id, old.ring, &version).await?;
+        if let Some(open) = &open {
+            self.give_way(open).await?;
+        }
+        let Some(overlap) =
+            new.overlap.or_else(|| Some(terms.as_ref()?.overlap_seconds.saturating_mul(1000)))
+        else {
+            return Err(Refusal::NoOverlap(key.id).into());
+        };
+        if self.deposited(&key.id).await?.is_some_and(|(id, _)| id == new.version) {
+            self.set_deposit(&key.id, None).await?;
+        }
+        let terms = terms.unwrap_or_default();
+        let begins_at = new.not_before.map_or(now, |at| at.max(now));
+        let ends_at = Millis(begins_at.0.saturating_add(overlap));
+        let retire = json!(terms.retire);
+        let id = random_id("rot", random()?);
+        sqlx::query(
+            "INSERT INTO rotations
+             (id, key_id, old_version, new_version, state, begins_at, overlap_ends_at, deadline, created_at,
+              retire, quiet, automatic, only_old, brownout_share, brownout_before)
+             VALUES ($1, $2, $3, $4, 'distributing', $5, $6, $6, $7, $8, $9, $10, $11, $12, $13)",
+        )
+        .bind(&id)
+        .bind(&key.id)
+        .bind(&old.id)
+        .bind(new.version.as_str())
+        .bind(int(begins_at.0))
+        .bind(int(ends_at.0))
+        .bind(int(now.0))
+        .bind(retire.as_str())
+        .bind(terms.quiet_period_seconds.map(|seconds| int(seconds.saturating_mul(1000))))
+        .bind(i64::from(new.automatic))
+        .bind(i64::from(only_old))
+        .bind(terms.brownout.map(|plan| share(plan.share)))
+        .bind(terms.brownout.map(|plan| int(plan.before_seconds.saturating_mul(1000))))
+        .execute(&mut *self.tx)
+        .await?;
+        let begins_now = begins_at <= now;
+        if begins_now {
+            let rotation = self.rotation(&id).await?;
+            self.begin_overlap(&rotation).await?;
+        }
+        self.audit_key("rotation.start", &id, &key).await?;
+        if begins_now {
+            self.complete_if_over(&id).await?;
+        }
+        let rotation = self.rotation(&id).await?;
+        Ok((rotation, true))
+    }
+
     pub(super) async fn rotation(&mut self, id: &str) -> Result<Rotation, StoreError> {
         load(&mut self.tx, id).await
     }
 
     /// The rotation of a key that goes on.
     pub(super) async fn open_rotation(&mut self, key: &str) -> Result<Option<Rotation>, StoreError> {
-        let sql = sqlx::AssertSqlSafe(format!("{ROTATION} WHERE key_id = ? AND ended_at IS NULL"));
+        let sql = sqlx::AssertSqlSafe(format!("{ROTATION} WHERE key_id = $1 AND ended_at IS NULL"));
         let row = sqlx::query(sql).bind(key).fetch_optional(&mut *self.tx).await?;
         row.as_ref().map(rotation).transpose()
     }
@@ -244,7 +304,10 @@ impl Change<'_> {
     ) -> Result<(), StoreError> {
         let state = lifecycle::turn(rotation.state, turn)?;
         let (state, ended_by) = (json!(state), json!(ended_by));
-        sqlx::query("UPDATE rotations SET state = ?, ended_by = ?, ended_at = ? WHERE id = ?")
+        sqlx::query(
+            "UPDATE rotations SET state = $1, ended_by = $2, ended_at = $3, check_at = NULL, brownout_at = NULL
+             WHERE id = $4",
+        )
             .bind(state.as_str())
             .bind(ended_by.as_str())
             .bind(int(self.context.now.0))
@@ -260,16 +323,29 @@ impl Change<'_> {
         let now = self.now();
         let ends_at = Millis(now.0.saturating_add(overlap(rotation).unwrap_or_default()));
         lifecycle::turn(rotation.state, Turn::Begin)?;
-        sqlx::query(
-            "UPDATE rotations SET state = 'overlapping', begins_at = ?, overlap_ends_at = ? WHERE id = ?",
+        let row = sqlx::query(
+            "UPDATE rotations SET state = 'overlapping', begins_at = $1, overlap_ends_at = $2, deadline = $2
+             WHERE id = $3 RETURNING quiet, brownout_before, only_old",
         )
         .bind(int(now.0))
         .bind(int(ends_at.0))
         .bind(&rotation.id)
-        .execute(&mut *self.tx)
+        .fetch_one(&mut *self.tx)
         .await?;
+        let quiet = optional_time(&row, "quiet")?.filter(|_| rotation.retire == Retire::WhenUnused);
+        let brownout = optional_time(&row, "brownout_before")?;
+        let brownout_at = brownout.map(|before| ends_at.0.saturating_sub(before.0).max(now.0));
+        sqlx::query("UPDATE rotations SET check_at = $1, brownout_at = $2 WHERE id = $3")
+            .bind(quiet.map(|quiet| int(now.0.saturating_add(quiet.0))))
+            .bind(brownout_at.map(int))
+            .bind(&rotation.id)
+            .execute(&mut *self.tx)
+            .await?;
+        let only_old = time_of(&row, "only_old")?.0 != 0;
         for mut old in self.versions(&rotation.key).await? {
-            if old.state == State::Active && old.id != rotation.new_version {
+            let gives_way =
+                if only_old { old.id == rotation.old_version } else { old.id != rotation.new_version };
+            if old.state == State::Active && gives_way {
                 old.retire_at = Some(ends_at);
                 self.apply(&old, Event::Supersede).await?;
             }
@@ -292,9 +368,10 @@ impl Change<'_> {
         for old in self.superseded_by(rotation).await? {
             self.apply(&old, Event::Retire).await?;
         }
-        self.end_rotation(rotation, Turn::Complete, RotationEnd::Deadline).await?;
-        self.audit_key("rotation.complete", &rotation.id, &key).await?;
-        Ok(())
+        let unused = rotation.state == RotationState::Draining;
+        let ended_by = if unused { RotationEnd::Unused } else { RotationEnd::Deadline };
+        self.end_rotation(rotation, Turn::Complete, ended_by).await?;
+        self.audit_rotation("rotation.complete", &rotation.id, &key).await
     }
 
     /// The versions to which an open rotation gave its deadline: the old one, and what was reinstated
@@ -336,7 +413,7 @@ impl Change<'_> {
     }
 
     async fn rotation_that_made(&mut self, version: &str) -> Result<Option<Rotation>, StoreError> {
-        let sql = sqlx::AssertSqlSafe(format!("{ROTATION} WHERE new_version = ?"));
+        let sql = sqlx::AssertSqlSafe(format!("{ROTATION} WHERE new_version = $1"));
         let row = sqlx::query(sql).bind(version).fetch_optional(&mut *self.tx).await?;
         row.as_ref().map(rotation).transpose()
     }
@@ -345,11 +422,11 @@ impl Change<'_> {
 /// In milliseconds.
 fn overlap(rotation: &Rotation) -> Option<u64> {
     let begins_at = time::millis(rotation.begins_at)?;
-    Some(time::millis(rotation.overlap_ends_at)?.saturating_since(begins_at))
+    Some(time::millis(rotation.deadline)?.saturating_since(begins_at))
 }
 
-async fn load(connection: &mut SqliteConnection, id: &str) -> Result<Rotation, StoreError> {
-    let sql = sqlx::AssertSqlSafe(format!("{ROTATION} WHERE id = ?"));
+async fn load(connection: &mut AnyConnection, id: &str) -> Result<Rotation, StoreError> {
+    let sql = sqlx::AssertSqlSafe(format!("{ROTATION} WHERE id = $1"));
     let row = sqlx::query(sql).bind(id).fetch_optional(connection).await?;
     let row = row.ok_or_else(|| Refusal::NotFound { what: "rotation", name: id.to_owned() })?;
     rotation(&row)

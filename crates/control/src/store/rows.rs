@@ -1,18 +1,24 @@
 //! Rows as types.
 
 use keywheel_api::time::timestamp;
-use keywheel_api::{Key, Rotation, RotationEnd, RotationState, Timestamp, Version};
-use keywheel_keyring::{Digest, Entry, Millis, State};
+use keywheel_api::{
+    Key, Retire, Rotation, RotationEnd, RotationState, Schedule, ScheduleState, Timestamp, Version,
+};
+use keywheel_keyring::{Brownout, Digest, Entry, Millis, State};
 use serde::de::DeserializeOwned;
 use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
+use sqlx::any::AnyRow;
 
 use super::StoreError;
 use crate::lifecycle::accepted_until;
 
+/// Shares are stored as so many parts of the whole.
+const SHARES: f64 = 10_000.0;
+
 /// What [`entry`] reads.
 pub(super) const ENTRY: &str = "SELECT v.digest, v.id AS version, v.key_id, c.name AS client, v.revision,
-    v.state, v.not_before, v.expires_at, v.retire_at, v.removed_at, v.reinstated_in, k.scopes
+    v.state, v.not_before, v.expires_at, v.retire_at, v.removed_at, v.reinstated_in, v.brownout_share,
+    v.brownout_until, k.scopes
     FROM versions v JOIN keys k ON k.id = v.key_id JOIN clients c ON c.id = k.client_id ";
 
 /// A version as the store works on it.
@@ -30,8 +36,9 @@ pub(super) struct VersionRow {
     /// When proxies were told to forget it.
     pub(super) removed_at: Option<Millis>,
     pub(super) reinstated: bool,
+    pub(super) created_at: Millis,
+    brownout: Option<Brownout>,
     revision: u64,
-    created_at: Millis,
     last_used_at: Option<Millis>,
 }
 
@@ -44,7 +51,7 @@ pub(super) fn uint(value: i64) -> u64 {
     u64::try_from(value).unwrap_or_default()
 }
 
-pub(super) fn version(row: &SqliteRow) -> Result<VersionRow, StoreError> {
+pub(super) fn version(row: &AnyRow) -> Result<VersionRow, StoreError> {
     Ok(VersionRow {
         id: row.try_get("id")?,
         key: row.try_get("key_id")?,
@@ -60,11 +67,12 @@ pub(super) fn version(row: &SqliteRow) -> Result<VersionRow, StoreError> {
         removed_at: optional_time(row, "removed_at")?,
         reinstated: row.try_get::<Option<&str>, _>("reinstated_in")?.is_some(),
         last_used_at: optional_time(row, "last_used_at")?,
+        brownout: brownout(row)?,
     })
 }
 
 /// A key without its versions.
-pub(super) fn key(row: &SqliteRow) -> Result<Key, StoreError> {
+pub(super) fn key(row: &AnyRow) -> Result<Key, StoreError> {
     Ok(Key {
         id: row.try_get("id")?,
         ring: row.try_get("ring")?,
@@ -74,12 +82,30 @@ pub(super) fn key(row: &SqliteRow) -> Result<Key, StoreError> {
         expires_at: optional_timestamp(row, "expires_at")?,
         revoked_at: optional_timestamp(row, "revoked_at")?,
         open_rotation: row.try_get("open_rotation")?,
+        labels: json(row.try_get("labels")?)?,
+        policy: row.try_get("policy")?,
+        schedule: schedule(row)?,
         versions: Vec::new(),
     })
 }
 
-pub(super) fn rotation(row: &SqliteRow) -> Result<Rotation, StoreError> {
+/// Where the key stands by the policy that it follows, if it does.
+fn schedule(row: &AnyRow) -> Result<Option<Schedule>, StoreError> {
+    let policy: Option<String> = row.try_get("follows")?;
+    let state: Option<&str> = row.try_get("schedule")?;
+    let (Some(policy), Some(state)) = (policy, state) else { return Ok(None) };
+    Ok(Some(Schedule {
+        policy,
+        state: named::<ScheduleState>(state)?,
+        due_at: optional_timestamp(row, "due_at")?,
+        next_version: row.try_get("next_version")?,
+    }))
+}
+
+pub(super) fn rotation(row: &AnyRow) -> Result<Rotation, StoreError> {
     let ended_by: Option<String> = row.try_get("ended_by")?;
+    let waits_for: Option<&str> = row.try_get("waits_for")?;
+    let evidence: Option<&str> = row.try_get("evidence")?;
     Ok(Rotation {
         id: row.try_get("id")?,
         key: row.try_get("key_id")?,
@@ -89,13 +115,19 @@ pub(super) fn rotation(row: &SqliteRow) -> Result<Rotation, StoreError> {
         ended_by: ended_by.map(|text| named::<RotationEnd>(&text)).transpose()?,
         begins_at: timestamp(time(row, "begins_at")?),
         overlap_ends_at: timestamp(time(row, "overlap_ends_at")?),
+        deadline: timestamp(time(row, "deadline")?),
         created_at: timestamp(time(row, "created_at")?),
         ended_at: optional_timestamp(row, "ended_at")?,
+        retire: word::<Retire>(row, "retire")?,
+        quiet_period_seconds: optional_time(row, "quiet")?.map(|quiet| quiet.0 / 1000),
+        automatic: row.try_get::<i64, _>("automatic")? != 0,
+        waits_for: waits_for.map(json).transpose()?.unwrap_or_default(),
+        evidence: evidence.map(json).transpose()?,
     })
 }
 
 /// An entry as proxies get it, and whether they are to forget it instead.
-pub(super) fn entry(row: &SqliteRow) -> Result<(Entry, bool), StoreError> {
+pub(super) fn entry(row: &AnyRow) -> Result<(Entry, bool), StoreError> {
     let state: State = word(row, "state")?;
     let own = optional_time(row, "expires_at")?;
     let removed: Option<i64> = row.try_get("removed_at")?;
@@ -112,42 +144,57 @@ pub(super) fn entry(row: &SqliteRow) -> Result<(Entry, bool), StoreError> {
         expires_at: accepted_until(own, optional_time(row, "retire_at")?),
         scopes: json(row.try_get("scopes")?)?,
         successor: state == State::Retiring,
-        brownout: None,
+        brownout: brownout(row)?.filter(|_| state == State::Retiring),
         reinstated_in: reinstated_in.map(epoch).transpose()?,
     };
     Ok((entry, removed.is_some()))
 }
 
-pub(super) fn time(row: &SqliteRow, column: &str) -> Result<Millis, StoreError> {
+fn brownout(row: &AnyRow) -> Result<Option<Brownout>, StoreError> {
+    let share: Option<i64> = row.try_get("brownout_share")?;
+    let until = optional_time(row, "brownout_until")?;
+    // At most 10,000, so nothing is lost.
+    let share = share.and_then(|share| i32::try_from(share).ok()).map(|share| f64::from(share) / SHARES);
+    Ok(share.zip(until).map(|(share, until)| Brownout { share: share.clamp(0.0, 1.0), until }))
+}
+
+/// A share of requests as a whole number of ten-thousandths.
+pub(super) fn share(share: f64) -> i64 {
+    #[expect(clippy::cast_possible_truncation, reason = "0 to 10,000")]
+    let share = (share.clamp(0.0, 1.0) * SHARES).round() as i64;
+    share
+}
+
+pub(super) fn time(row: &AnyRow, column: &str) -> Result<Millis, StoreError> {
     Ok(Millis(uint(row.try_get(column)?)))
 }
 
-pub(super) fn optional_time(row: &SqliteRow, column: &str) -> Result<Option<Millis>, StoreError> {
+pub(super) fn optional_time(row: &AnyRow, column: &str) -> Result<Option<Millis>, StoreError> {
     let value: Option<i64> = row.try_get(column)?;
     Ok(value.map(|value| Millis(uint(value))))
 }
 
-pub(super) fn optional_timestamp(row: &SqliteRow, column: &str) -> Result<Option<Timestamp>, StoreError> {
+pub(super) fn optional_timestamp(row: &AnyRow, column: &str) -> Result<Option<Timestamp>, StoreError> {
     Ok(optional_time(row, column)?.map(timestamp))
 }
 
-pub(super) fn digest(row: &SqliteRow, column: &str) -> Result<Digest, StoreError> {
+pub(super) fn digest(row: &AnyRow, column: &str) -> Result<Digest, StoreError> {
     let bytes: &[u8] = row.try_get(column)?;
     let bytes = bytes.try_into().map_err(|_| StoreError::Corrupt("a digest of a wrong length".into()))?;
     Ok(Digest::from_bytes(bytes))
 }
 
 /// A word that the type's own serde names define.
-fn word<T: DeserializeOwned>(row: &SqliteRow, column: &str) -> Result<T, StoreError> {
+pub(super) fn word<T: DeserializeOwned>(row: &AnyRow, column: &str) -> Result<T, StoreError> {
     named(row.try_get(column)?)
 }
 
-fn named<T: DeserializeOwned>(text: &str) -> Result<T, StoreError> {
+pub(super) fn named<T: DeserializeOwned>(text: &str) -> Result<T, StoreError> {
     serde_json::from_value(serde_json::Value::String(text.to_owned()))
         .map_err(|_| StoreError::Corrupt(format!("the word `{text}`")))
 }
 
-fn json<T: DeserializeOwned>(text: &str) -> Result<T, StoreError> {
+pub(super) fn json<T: DeserializeOwned>(text: &str) -> Result<T, StoreError> {
     serde_json::from_str(text).map_err(|error| StoreError::Corrupt(error.to_string()))
 }
 
@@ -169,6 +216,9 @@ impl From<VersionRow> for Version {
     fn from(row: VersionRow) -> Self {
         Self {
             expires_at: accepted_until(row.expires_at, row.retire_at).map(timestamp),
+            brownout: row.brownout.filter(|_| row.state == State::Retiring).map(|brownout| {
+                keywheel_api::Brownout { share: brownout.share, until: timestamp(brownout.until) }
+            }),
             id: row.id,
             state: row.state,
             not_before: row.not_before.map(timestamp),

@@ -1,7 +1,8 @@
+use keywheel_api::SigningKeyState;
 use keywheel_keyring::{Epoch, KeyPrefix, PublicKey};
 use serde_json::json;
 
-use super::change::Context;
+use super::change::{Change, Context};
 use super::rows::int;
 use super::tokens::NewToken;
 use super::{Store, StoreError};
@@ -19,7 +20,7 @@ pub struct Setup {
 }
 
 impl Store {
-    /// Makes the ring, its signing key and the admin token.
+    /// Makes the ring, its signing key and the admin token, unless another replica did. Returns whether it did.
     ///
     /// `hand_over` runs before the commit: where it fails, the next start is the first one again.
     ///
@@ -31,10 +32,13 @@ impl Store {
         context: &Context,
         setup: &Setup,
         hand_over: impl FnOnce() -> Result<(), E>,
-    ) -> Result<(), E> {
+    ) -> Result<bool, E> {
         let mut change = self.begin(context).await?;
+        if change.has_rings().await? {
+            return Ok(false);
+        }
         sqlx::query(
-            "INSERT INTO rings (name, epoch, revision, key_prefix, created_at) VALUES (?, ?, 0, ?, ?)",
+            "INSERT INTO rings (name, epoch, revision, key_prefix, created_at) VALUES ($1, $2, 0, $3, $4)",
         )
         .bind(&setup.ring)
         .bind(setup.epoch.to_string())
@@ -43,19 +47,22 @@ impl Store {
         .execute(&mut *change.tx)
         .await
         .map_err(StoreError::from)?;
-        sqlx::query("INSERT INTO signing_keys (id, public_key, sealed, created_at) VALUES (?, ?, ?, ?)")
-            .bind(setup.public_key.id().to_string())
-            .bind(setup.public_key.to_string())
-            .bind(&setup.sealed_signing_key)
-            .bind(int(context.now.0))
-            .execute(&mut *change.tx)
-            .await
-            .map_err(StoreError::from)?;
+        let ring_id = change.ring_id(&setup.ring).await?;
+        let (key, sealed) = (&setup.public_key, &setup.sealed_signing_key);
+        change.insert_signing_key(ring_id, key, sealed, SigningKeyState::Active).await?;
         let (epoch, signer) = (setup.epoch, setup.public_key.id().to_string());
         let ring = json!({ "epoch": epoch, "key_prefix": setup.key_prefix.as_str(), "signer": signer });
         change.audit("ring.create", &setup.ring, None, Some(ring)).await?;
         change.insert_token(&NewToken::admin("made by the first start", setup.admin_token)).await?;
         hand_over()?;
-        Ok(change.commit().await?)
+        change.commit().await?;
+        Ok(true)
+    }
+}
+
+impl Change<'_> {
+    async fn has_rings(&mut self) -> Result<bool, StoreError> {
+        let ring = sqlx::query("SELECT id FROM rings LIMIT 1").fetch_optional(&mut *self.tx).await?;
+        Ok(ring.is_some())
     }
 }

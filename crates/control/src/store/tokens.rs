@@ -3,8 +3,8 @@ use keywheel_api::{Role, Token};
 use keywheel_keyring::Millis;
 use keywheel_keyring::key_text::random_id;
 use serde_json::json;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row as _, SqliteConnection};
+use sqlx::any::AnyRow;
+use sqlx::{AnyConnection, Row as _};
 
 use super::change::{Change, Context};
 use super::rows::{int, optional_time, optional_timestamp, time, uint};
@@ -82,7 +82,7 @@ impl Store {
              FROM token_secrets s JOIN tokens t ON t.id = s.token_id WHERE s.hash = $1",
         )
         .bind(hash.as_bytes().to_vec())
-        .fetch_optional(&self.readers)
+        .fetch_optional(self.db.readers())
         .await?;
         let Some(row) = row else { return Ok(None) };
         let over = |column| Ok::<_, StoreError>(optional_time(&row, column)?.is_some_and(|at| at <= now));
@@ -108,7 +108,7 @@ impl Store {
     ///
     /// [`Refusal::NotFound`].
     pub async fn token(&self, id: &str, now: Millis) -> Result<Token, StoreError> {
-        load(&mut *self.readers.acquire().await?, id, now).await
+        load(&mut *self.db.readers().acquire().await?, id, now).await
     }
 
     /// Up to `limit` tokens in the order of their ids, after `after`, ended ones included.
@@ -122,7 +122,7 @@ impl Store {
             .bind(int(now.0))
             .bind(after)
             .bind(i64::from(limit))
-            .fetch_all(&self.readers)
+            .fetch_all(self.db.readers())
             .await?;
         rows.iter().map(token).collect()
     }
@@ -144,8 +144,7 @@ impl Store {
             .execute(&mut *change.tx)
             .await?;
         let after = change.audit_token("token.revoke", &before).await?;
-        // After the audit record, for which changes wait in line: of two that each revoke one of the last two, the
-        // second counts what the first left.
+        // Changes wait in line: of two that each revoke one of the last two, the second counts what the first left.
         if before.role == Role::Admin && change.standing_admins().await? == 0 {
             return Err(Refusal::LastAdmin(before.id).into());
         }
@@ -198,7 +197,7 @@ impl Store {
         )
         .bind(int(at.0))
         .bind(id)
-        .execute(&self.writer)
+        .execute(self.db.writer())
         .await?;
         Ok(())
     }
@@ -254,7 +253,7 @@ impl Change<'_> {
     }
 }
 
-async fn load(connection: &mut SqliteConnection, id: &str, now: Millis) -> Result<Token, StoreError> {
+async fn load(connection: &mut AnyConnection, id: &str, now: Millis) -> Result<Token, StoreError> {
     let row = sqlx::query(sqlx::AssertSqlSafe(format!("{TOKEN} WHERE t.id = $2")))
         .bind(int(now.0))
         .bind(id)
@@ -263,7 +262,7 @@ async fn load(connection: &mut SqliteConnection, id: &str, now: Millis) -> Resul
     token(&row.ok_or_else(|| Refusal::NotFound { what: "token", name: id.to_owned() })?)
 }
 
-fn token(row: &SqliteRow) -> Result<Token, StoreError> {
+fn token(row: &AnyRow) -> Result<Token, StoreError> {
     Ok(Token {
         id: row.try_get("id")?,
         name: row.try_get("name")?,
@@ -277,12 +276,12 @@ fn token(row: &SqliteRow) -> Result<Token, StoreError> {
     })
 }
 
-fn role(row: &SqliteRow) -> Result<Role, StoreError> {
+fn role(row: &AnyRow) -> Result<Role, StoreError> {
     let role: &str = row.try_get("role")?;
     role.parse().map_err(|_| StoreError::Corrupt(format!("the role `{role}`")))
 }
 
-fn rings(row: &SqliteRow) -> Result<Option<Vec<String>>, StoreError> {
+fn rings(row: &AnyRow) -> Result<Option<Vec<String>>, StoreError> {
     let rings: Option<&str> = row.try_get("rings")?;
     let read =
         |rings| serde_json::from_str(rings).map_err(|_| StoreError::Corrupt("the rings of a token".into()));

@@ -13,10 +13,11 @@ use keywheel_api::{Reporting, RingUsage, UsageHour};
 use keywheel_keyring::Millis;
 use keywheel_keyring::usage::Batch;
 use serde_json::{Value, json};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row as _, SqliteConnection};
+use sqlx::any::AnyRow;
+use sqlx::{AnyConnection, Row as _};
 use tokio::sync::oneshot;
 
+use super::db::{Dialect, Sql};
 use super::rows::{int, optional_time, optional_timestamp, time, uint};
 use super::{Refusal, Store, StoreError};
 use crate::usage::{Ledger, MAX_COUNT, Vm, VmId};
@@ -30,17 +31,67 @@ const MAX_VMS: u64 = 50_000;
 /// Rows of one DELETE, so that nobody waits long for the writer.
 const CHUNK: u64 = 10_000;
 
-// In both each row looks its version up, and never each version of the ring its row: hence the cross
-// join, and the `+` that keeps the index by ring out of it.
-const ADD_HOURS: &str = "INSERT INTO usage_hours (version, hour, outcome, count, last_minute)
-    SELECT v.id, value ->> 1, value ->> 2, value ->> 3, value ->> 4
-    FROM json_each(?) CROSS JOIN versions v WHERE v.id = value ->> 0 AND v.ring_id = ?
-    ON CONFLICT (version, hour, outcome) DO UPDATE SET
-        count = min(count + excluded.count, ?), last_minute = max(last_minute, excluded.last_minute)";
-const SET_LAST_USED: &str = "UPDATE versions SET last_used_at = used.at
-    FROM (SELECT value ->> 0 AS id, value ->> 1 AS at FROM json_each(?)) AS used
-    WHERE versions.id = used.id AND +versions.ring_id = ?
-        AND (versions.last_used_at IS NULL OR versions.last_used_at < used.at)";
+// Rows come as one array of JSON, so that a statement is prepared once however many there are. In SQLite's
+// form of the two that name versions, each row looks its version up, and never each version of the ring its row:
+// hence the cross join, and the `+` that keeps the index by ring out of it.
+const ADD_HOURS: Sql = Sql {
+    sqlite: "INSERT INTO usage_hours (version, hour, outcome, count, last_minute)
+        SELECT v.id, value ->> 1, value ->> 2, value ->> 3, value ->> 4
+        FROM json_each($1) CROSS JOIN versions v WHERE v.id = value ->> 0 AND v.ring_id = $2
+        ON CONFLICT (version, hour, outcome) DO UPDATE SET
+            count = min(count + excluded.count, $3), last_minute = max(last_minute, excluded.last_minute)",
+    postgres: "INSERT INTO usage_hours AS u (version, hour, outcome, count, last_minute)
+        SELECT v.id, (value ->> 1)::bigint, value ->> 2, (value ->> 3)::bigint, (value ->> 4)::bigint
+        FROM jsonb_array_elements($1::jsonb) JOIN versions v ON v.id = value ->> 0 AND v.ring_id = $2
+        ON CONFLICT (version, hour, outcome) DO UPDATE SET
+            count = least(u.count + excluded.count, $3),
+            last_minute = greatest(u.last_minute, excluded.last_minute)",
+};
+const SET_LAST_USED: Sql = Sql {
+    sqlite: "UPDATE versions SET last_used_at = used.at
+        FROM (SELECT value ->> 0 AS id, value ->> 1 AS at FROM json_each($1)) AS used
+        WHERE versions.id = used.id AND +versions.ring_id = $2
+            AND (versions.last_used_at IS NULL OR versions.last_used_at < used.at)",
+    postgres: "UPDATE versions SET last_used_at = used.at
+        FROM (SELECT value ->> 0 AS id, (value ->> 1)::bigint AS at
+              FROM jsonb_array_elements($1::jsonb)) AS used
+        WHERE versions.id = used.id AND versions.ring_id = $2
+            AND (versions.last_used_at IS NULL OR versions.last_used_at < used.at)",
+};
+const LOAD_VMS: Sql = Sql {
+    sqlite: "SELECT * FROM usage_vms WHERE ring_id = $1
+        AND (instance, vm) IN (SELECT value ->> 0, value ->> 1 FROM json_each($2))",
+    postgres: "SELECT * FROM usage_vms WHERE ring_id = $1
+        AND (instance, vm) IN (SELECT value ->> 0, value ->> 1 FROM jsonb_array_elements($2::jsonb))",
+};
+macro_rules! save_vms {
+    ($rows:literal) => {
+        concat!(
+            "INSERT INTO usage_vms (ring_id, instance, vm, node, first_seen, last_batch, missing,
+                 missing_since, covered_from, covered_to, received_at) ",
+            $rows,
+            " ON CONFLICT (ring_id, instance, vm) DO UPDATE SET node = excluded.node,
+                 first_seen = excluded.first_seen, last_batch = excluded.last_batch,
+                 missing = excluded.missing, missing_since = excluded.missing_since,
+                 covered_from = excluded.covered_from, covered_to = excluded.covered_to,
+                 received_at = excluded.received_at"
+        )
+    };
+}
+const SAVE_VMS: Sql = Sql {
+    // Without a WHERE, ON would be read as a part of a join.
+    sqlite: save_vms!(
+        "SELECT $1, value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
+             value ->> 7, value ->> 8, value ->> 9
+         FROM json_each($2) WHERE true"
+    ),
+    postgres: save_vms!(
+        "SELECT $1, value ->> 0, value ->> 1, value ->> 2, (value ->> 3)::bigint, (value ->> 4)::bigint,
+             (value ->> 5)::bigint, (value ->> 6)::bigint, (value ->> 7)::bigint, (value ->> 8)::bigint,
+             (value ->> 9)::bigint
+         FROM jsonb_array_elements($2::jsonb)"
+    ),
+};
 
 /// What one report says of a ring. Its batches kept their rules.
 #[derive(Debug, Clone)]
@@ -131,13 +182,13 @@ impl Store {
             rings.entry(waiting.report.ring).or_default().push(&waiting.report);
         }
         let mut tallies = Vec::with_capacity(rings.len());
-        let mut tx = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        let mut tx = self.db.write().await?;
         for (ring, reports) in rings {
-            let unknown_counts = write_ring(&mut tx, ring, &reports).await?;
+            let unknown_counts = write_ring(self.db.dialect, &mut tx, ring, &reports).await?;
             let reports = reports.len() as u64;
             tallies.push((ring, RingUsage { reports, unknown_counts, refused_batches: 0 }));
         }
-        tx.commit().await?;
+        self.db.commit(tx).await?;
         for (ring, tally) in tallies {
             self.usage.tally(ring, tally);
         }
@@ -158,14 +209,14 @@ impl Store {
         let rows = sqlx::query(
             "SELECT u.hour, u.version, u.outcome, u.count, u.last_minute
              FROM versions v JOIN usage_hours u ON u.version = v.id
-             WHERE v.key_id = ? AND u.hour >= ? AND u.hour < ? ORDER BY u.hour, u.version, u.outcome",
+             WHERE v.key_id = $1 AND u.hour >= $2 AND u.hour < $3 ORDER BY u.hour, u.version, u.outcome",
         )
         .bind(key)
         .bind(int(crate::usage::floor(from.0, crate::usage::HOUR)))
         .bind(int(to.0))
-        .fetch_all(&self.readers)
+        .fetch_all(self.db.readers())
         .await?;
-        let hour = |row: &SqliteRow| {
+        let hour = |row: &AnyRow| {
             Ok(UsageHour {
                 hour: timestamp(time(row, "hour")?),
                 version: row.try_get("version")?,
@@ -184,22 +235,22 @@ impl Store {
     ///
     /// [`StoreError`].
     pub async fn reporting(&self, ring: &str, limit: u32) -> Result<(u64, Vec<Reporting>), StoreError> {
-        let mut tx = self.readers.begin().await?;
-        let id: Option<i64> = sqlx::query_scalar("SELECT id FROM rings WHERE name = ?")
+        let mut tx = self.db.read().await?;
+        let id: Option<i64> = sqlx::query_scalar("SELECT id FROM rings WHERE name = $1")
             .bind(ring)
             .fetch_optional(&mut *tx)
             .await?;
         let id = id.ok_or_else(|| Refusal::NotFound { what: "ring", name: ring.to_owned() })?;
         let count = count_vms(&mut tx, id).await?;
         let rows = sqlx::query(
-            "SELECT * FROM usage_vms WHERE ring_id = ?
-             ORDER BY missing > 0 DESC, received_at, instance, vm LIMIT ?",
+            "SELECT * FROM usage_vms WHERE ring_id = $1
+             ORDER BY missing > 0 DESC, received_at, instance, vm LIMIT $2",
         )
         .bind(id)
-        .bind(limit)
+        .bind(i64::from(limit))
         .fetch_all(&mut *tx)
         .await?;
-        let reporting = |row: &SqliteRow| {
+        let reporting = |row: &AnyRow| {
             Ok(Reporting {
                 node: row.try_get("node")?,
                 instance: row.try_get("instance")?,
@@ -226,11 +277,11 @@ impl Store {
         loop {
             let rows = sqlx::query(
                 "DELETE FROM usage_hours WHERE (version, hour, outcome) IN
-                 (SELECT version, hour, outcome FROM usage_hours WHERE hour < ? LIMIT ?)",
+                 (SELECT version, hour, outcome FROM usage_hours WHERE hour < $1 LIMIT $2)",
             )
             .bind(int(hours.0))
             .bind(int(CHUNK))
-            .execute(&self.writer)
+            .execute(self.db.writer())
             .await?
             .rows_affected();
             forgotten = forgotten.saturating_add(rows);
@@ -238,46 +289,42 @@ impl Store {
                 break;
             }
         }
-        let gone = sqlx::query("DELETE FROM usage_vms WHERE received_at < ?").bind(int(vms.0));
-        Ok((forgotten, gone.execute(&self.writer).await?.rows_affected()))
+        let gone = sqlx::query("DELETE FROM usage_vms WHERE received_at < $1").bind(int(vms.0));
+        Ok((forgotten, gone.execute(self.db.writer()).await?.rows_affected()))
     }
 }
 
 /// Writes what the reports add up to. Returns how many counts named no version of the ring.
 async fn write_ring(
-    connection: &mut SqliteConnection,
+    dialect: Dialect,
+    connection: &mut AnyConnection,
     ring: i64,
     reports: &[&NewUsage],
 ) -> Result<u64, StoreError> {
-    let known = load_vms(connection, ring, reports).await?;
+    let known = load_vms(dialect, connection, ring, reports).await?;
     let before = known.len();
     let mut ledger = Ledger::new(known);
     for report in reports {
         ledger.add(&report.batches, report.now);
     }
-    save_vms(connection, ring, &ledger).await?;
+    save_vms(dialect, connection, ring, &ledger).await?;
     if ledger.vms.len() > before {
         bound_vms(connection, ring).await?;
     }
-    save_hours(connection, ring, &ledger).await
+    save_hours(dialect, connection, ring, &ledger).await
 }
 
 async fn load_vms(
-    connection: &mut SqliteConnection,
+    dialect: Dialect,
+    connection: &mut AnyConnection,
     ring: i64,
     reports: &[&NewUsage],
 ) -> Result<BTreeMap<VmId, Vm>, StoreError> {
     let batches = reports.iter().flat_map(|report| &report.batches);
     let ids: Value = batches.map(|batch| json!([batch.instance, batch.vm])).collect();
-    let rows = sqlx::query(
-        "SELECT * FROM usage_vms WHERE ring_id = ?
-         AND (instance, vm) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?))",
-    )
-    .bind(ring)
-    .bind(ids.to_string())
-    .fetch_all(connection)
-    .await?;
-    let vm = |row: &SqliteRow| {
+    let rows =
+        sqlx::query(dialect.pick(&LOAD_VMS)).bind(ring).bind(ids.to_string()).fetch_all(connection).await?;
+    let vm = |row: &AnyRow| {
         let id = VmId { instance: row.try_get("instance")?, vm: row.try_get("vm")? };
         let vm = Vm {
             node: row.try_get("node")?,
@@ -294,7 +341,12 @@ async fn load_vms(
     rows.iter().map(vm).collect()
 }
 
-async fn save_vms(connection: &mut SqliteConnection, ring: i64, ledger: &Ledger) -> Result<(), StoreError> {
+async fn save_vms(
+    dialect: Dialect,
+    connection: &mut AnyConnection,
+    ring: i64,
+    ledger: &Ledger,
+) -> Result<(), StoreError> {
     let row = |(id, vm): (&VmId, &Vm)| {
         json!([
             id.instance,
@@ -310,29 +362,19 @@ async fn save_vms(connection: &mut SqliteConnection, ring: i64, ledger: &Ledger)
         ])
     };
     let rows: Value = ledger.vms.iter().map(row).collect();
-    sqlx::query(
-        "INSERT OR REPLACE INTO usage_vms (ring_id, instance, vm, node, first_seen, last_batch, missing,
-             missing_since, covered_from, covered_to, received_at)
-         SELECT ?, value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
-             value ->> 7, value ->> 8, value ->> 9
-         FROM json_each(?)",
-    )
-    .bind(ring)
-    .bind(rows.to_string())
-    .execute(connection)
-    .await?;
+    sqlx::query(dialect.pick(&SAVE_VMS)).bind(ring).bind(rows.to_string()).execute(connection).await?;
     Ok(())
 }
 
 /// Whoever may report could make up VMs without end.
-async fn bound_vms(connection: &mut SqliteConnection, ring: i64) -> Result<(), StoreError> {
+async fn bound_vms(connection: &mut AnyConnection, ring: i64) -> Result<(), StoreError> {
     let surplus = count_vms(connection, ring).await?.saturating_sub(MAX_VMS);
     if surplus == 0 {
         return Ok(());
     }
     sqlx::query(
         "DELETE FROM usage_vms WHERE (ring_id, instance, vm) IN
-         (SELECT ring_id, instance, vm FROM usage_vms WHERE ring_id = ? ORDER BY received_at LIMIT ?)",
+         (SELECT ring_id, instance, vm FROM usage_vms WHERE ring_id = $1 ORDER BY received_at LIMIT $2)",
     )
     .bind(ring)
     .bind(int(surplus))
@@ -341,13 +383,14 @@ async fn bound_vms(connection: &mut SqliteConnection, ring: i64) -> Result<(), S
     Ok(())
 }
 
-async fn count_vms(connection: &mut SqliteConnection, ring: i64) -> Result<u64, StoreError> {
-    let count = sqlx::query_scalar("SELECT count(*) FROM usage_vms WHERE ring_id = ?").bind(ring);
+async fn count_vms(connection: &mut AnyConnection, ring: i64) -> Result<u64, StoreError> {
+    let count = sqlx::query_scalar("SELECT count(*) FROM usage_vms WHERE ring_id = $1").bind(ring);
     Ok(uint(count.fetch_one(connection).await?))
 }
 
 async fn save_hours(
-    connection: &mut SqliteConnection,
+    dialect: Dialect,
+    connection: &mut AnyConnection,
     ring: i64,
     ledger: &Ledger,
 ) -> Result<u64, StoreError> {
@@ -361,7 +404,7 @@ async fn save_hours(
             json!([slot.version, int(slot.hour.0), slot.outcome, int(uses.count), int(uses.last_minute.0)])
         })
         .collect();
-    let stored = sqlx::query(ADD_HOURS)
+    let stored = sqlx::query(dialect.pick(&ADD_HOURS))
         .bind(rows.to_string())
         .bind(ring)
         .bind(int(MAX_COUNT))
@@ -370,7 +413,7 @@ async fn save_hours(
         .rows_affected();
 
     let used: Value = ledger.used.iter().map(|(version, at)| json!([version, int(at.0)])).collect();
-    sqlx::query(SET_LAST_USED).bind(used.to_string()).bind(ring).execute(connection).await?;
+    sqlx::query(dialect.pick(&SET_LAST_USED)).bind(used.to_string()).bind(ring).execute(connection).await?;
     Ok((ledger.hours.len() as u64).saturating_sub(stored))
 }
 
@@ -418,6 +461,7 @@ mod tests {
     use keywheel_keyring::usage::Count;
 
     use super::*;
+    use crate::store::Location;
 
     #[test]
     fn who_waits_is_taken_in_groups_and_too_many_are_turned_away() {
@@ -452,10 +496,10 @@ mod tests {
     #[tokio::test]
     async fn no_report_reads_every_version_of_its_ring() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("keywheel.db")).await.unwrap();
-        for sql in [ADD_HOURS, SET_LAST_USED] {
+        let store = Store::open(&Location::Sqlite(dir.path().join("keywheel.db"))).await.unwrap();
+        for sql in [ADD_HOURS.sqlite, SET_LAST_USED.sqlite] {
             let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
-            let rows = sqlx::query(explain).fetch_all(&store.readers).await.unwrap();
+            let rows = sqlx::query(explain).fetch_all(store.db.readers()).await.unwrap();
             let plan: Vec<String> = rows.iter().map(|row| row.get("detail")).collect();
             assert!(plan[0].starts_with("SCAN json_each"), "{plan:?}");
             assert!(plan[1].ends_with("USING PRIMARY KEY (id=?)"), "{plan:?}");

@@ -37,6 +37,6 @@ async fn who_got_a_page_of_an_early_commit_may_follow_from_it() {
     let plane = plane().await;
     plane.key().await;
     let head = commit_unannounced(&plane).await;
-    let document = plane.ring("snapshot").await.document(&plane.trust());
+    let document = plane.ring("snapshot").await.document(&plane.trust().await);
     follows(&plane, document, head).await;
 }

@@ -2,11 +2,11 @@
 
 use keywheel_api::State;
 use serde_json::json;
-use sqlx::SqlitePool;
+use sqlx::AnyPool;
 
-use crate::support::{new_version, plane};
+use crate::support::{new_version, on_postgres, plane};
 
-async fn audit(database: &SqlitePool) -> Vec<String> {
+async fn audit(database: &AnyPool) -> Vec<String> {
     sqlx::query_scalar("SELECT action FROM audit ORDER BY seq").fetch_all(database).await.unwrap()
 }
 
@@ -36,10 +36,13 @@ async fn what_cannot_be_recorded_does_not_happen() {
     let plane = plane().await;
     let key = plane.key().await;
     let database = plane.database().await;
-    sqlx::query("CREATE TRIGGER no_audit BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'no'); END")
-        .execute(&database)
-        .await
-        .unwrap();
+    let trigger = if on_postgres() {
+        "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$;
+         CREATE TRIGGER no_audit BEFORE INSERT ON audit EXECUTE FUNCTION no()"
+    } else {
+        "CREATE TRIGGER no_audit BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'no'); END"
+    };
+    sqlx::raw_sql(trigger).execute(&database).await.unwrap();
 
     let rotation = json!({ "overlap_seconds": 60, "version": new_version() });
     plane.post(&format!("/v1/keys/{}/rotations", key.id), rotation).await.problem("internal");

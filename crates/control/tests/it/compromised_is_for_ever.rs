@@ -1,10 +1,9 @@
 use axum::http::StatusCode;
-use keywheel_api::{Compromised, Key, RevokedClient, RotationState, State};
-use keywheel_control::store::{ImportedVersion, Refusal, StoreError};
+use keywheel_api::{Compromised, ImportRefusal, Key, RevokedClient, RotationState, State};
 use keywheel_keyring::Digest;
 use serde_json::json;
 
-use crate::support::{context, new_version, plane};
+use crate::support::{new_version, plane};
 
 #[tokio::test]
 async fn a_compromised_key_is_never_reinstated_not_even_one_that_was_revoked_before() {
@@ -56,10 +55,8 @@ async fn leaked_digests_are_ended_reported_and_never_taken_again() {
         let body = json!({ "client": "acme", "version": { "id": new_version()["id"], "digest": digest } });
         plane.post("/v1/keys", body).await.problem("compromised");
         let digest: Digest = digest.as_str().unwrap().parse().unwrap();
-        let version = ImportedVersion { digest, scopes: Vec::new(), expires_at: None };
-        let import = plane.store().import(&context(), "production", "acme", vec![version]).await;
-        let refusal = Refusal::DigestCompromised(digest);
-        assert!(matches!(import, Err(StoreError::Refused(refused)) if refused == refusal));
+        let import = plane.import([digest]).await;
+        assert_eq!((import.imported, import.refused[0].reason), (0, ImportRefusal::Compromised));
     }
     assert_eq!(plane.head(), head);
     plane.post("/v1/compromised", json!({ "digests": [] })).await.problem("invalid-request");

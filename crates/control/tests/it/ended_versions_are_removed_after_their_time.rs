@@ -26,7 +26,7 @@ async fn ended_versions_are_removed_from_the_ring_after_their_time() {
     let document = plane.changes(since).await;
     assert_eq!((document.entries.len(), document.removed), (0, vec![digest]));
 
-    let page = plane.ring("snapshot").await.document(&plane.trust());
+    let page = plane.ring("snapshot").await.document(&plane.trust().await);
     let left: Vec<_> = page.entries.iter().map(|entry| entry.key.as_str()).collect();
     assert_eq!(left, [stays.id.as_str()]);
     assert_eq!(plane.show(&gone).await.versions.len(), 1, "the record stays");

@@ -23,7 +23,7 @@ async fn fifty_waiters_get_one_body_and_one_signature_at_once() {
     let mut answers = BTreeSet::new();
     for waiter in waiters {
         let answer = waiter.await.unwrap();
-        assert_eq!(answer.document(&plane.trust()).entries[0].key, key.id);
+        assert_eq!(answer.document(&plane.trust().await).entries[0].key, key.id);
         answers.insert((answer.body, answer.headers["keywheel-signature"].as_bytes().to_vec()));
     }
     assert_eq!(answers.len(), 1);

@@ -1,11 +1,10 @@
 use std::time::{Duration, Instant};
 
-use keywheel_control::store::ImportedVersion;
 use keywheel_keyring::document::Kind;
 use keywheel_keyring::{Digest, Document};
 use serde_json::json;
 
-use crate::support::{Plane, context, plane};
+use crate::support::{Plane, plane};
 
 async fn page(plane: &Plane, after: Option<Digest>, first: Option<&Document>) -> Document {
     let mut ask = "snapshot?".to_owned();
@@ -15,16 +14,11 @@ async fn page(plane: &Plane, after: Option<Digest>, first: Option<&Document>) ->
     if let Some(first) = first {
         ask += &format!("epoch={}&at_least={}", first.epoch, first.revision);
     }
-    plane.ring(&ask).await.document(&plane.trust())
+    plane.ring(&ask).await.document(&plane.trust().await)
 }
 
 async fn fill(plane: &Plane, count: u32) {
-    plane.client("acme").await;
-    let version = |n: u32| {
-        let digest = Digest::of(&n.to_be_bytes());
-        ImportedVersion { digest, scopes: Vec::new(), expires_at: None }
-    };
-    plane.store().import(&context(), "production", "acme", (0..count).map(version).collect()).await.unwrap();
+    plane.import((0..count).map(|n| Digest::of(&n.to_be_bytes()))).await;
 }
 
 #[tokio::test]
@@ -97,7 +91,7 @@ async fn a_kept_page_is_never_older_than_asked_for() {
 
     plane.post(&format!("/v1/keys/{}/revoke", key.id), json!({})).await;
     let asked = format!("snapshot?epoch={}&at_least={}", plane.epoch(), plane.head());
-    let newer = plane.ring(&asked).await.document(&plane.trust());
+    let newer = plane.ring(&asked).await.document(&plane.trust().await);
     assert_eq!(newer.revision, plane.head());
     assert!(newer.entries[0].state.is_denied());
 }

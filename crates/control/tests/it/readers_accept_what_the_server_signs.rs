@@ -17,10 +17,10 @@ fn install(held: &Generation, document: Document, signer: &PublicKey) -> Generat
 #[tokio::test]
 async fn a_reader_follows_a_snapshot_changes_and_a_heartbeat() {
     let plane = plane().await;
-    let signer = plane.trust().remove(0);
+    let signer = plane.trust().await.remove(0);
     let key = plane.key().await;
 
-    let page = plane.ring("snapshot").await.document(&plane.trust());
+    let page = plane.ring("snapshot").await.document(&plane.trust().await);
     let held = install(&Generation::default(), page, &signer);
     assert_eq!(held.complete.unwrap().revision, 1);
     assert_eq!(held.key_prefix, "kw_live_");

@@ -1,20 +1,29 @@
 //! A control plane in a directory of its own, called without a socket.
+//!
+//! With `KEYWHEEL_TEST_DATABASE=postgres` each has a database of its own on a PostgreSQL server that this process
+//! starts and ends; `cargo xtask test` runs the suite in both ways.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
-use keywheel_api::{Key, Rotation};
+use keywheel_api::{ImportItem, Imported, Key, Rotation};
 use keywheel_control::secret::random;
-use keywheel_control::store::{Context, Store};
+use keywheel_control::store::{Context, Location, PostgresUrl, Store};
 use keywheel_control::{Control, Options, RingAuth, app, clock};
 use keywheel_keyring::{Digest, Document, PublicKey, VersionId, signature};
+use keywheel_testkit::postgres::Postgres;
 use serde_json::{Value, json};
-use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
+use sqlx::AnyPool;
 use tempfile::TempDir;
 use tower::ServiceExt as _;
+
+pub(crate) static POSTGRES: LazyLock<Postgres> = LazyLock::new(|| Postgres::start().unwrap());
+/// The database of each directory.
+static DATABASES: Mutex<BTreeMap<PathBuf, PostgresUrl>> = Mutex::new(BTreeMap::new());
 
 pub(crate) struct Plane {
     pub(crate) dir: Arc<TempDir>,
@@ -29,7 +38,20 @@ pub(crate) struct Answer {
 }
 
 pub(crate) fn options(dir: &Path) -> Options {
+    Options { database: on_postgres().then(|| database_of(dir)), ..on_sqlite(dir) }
+}
+
+pub(crate) fn on_sqlite(dir: &Path) -> Options {
     Options::new(dir.join("data"), "kw_live_".parse().unwrap())
+}
+
+pub(crate) fn on_postgres() -> bool {
+    std::env::var("KEYWHEEL_TEST_DATABASE").is_ok_and(|name| name == "postgres")
+}
+
+pub(crate) fn database_of(dir: &Path) -> PostgresUrl {
+    let mut databases = DATABASES.lock().unwrap();
+    databases.entry(dir.to_owned()).or_insert_with(|| POSTGRES.database().unwrap().parse().unwrap()).clone()
 }
 
 pub(crate) async fn plane() -> Plane {
@@ -37,10 +59,14 @@ pub(crate) async fn plane() -> Plane {
 }
 
 pub(crate) async fn plane_with(ring_auth: RingAuth) -> Plane {
-    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let dir = tempfile::tempdir().unwrap();
     let options = Options { ring_auth, ..options(dir.path()) };
-    let (control, token) = Control::open(&options).await.unwrap();
-    Plane { dir, control: Arc::new(control), token: token.unwrap().expose().to_owned() }
+    first_start(dir, &options).await
+}
+
+pub(crate) async fn first_start(dir: TempDir, options: &Options) -> Plane {
+    let (control, token) = Control::open(options).await.unwrap();
+    Plane { dir: Arc::new(dir), control: Arc::new(control), token: token.unwrap().expose().to_owned() }
 }
 
 impl Plane {
@@ -62,8 +88,8 @@ impl Plane {
         self.control.ring("production").unwrap().head()
     }
 
-    pub(crate) fn trust(&self) -> Vec<PublicKey> {
-        self.control.ring("production").unwrap().trust()
+    pub(crate) async fn trust(&self) -> Vec<PublicKey> {
+        self.control.trust(self.control.ring("production").unwrap()).await.unwrap()
     }
 
     pub(crate) fn epoch(&self) -> String {
@@ -71,9 +97,12 @@ impl Plane {
     }
 
     /// A pool of the test's own, to look behind the control plane's back.
-    pub(crate) async fn database(&self) -> SqlitePool {
-        let path = self.dir.path().join("data/keywheel.db");
-        SqlitePool::connect_with(SqliteConnectOptions::new().filename(path)).await.unwrap()
+    pub(crate) async fn database(&self) -> AnyPool {
+        let location = match options(self.dir.path()).database {
+            Some(url) => Location::Postgres(url),
+            None => Location::Sqlite(self.dir.path().join("data/keywheel.db")),
+        };
+        location.pool().await.unwrap()
     }
 
     pub(crate) async fn post(&self, path: &str, body: Value) -> Answer {
@@ -118,6 +147,13 @@ impl Plane {
         call(app::ring(self.control.clone()), request.body(Body::empty()).unwrap()).await
     }
 
+    /// As a proxy that says `header` of itself.
+    pub(crate) async fn ring_as(&self, path_and_query: &str, header: &str) -> Answer {
+        let request = Request::builder().uri(format!("/v1/rings/production/{path_and_query}"));
+        let request = request.header("keywheel-proxy", header).body(Body::empty()).unwrap();
+        call(app::ring(self.control.clone()), request).await
+    }
+
     /// Sends a usage report as a proxy does.
     pub(crate) async fn report(&self, batches: Value) -> Answer {
         self.report_to("production", json!({ "batches": batches }).to_string()).await
@@ -129,7 +165,9 @@ impl Plane {
     }
 
     pub(crate) async fn changes(&self, since: u64) -> Document {
-        self.ring(&format!("changes?epoch={}&since={since}", self.epoch())).await.document(&self.trust())
+        self.ring(&format!("changes?epoch={}&since={since}", self.epoch()))
+            .await
+            .document(&self.trust().await)
     }
 
     pub(crate) async fn client(&self, name: &str) {
@@ -142,6 +180,19 @@ impl Plane {
         self.post("/v1/clients", json!({ "name": "acme" })).await;
         let answer = self.post("/v1/keys", json!({ "client": "acme", "version": new_version() })).await;
         answer.json(StatusCode::CREATED)
+    }
+
+    /// Brings keys of client `acme` in, which is made if there is none.
+    pub(crate) async fn import(&self, digests: impl IntoIterator<Item = Digest>) -> Imported {
+        let item = |digest| ImportItem {
+            digest,
+            client: "acme".into(),
+            scopes: vec!["trade".into()],
+            expires_at: None,
+        };
+        let items: Vec<_> = digests.into_iter().map(item).collect();
+        let items: Vec<_> = items.iter().enumerate().collect();
+        self.store().import(&context(), "production", &items, true, false).await.unwrap()
     }
 
     pub(crate) async fn show(&self, key: &Key) -> Key {
@@ -199,4 +250,13 @@ pub(crate) fn new_version() -> Value {
 
 pub(crate) fn context() -> Context {
     Context::system(clock::now())
+}
+
+/// The policy of the client `acme`, whose keys follow it.
+pub(crate) async fn policy_of_acme(plane: &Plane, terms: Value) {
+    let new = json!({ "name": "ours", "terms": terms });
+    let answer = plane.post("/v1/policies", new).await;
+    assert_eq!(answer.status, StatusCode::CREATED, "{}", String::from_utf8_lossy(&answer.body));
+    let client = json!({ "name": "acme", "policy": "ours" });
+    assert_eq!(plane.post("/v1/clients", client).await.status, StatusCode::CREATED);
 }

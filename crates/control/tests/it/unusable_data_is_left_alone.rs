@@ -3,7 +3,7 @@ use std::path::Path;
 
 use keywheel_control::{Control, Options};
 
-use crate::support::{options, plane};
+use crate::support::{first_start, on_postgres, on_sqlite, options, plane};
 
 #[track_caller]
 fn says(found: Result<impl Sized, keywheel_control::StartError>, what: &str) {
@@ -18,8 +18,10 @@ async fn open(dir: &Path) -> Result<(), keywheel_control::StartError> {
 
 #[tokio::test]
 async fn a_second_control_plane_on_the_same_data_is_refused() {
-    let plane = plane().await;
-    says(open(plane.dir.path()).await, "another keywheel serves");
+    let dir = tempfile::tempdir().unwrap();
+    let options = on_sqlite(dir.path());
+    let _first = first_start(dir, &options).await;
+    says(Control::open(&options).await, "another keywheel serves");
 }
 
 #[tokio::test]
@@ -31,13 +33,14 @@ async fn a_database_of_another_version_is_left_alone() {
     plane.store().close().await;
     drop(plane);
 
-    let run = async |sql: &'static str| {
-        sqlx::query(sql).execute(&database).await.unwrap();
+    let run = async |sql: String| {
+        sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&database).await.unwrap();
     };
-    run("UPDATE _sqlx_migrations SET checksum = x'00'").await;
+    let zero = if on_postgres() { "'\\x00'" } else { "x'00'" };
+    run(format!("UPDATE _sqlx_migrations SET checksum = {zero}")).await;
     says(open(dir.path()).await, "is not the one that this keywheel knows");
-    run("INSERT INTO _sqlx_migrations VALUES (99, 'later', '2030-01-01', 1, x'00', 0)").await;
-    run("UPDATE _sqlx_migrations SET version = 98 WHERE version = 1").await;
+    run(format!("INSERT INTO _sqlx_migrations VALUES (99, 'later', '2030-01-01', true, {zero}, 0)")).await;
+    run("UPDATE _sqlx_migrations SET version = 98 WHERE version = 4".into()).await;
     says(open(dir.path()).await, "newer keywheel (schema 9");
     let keys: Vec<String> = sqlx::query_scalar("SELECT id FROM keys").fetch_all(&database).await.unwrap();
     assert_eq!(keys, [key.id]);
@@ -74,7 +77,7 @@ async fn what_is_no_database_of_ours_is_left_alone() {
     fs::create_dir(&data).unwrap();
     let junk = "this is not SQLite".repeat(1000);
     fs::write(data.join("keywheel.db"), &junk).unwrap();
-    says(open(dir.path()).await, "is not a keywheel database");
+    says(Control::open(&on_sqlite(dir.path())).await, "is not a keywheel database");
     assert_eq!(fs::read_to_string(data.join("keywheel.db")).unwrap(), junk);
 }
 

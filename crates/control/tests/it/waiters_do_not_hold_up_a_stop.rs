@@ -43,7 +43,7 @@ async fn the_scheduler_retires_on_time() {
     let start = Instant::now();
     plane.rotate(&key, 1).await;
     let ask = format!("changes?epoch={}&since={}&wait=30", plane.epoch(), plane.head());
-    let document = plane.ring(&ask).await.document(&plane.trust());
+    let document = plane.ring(&ask).await.document(&plane.trust().await);
     assert_eq!(document.entries[0].state, keywheel_api::State::Retired);
     let elapsed = start.elapsed();
     assert!(elapsed >= Duration::from_secs(1) && elapsed < Duration::from_secs(3), "{elapsed:?}");

@@ -11,7 +11,7 @@ pub(crate) const KEYS: u8 = 12;
 /// What happens to a bucket.
 #[derive(Debug, Clone)]
 pub(crate) enum Step {
-    Upsert { key: u8, revision: u64, state: State, reinstated: bool },
+    Upsert { key: u8, revision: u64, state: State, reinstated_in: Option<u8> },
     Remove { key: u8, revision: u64 },
     Sweep { after: Option<u8>, through: u8, revision: u64, named: Vec<u8> },
     NextEpoch,
@@ -37,11 +37,14 @@ pub(crate) fn epoch(number: u8) -> Epoch {
 impl Model {
     pub(crate) fn apply(&mut self, now: u8, step: &Step) {
         match step {
-            Step::Upsert { key, revision, state, reinstated } => {
+            Step::Upsert { key, revision, state, reinstated_in } => {
                 let takes = match self.0.get(key) {
                     None => true,
                     Some((held, held_revision, _)) if *held == now => held_revision < revision,
-                    Some((_, _, held)) => !held.is_denied() || state.is_denied() || *reinstated,
+                    Some((from, _, held)) => {
+                        let reinstated = reinstated_in.is_some_and(|at| *from < at && at <= now);
+                        !held.is_denied() || state.is_denied() || reinstated
+                    }
                 };
                 if takes {
                     self.0.insert(*key, (now, *revision, *state));
@@ -72,9 +75,9 @@ pub(crate) fn apply(bytes: Option<&[u8]>, now: u8, step: &Step) -> Result<Option
     let named: Vec<Digest>;
     let op = match step {
         Step::NextEpoch => return Ok(bytes.map(<[u8]>::to_vec)),
-        Step::Upsert { key, revision, state, reinstated } => {
+        Step::Upsert { key, revision, state, reinstated_in } => {
             entry = Entry {
-                reinstated_in: reinstated.then(|| epoch(now)),
+                reinstated_in: reinstated_in.map(epoch),
                 ..Entry::new(digest(*key), "kv", "key", "acme", *revision, *state)
             };
             Op::Upsert(&entry)

@@ -1,0 +1,145 @@
+//! From a socket to the application: TLS, deadlines and bounds on connections.
+//!
+//! # Layout
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`tls`] | certificates, read again when their files change |
+//! | [`connection`] | one connection, from its first byte to its end |
+//!
+//! # Invariants
+//!
+//! - No connection waits for another's handshake: each has a task of its own.
+//! - Nothing that a client leaves undone is waited for without end: not a handshake, not a head, not a body.
+
+mod connection;
+pub mod tls;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tracing::warn;
+
+use crate::metrics::{Listener, Metrics};
+use connection::Connection;
+use tls::Tls;
+
+pub use connection::ClientCertificate;
+
+/// How long to wait when the system has no room for another connection.
+const NO_ROOM: Duration = Duration::from_secs(1);
+/// How often the log says that others wait.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
+
+/// How long clients may take, and how many there may be.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// From accepting a connection to the end of its TLS handshake.
+    pub handshake: Duration,
+    /// From there to the end of the first request's head.
+    pub first_head: Duration,
+    /// From the end of a request's head to that of its body.
+    pub body: Duration,
+    /// The most connections that the admin listener has open. More wait in the system's queue until one ends.
+    pub admin_connections: usize,
+    /// As `admin_connections`. A proxy holds one or two.
+    pub ring_connections: usize,
+}
+
+/// Where connections come in.
+#[derive(Debug)]
+pub struct Endpoint {
+    pub listener: TcpListener,
+    /// Plain HTTP without.
+    pub tls: Option<Arc<Tls>>,
+}
+
+impl From<TcpListener> for Endpoint {
+    fn from(listener: TcpListener) -> Self {
+        Self { listener, tls: None }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            handshake: Duration::from_secs(10),
+            first_head: Duration::from_secs(10),
+            body: Duration::from_secs(20),
+            admin_connections: 1024,
+            ring_connections: 16_384,
+        }
+    }
+}
+
+/// Serves until `stopping`, then until every request that is under way is answered.
+pub(crate) async fn run(
+    kind: Listener,
+    endpoint: Endpoint,
+    app: Router,
+    metrics: Arc<Metrics>,
+    limits: Limits,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let Endpoint { listener, tls } = endpoint;
+    let most = match kind {
+        Listener::Admin => limits.admin_connections,
+        Listener::Ring => limits.ring_connections,
+    };
+    let room = Arc::new(Semaphore::new(most));
+    let mut said: Option<Instant> = None;
+    // Closed once every connection has dropped its end.
+    let (open, mut all_closed) = mpsc::channel::<()>(1);
+    loop {
+        if room.available_permits() == 0 && said.is_none_or(|said| said.elapsed() > SAY_AGAIN) {
+            said = Some(Instant::now());
+            warn!(
+                listener = kind.name(),
+                most, "The listener has as many connections open as it may; others wait"
+            );
+        }
+        let accepted = tokio::select! {
+            // A permit is taken first, so that what cannot be served is not accepted either.
+            accepted = async {
+                let permit = room.clone().acquire_owned().await;
+                (permit, listener.accept().await)
+            } => accepted,
+            _ = stopping.wait_for(|stopping| *stopping) => break,
+        };
+        let (stream, peer, permit) = match accepted {
+            (Ok(permit), Ok((stream, peer))) => (stream, peer, permit),
+            (Err(_), _) => break,
+            // The client was gone before it was accepted.
+            (_, Err(error)) if is_the_clients(&error) => continue,
+            (_, Err(error)) => {
+                warn!(listener = kind.name(), %error, "A connection cannot be accepted; raise the limit of open files if it is that");
+                tokio::time::sleep(NO_ROOM).await;
+                continue;
+            }
+        };
+        let connection = Connection {
+            kind,
+            peer,
+            app: app.clone(),
+            tls: tls.as_ref().map(|tls| tls.current()),
+            metrics: metrics.clone(),
+            limits,
+            stopping: stopping.clone(),
+        };
+        let open = open.clone();
+        tokio::spawn(async move {
+            connection.serve(stream).await;
+            drop((open, permit));
+        });
+    }
+    drop((open, listener));
+    all_closed.recv().await;
+}
+
+fn is_the_clients(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}

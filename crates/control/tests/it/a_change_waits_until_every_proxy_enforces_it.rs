@@ -1,0 +1,156 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use keywheel_api::{Applied, ForgottenProxies, Key, ProxyState, RingProxies};
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::support::{Plane, new_version, plane};
+
+#[derive(Deserialize)]
+struct WithProof {
+    #[serde(flatten)]
+    key: Key,
+    applied: Applied,
+}
+
+/// What proxy `instance` says of itself, as it asks for changes.
+async fn says(plane: &Plane, instance: &str, enforced: u64) {
+    let epoch = plane.epoch();
+    let header = format!(
+        "node=edge&instance={instance}&filter=0.1.0&vms=3&epoch={epoch}&stored={enforced}&enforced={enforced}&age=0"
+    );
+    let answer = plane.ring_as(&format!("changes?epoch={epoch}&since=0"), &header).await;
+    assert_eq!(answer.status, StatusCode::OK);
+}
+
+async fn proxies(plane: &Plane) -> RingProxies {
+    plane.get("/v1/rings/production/proxies").await.json(StatusCode::OK)
+}
+
+fn revoke(key: &Key, query: &str) -> String {
+    format!("/v1/keys/{}/revoke?{query}", key.id)
+}
+
+#[tokio::test]
+async fn the_answer_comes_when_the_last_proxy_has_said_so() {
+    let plane = Arc::new(plane().await);
+    let key = plane.key().await;
+    says(&plane, "a1", 1).await;
+    says(&plane, "b2", 1).await;
+    let waiting = {
+        let (plane, path) = (plane.clone(), revoke(&key, "wait=applied&timeout=60"));
+        tokio::spawn(async move { plane.post(&path, json!({})).await })
+    };
+    while plane.head() < 2 {
+        tokio::task::yield_now().await;
+    }
+    says(&plane, "a1", 2).await;
+    let proof = proxies(&plane).await.proof;
+    assert_eq!((proof.enforced, proof.of), (1, 2));
+    assert_eq!(proof.laggards.iter().map(|name| name.instance.as_str()).collect::<Vec<_>>(), ["b2"]);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!waiting.is_finished(), "one is missing");
+    says(&plane, "b2", 2).await;
+
+    let answer: WithProof = waiting.await.unwrap().json(StatusCode::OK);
+    assert!(answer.applied.complete && answer.key.revoked_at.is_some());
+    let [proof] = &answer.applied.rings[..] else { panic!("{:?}", answer.applied) };
+    assert_eq!((proof.revision, proof.enforced, proof.of), (2, 2, 2));
+    // The same request again changed nothing, and says what holds.
+    let again: WithProof = plane.post(&revoke(&key, "wait=applied"), json!({})).await.json(StatusCode::OK);
+    assert!(again.applied.complete);
+}
+
+#[tokio::test]
+async fn at_the_time_limit_the_laggards_are_named() {
+    let plane = plane().await;
+    let key = plane.key().await;
+    says(&plane, "a1", 1).await;
+    let answer: WithProof =
+        plane.post(&revoke(&key, "wait=applied&timeout=1"), json!({})).await.json(StatusCode::OK);
+    assert!(!answer.applied.complete);
+    assert!(answer.applied.milliseconds >= 1000);
+    assert_eq!(answer.applied.rings[0].laggards[0].instance, "a1");
+    assert!(answer.key.revoked_at.is_some(), "it happened all the same");
+}
+
+#[tokio::test]
+async fn a_refused_change_and_a_bad_query_wait_for_nobody() {
+    let plane = plane().await;
+    let key = plane.key().await;
+    says(&plane, "a1", 0).await;
+    plane.post("/v1/keys/key_x/revoke?wait=applied", json!({})).await.problem("not-found");
+    for (query, field) in
+        [("wait=forever", "wait"), ("wait=applied&timeout=0", "timeout"), ("timeout=x", "timeout")]
+    {
+        let problem = plane.post(&revoke(&key, query), json!({})).await.problem("invalid-request");
+        assert_eq!(problem.errors[0].field, field);
+    }
+    assert_eq!(plane.head(), 1, "nothing was revoked");
+}
+
+#[tokio::test]
+async fn a_restart_forgets_no_proxy() {
+    let plane = plane().await;
+    let key = plane.key().await;
+    says(&plane, "a1", 1).await;
+    // As after a kill: nothing was written in order but the proxy's first call.
+    says(&plane, "a1", 1).await;
+    let plane = plane.restart().await;
+    let known = proxies(&plane).await;
+    assert_eq!((known.proof.enforced, known.proof.of), (1, 1));
+    assert_eq!(known.items[0].state, ProxyState::Current);
+    let answer: WithProof =
+        plane.post(&revoke(&key, "wait=applied&timeout=1"), json!({})).await.json(StatusCode::OK);
+    assert!(!answer.applied.complete, "it has not said so since");
+}
+
+#[tokio::test]
+async fn a_proxy_is_missed_until_it_is_forgotten_by_name() {
+    let plane = plane().await;
+    plane.key().await;
+    says(&plane, "a1", 1).await;
+    says(&plane, "b2", 0).await;
+    let forget = "/v1/rings/production/proxies/forget";
+    plane.post(forget, json!({})).await.problem("invalid-request");
+    plane.post(forget, json!({ "silent_for_seconds": 59 })).await.problem("invalid-request");
+    let none: ForgottenProxies =
+        plane.post(forget, json!({ "silent_for_seconds": 60 })).await.json(StatusCode::OK);
+    assert_eq!(none.forgotten, []);
+    let gone: ForgottenProxies =
+        plane.post(forget, json!({ "instances": ["b2", "c3"] })).await.json(StatusCode::OK);
+    assert_eq!(gone.forgotten.len(), 1);
+    let proof = proxies(&plane).await.proof;
+    assert_eq!((proof.enforced, proof.of), (1, 1));
+    let plane = plane.restart().await;
+    assert_eq!(proxies(&plane).await.proof.of, 1);
+    let records = plane.store().audit_records(0, 100).await.unwrap();
+    let record = &records.iter().find(|record| record.event.action == "proxies.forget").unwrap().event;
+    assert!(record.before.as_ref().unwrap().contains("b2"));
+
+    says(&plane, "b2", 1).await;
+    assert_eq!(proxies(&plane).await.proof.of, 2, "who is not gone comes back");
+}
+
+#[tokio::test]
+async fn every_change_can_wait() {
+    let plane = plane().await;
+    let key = plane.key().await;
+    let version = new_version();
+    for (path, body) in [
+        (format!("/v1/keys/{}/rotations", key.id), json!({ "overlap_seconds": 60, "version": version })),
+        ("/v1/clients".into(), json!({ "name": "other" })),
+        ("/v1/keys".into(), json!({ "client": "acme" })),
+        (format!("/v1/keys/{}/reinstate", key.id), json!({})),
+    ] {
+        let answer = plane.post(&format!("{path}?wait=applied"), body).await;
+        if answer.status.is_success() {
+            let json: serde_json::Value = answer.json(answer.status);
+            assert_eq!(json["applied"]["complete"], true, "{path}: there is no proxy to wait for");
+        } else {
+            answer.problem("not-ended");
+        }
+    }
+}

@@ -1,0 +1,165 @@
+use std::time::{Duration, Instant};
+
+use axum::http::StatusCode;
+use keywheel_api::Problem;
+use keywheel_control::app::MAX_BODY;
+use keywheel_control::serve::Limits;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::serving::{Serving, connect, http, impatient, sample, until};
+use crate::support::plane;
+
+const WAITERS: &str = "keywheel_control_ring_waiters{ring=\"production\"}";
+
+async fn answer(stream: &mut TcpStream) -> String {
+    let mut answer = String::new();
+    let read = tokio::time::timeout(Duration::from_secs(15), stream.read_to_string(&mut answer));
+    read.await.expect("an end").unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn who_leaves_during_a_long_poll_waits_no_more() {
+    let serving = Serving::plain(plane().await).await;
+    let mut waiters = Vec::new();
+    for _ in 0..20 {
+        let mut stream = connect(serving.ring).await;
+        let head = format!("GET {} HTTP/1.1\r\nhost: x\r\n\r\n", serving.long_poll());
+        stream.write_all(head.as_bytes()).await.unwrap();
+        waiters.push(stream);
+    }
+    let h2 = http().http2_prior_knowledge().build().unwrap();
+    let url = format!("http://{}{}", serving.ring, serving.long_poll());
+    let over_h2 = tokio::spawn(h2.get(url).send());
+    until("all wait", async || sample(&serving.metrics().await, WAITERS) == 21.0).await;
+
+    waiters.truncate(5);
+    over_h2.abort();
+    until("those who left are gone", async || sample(&serving.metrics().await, WAITERS) == 5.0).await;
+    drop(waiters);
+    until("nobody waits", async || sample(&serving.metrics().await, WAITERS) == 0.0).await;
+    drop(h2);
+    serving.stop().await;
+}
+
+#[tokio::test]
+async fn more_connections_than_there_may_be_wait_until_one_ends() {
+    let limits = Limits { ring_connections: 2, ..Limits::default() };
+    let serving = Serving::plain(impatient(plane().await, limits)).await;
+    let head = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
+    let begins = async |stream: &mut TcpStream, wait: Duration| {
+        let mut begin = [0; 12];
+        let read = tokio::time::timeout(wait, stream.read_exact(&mut begin)).await;
+        read.is_ok_and(|read| read.is_ok() && &begin == b"HTTP/1.1 200")
+    };
+    let long = Duration::from_secs(10);
+    let mut open = Vec::new();
+    for _ in 0..2 {
+        let mut stream = connect(serving.ring).await;
+        stream.write_all(head).await.unwrap();
+        assert!(begins(&mut stream, long).await);
+        open.push(stream);
+    }
+    let mut third = connect(serving.ring).await;
+    third.write_all(head).await.unwrap();
+    assert!(!begins(&mut third, Duration::from_millis(300)).await, "no room");
+    let admin = http().build().unwrap().get(format!("http://{}/healthz", serving.admin)).send().await;
+    assert_eq!(admin.unwrap().status(), StatusCode::OK, "the other listener has its own");
+    open.pop();
+    assert!(begins(&mut third, long).await);
+    drop((open, third));
+    serving.stop().await;
+}
+
+#[tokio::test]
+async fn a_body_of_ten_megabytes_is_refused_by_its_bound() {
+    let serving = Serving::plain(plane().await).await;
+    let body = vec![b' '; 10 * 1024 * 1024];
+    let request = |listener, path: &str| {
+        let client = http().build().unwrap();
+        client.post(format!("http://{listener}{path}")).bearer_auth(&serving.plane.token)
+    };
+    let usage = "/v1/rings/production/usage";
+    let whole = request(serving.admin, "/v1/clients").body(body.clone()).send().await.unwrap();
+    let report = request(serving.ring, usage).body(body.clone()).send().await.unwrap();
+    for (answer, bound) in [(whole, MAX_BODY), (report, keywheel_keyring::usage::MAX_REPORT)] {
+        assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
+        assert_eq!(answer.headers()["content-type"], "application/problem+json");
+        let problem: Problem = answer.json().await.unwrap();
+        assert!(problem.detail.contains(&format!("at most {bound} bytes")), "{}", problem.detail);
+    }
+
+    // Its length unsaid, and one that waits for leave to send it.
+    let mut stream = connect(serving.admin).await;
+    let head = |more: &str| {
+        let token = &serving.plane.token;
+        format!(
+            "POST /v1/clients HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\nconnection: close\r\n{more}\r\n\r\n"
+        )
+    };
+    stream.write_all(head("transfer-encoding: chunked").as_bytes()).await.unwrap();
+    for _ in 0..10 {
+        stream.write_all(b"100000\r\n").await.unwrap();
+        stream.write_all(&body[..1024 * 1024]).await.unwrap();
+        stream.write_all(b"\r\n").await.unwrap();
+    }
+    stream.write_all(b"0\r\n\r\n").await.unwrap();
+    assert!(answer(&mut stream).await.starts_with("HTTP/1.1 413 "));
+    let mut stream = connect(serving.admin).await;
+    stream.write_all(head("content-length: 10000000\r\nexpect: 100-continue").as_bytes()).await.unwrap();
+    assert!(answer(&mut stream).await.starts_with("HTTP/1.1 413 "), "and not 100");
+    serving.stop().await;
+}
+
+#[tokio::test]
+async fn a_body_that_dribbles_in_times_out() {
+    let limits = Limits { body: Duration::from_millis(500), ..Limits::default() };
+    let serving = Serving::plain(impatient(plane().await, limits)).await;
+    for (listener, path) in [(serving.admin, "/v1/clients"), (serving.ring, "/v1/rings/production/usage")] {
+        let stream = connect(listener).await;
+        let (mut read, mut write) = stream.into_split();
+        let token = &serving.plane.token;
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-length: 60\r\n\r\n"
+        );
+        write.write_all(head.as_bytes()).await.unwrap();
+        // A byte now and then, and never all of them.
+        let dribble = tokio::spawn(async move {
+            while write.write_all(b" ").await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        });
+        let mut begin = vec![0; 12];
+        let read = tokio::time::timeout(Duration::from_secs(10), read.read_exact(&mut begin));
+        read.await.expect("an answer").unwrap();
+        assert_eq!(begin, b"HTTP/1.1 408");
+        dribble.abort();
+    }
+    serving.stop().await;
+}
+
+#[tokio::test]
+async fn a_head_that_dribbles_in_ends_its_connection_and_delays_nobody() {
+    let limits = Limits { first_head: Duration::from_secs(2), ..Limits::default() };
+    let serving = Serving::plain(impatient(plane().await, limits)).await;
+    let mut slow = Vec::new();
+    for begin in [&b""[..], b"G", b"GET /healthz HTTP/1.1\r\nx: ", b"PRI * HT"] {
+        let mut stream = connect(serving.ring).await;
+        stream.write_all(begin).await.unwrap();
+        slow.push(stream);
+    }
+    let start = Instant::now();
+    let client = http().build().unwrap();
+    let good = client.get(format!("http://{}/healthz", serving.ring)).send().await.unwrap();
+    assert_eq!(good.status(), StatusCode::OK);
+    assert!(start.elapsed() < limits.first_head, "{:?}", start.elapsed());
+    for mut stream in slow {
+        let mut rest = Vec::new();
+        let read = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut rest));
+        let _ = read.await.expect("the server ends it");
+        assert_eq!(rest, b"", "nothing was answered");
+    }
+    drop(client);
+    serving.stop().await;
+}
