@@ -1,6 +1,7 @@
-use keywheel_api::Problem;
+use keywheel_api::{Problem, TokenWithSecret};
 use keywheel_control::RingAuth;
 use reqwest::StatusCode;
+use serde_json::json;
 
 use crate::serving::{Serving, http, sample};
 use crate::support::plane_with;
@@ -37,6 +38,28 @@ async fn after_ten_bad_tokens_the_next_is_told_to_wait_and_a_good_one_is_let_in(
     assert_eq!((refused("admin", "unknown"), refused("ring", "unknown")), (5.0, 5.0));
     assert_eq!((refused("admin", "too_many"), refused("ring", "too_many")), (1.0, 1.0));
     assert_eq!(refused("admin", "missing"), 1.0);
+    drop(client);
+    serving.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_that_ended_is_a_bad_one() {
+    let plane = plane_with(RingAuth::Token).await;
+    let made: TokenWithSecret =
+        plane.post("/v1/tokens", json!({ "role": "proxy" })).await.json(StatusCode::CREATED);
+    let revoke = format!("/v1/tokens/{}/revoke", made.about.id);
+    assert_eq!(plane.post(&revoke, json!({})).await.status, StatusCode::OK);
+    let serving = Serving::plain(plane).await;
+    let client = http().build().unwrap();
+    let ring = format!("http://{}/v1/rings/production/snapshot", serving.ring);
+    let ask = async || client.get(&ring).bearer_auth(&made.token).send().await.unwrap().status();
+    for n in 0..10 {
+        assert_eq!(ask().await, StatusCode::UNAUTHORIZED, "{n}");
+    }
+    assert_eq!(ask().await, StatusCode::TOO_MANY_REQUESTS);
+    let metrics = serving.metrics().await;
+    let refused = "keywheel_control_refused_logins_total{listener=\"ring\",reason=\"ended\"}";
+    assert_eq!(sample(&metrics, refused), 10.0);
     drop(client);
     serving.stop().await;
 }

@@ -165,3 +165,22 @@ async fn every_reference_leads_to_a_schema() {
         walk(&document, &document);
     }
 }
+
+#[tokio::test]
+async fn every_change_on_the_admin_listener_may_wait_and_nothing_else() {
+    let plane = plane_with(RingAuth::Open).await;
+    for (changes_wait, app) in
+        [(true, app::admin(plane.control.clone())), (false, app::ring(plane.control.clone()))]
+    {
+        for (method, path, operation) in operations(&document(&plane, &app).await) {
+            let parameters = operation["parameters"].as_array().unwrap();
+            let waits = parameters.iter().any(|parameter| parameter["name"] == "wait");
+            assert_eq!(waits, changes_wait && method != "GET", "{method} {path}");
+            if waits {
+                let path = format!("{path}?wait=never");
+                let problem = plane.ask(app.clone(), Some(&plane.token), &method, &path, "").await;
+                problem.problem("invalid-request");
+            }
+        }
+    }
+}
