@@ -91,7 +91,8 @@ pub(crate) async fn guard(
     mut request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    let Some((caller, may)) = identify(&control, access, &request).await? else {
+    let Some((caller, may)) = identify(&control, access, request.headers(), request.extensions()).await?
+    else {
         check_names(&mut request, None).await?;
         return Ok(next.run(request).await);
     };
@@ -122,13 +123,14 @@ type Lack = (Refused, ApiError);
 async fn identify(
     control: &Arc<Control>,
     access: Access,
-    request: &Request,
+    headers: &HeaderMap,
+    extensions: &Extensions,
 ) -> Result<Option<(Caller, Result<(), Lack>)>, ApiError> {
     if access.roles.is_empty() {
         return Ok(None);
     }
     if access.ring_listener {
-        if let Some(certificate) = request.extensions().get::<ClientCertificate>() {
+        if let Some(certificate) = extensions.get::<ClientCertificate>() {
             // It stands for a proxy of every ring.
             return Ok(Some((Caller { id: certificate.id.clone(), rings: None }, Ok(()))));
         }
@@ -137,12 +139,12 @@ async fn identify(
         }
     }
     let now = clock::now();
-    let found = bearer(control, access.listener(), request.headers(), peer(request.extensions()), now).await;
+    let found = bearer(control, access.listener(), headers, peer(extensions), now).await;
     if !access.in_outages {
         let bearer = found?;
         return Ok(Some(judge(control, access, bearer, now)));
     }
-    let hash = request.headers().get(header::AUTHORIZATION).and_then(token).map(|token| token.hash());
+    let hash = headers.get(header::AUTHORIZATION).and_then(token).map(|token| token.hash());
     let last = &control.runtime.last_scraper;
     match (found, hash) {
         (Err(error @ (ApiError::Unavailable(_) | ApiError::Database(_))), Some(hash)) => {
