@@ -77,3 +77,8 @@ pub struct LabelFilter(pub String);
 #[derive(ToSchema)]
 #[schema(as = Clock, pattern = "^([01][0-9]|2[0-3]):[0-5][0-9]$", example = "09:30")]
 pub struct Clock(pub String);
+
+/// A label's new value; `null` takes the label away.
+#[derive(ToSchema)]
+#[schema(as = LabelChange, pattern = "^[A-Za-z0-9._/-]{1,63}$")]
+pub struct LabelChange(pub Option<String>);

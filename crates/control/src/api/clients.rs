@@ -7,6 +7,7 @@ use keywheel_api::{
     labels::{MAX_LABELS, is_label},
 };
 use keywheel_keyring::entry::is_name;
+use serde::Deserialize;
 use tracing::info;
 
 use super::auth::By;
