@@ -478,6 +478,14 @@ pub(crate) enum Rotation {
     Cancel { rotation: String },
     /// Show where a rotation stands, and what it waits for
     Show { rotation: String },
+    /// Watch a rotation until it is over: who still uses the old version, which proxies know of the new one, and what
+    /// comes next
+    Watch {
+        rotation: String,
+        /// How often to look, such as 5s
+        #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "2s")]
+        every: Duration,
+    },
     /// Refuse a share of the requests with the old version for a while, so that its callers notice
     Brownout {
         rotation: String,

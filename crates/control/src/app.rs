@@ -42,6 +42,7 @@ pub fn admin(control: Arc<Control>) -> Router {
         .route("/v1/rotations/{rotation}", get(rotations::show))
         .route("/v1/rotations/{rotation}/brownout", post(rotations::brown_out))
         .route("/v1/rotations/{rotation}/cancel", post(rotations::cancel))
+        .route("/v1/rotations/{rotation}/progress", get(rotations::progress))
         .route("/v1/rotations/{rotation}/rollback", post(rotations::roll_back))
         .route("/v1/rings/{ring}", get(rings::show))
         .route("/v1/rings/{ring}/export", get(import::export))
