@@ -47,7 +47,8 @@ async fn identity_and_credentials_in_trailers_do_not_reach_the_upstream() {
     let answer = http::raw(envoy.listener(), request.as_bytes()).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     let seen = seen.lock().unwrap().clone();
-    let (head, trailers) = seen.split_once("0\r\n").expect("a chunked body with trailers");
+    // Not just at a `0`: a request id may end with one.
+    let (head, trailers) = seen.split_once("\r\n0\r\n").expect("a chunked body with trailers");
     assert!(head.contains("x-client-id: acme") && !head.contains("x-api-key"), "{seen}");
     assert!(trailers.contains("x-other: kept"), "trailers come through: {seen}");
     assert!(!trailers.contains("x-client-id") && !trailers.contains("x-api-key"), "{seen}");

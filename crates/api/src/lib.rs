@@ -69,8 +69,8 @@ pub use ring::{
     RingProxies, RingSigningKey, SigningKeyState,
 };
 pub use rotation::{
-    Brownout, Evidence, RollBack, Rotation, RotationEnd, RotationState, RotationWithSecret, StartBrownout,
-    StartRotation, WaitsFor,
+    Brownout, Evidence, NextStep, Requests, RollBack, Rotation, RotationEnd, RotationProgress, RotationState,
+    RotationWithSecret, StartBrownout, StartRotation, Step, VersionProgress, WaitsFor,
 };
 pub use token::{CreateToken, Role, RotateToken, Token, TokenWithSecret};
 pub use usage::{KeyUsage, Reporting, RingUsage, UsageHour};

@@ -7,6 +7,11 @@ use utoipa::ToSchema;
 #[schema(as = Digest, pattern = "^[0-9a-f]{64}$", example = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08")]
 pub struct Digest(pub String);
 
+/// A digest, or nothing.
+#[derive(ToSchema)]
+#[schema(as = DigestCursor, pattern = "^([0-9a-f]{64})?$")]
+pub struct DigestCursor(pub String);
+
 /// The identity of a ring's revision counter: a UUID.
 #[derive(ToSchema)]
 #[schema(as = Epoch, pattern = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$", example = "0199a3b4-0000-7000-8000-000000000001")]

@@ -3,7 +3,9 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{NewVersion, Retire};
+use keywheel_keyring::State;
+
+use crate::{NewVersion, Proof, Retire};
 
 /// The longest overlap, in seconds: 90 days.
 pub const MAX_OVERLAP_SECONDS: u64 = 90 * 24 * 60 * 60;
@@ -80,6 +82,63 @@ pub struct Rotation {
     /// Why it counts as unused.
     #[serde(default)]
     pub evidence: Option<Evidence>,
+}
+
+/// `GET /v1/rotations/{rotation}/progress`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct RotationProgress {
+    pub rotation: Rotation,
+    /// The old one first.
+    pub versions: Vec<VersionProgress>,
+    /// Who enforces the newest step of the rotation.
+    pub proxies: Proof,
+    /// Absent when it is over.
+    pub next: Option<NextStep>,
+}
+
+/// How much a version is used.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct VersionProgress {
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::VersionId))]
+    pub version: String,
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::State))]
+    pub state: State,
+    pub last_used_at: Option<Timestamp>,
+    pub requests: Requests,
+    /// Of the requests with both versions in the last hour, 0.0 to 1.0; absent when there were none.
+    #[cfg_attr(feature = "openapi", schema(minimum = 0.0, maximum = 1.0))]
+    pub share: Option<f64>,
+}
+
+/// How many requests came with a version, whatever came of them, as far as proxies have reported.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Requests {
+    /// In the last whole minute, and in the one under way.
+    pub minute: u64,
+    pub hour: u64,
+    /// In whole hours.
+    pub day: u64,
+}
+
+/// What happens next, unless somebody does something.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct NextStep {
+    pub step: Step,
+    pub at: Timestamp,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    /// The new version is accepted, and the overlap begins.
+    Begin,
+    /// The old version ends.
+    Retire,
 }
 
 /// What stands between an old version and its early end.

@@ -7,8 +7,9 @@ use keywheel_api::{
     ActivateSigningKey, AddVersion, AuditRecord, Checkpoint, Checkpoints, Client, Compromised, CreateClient,
     CreateKey, CreatePolicy, CreateToken, Deposit, ExportedVersion, ForgetProxies, ForgottenProxies, Import,
     Imported, Key, KeyUsage, KeyWithSecret, List, Notice, Policy, ProblemKind, ReportCompromised, Revoke,
-    RevokedClient, Ring, RingProxies, RingSigningKey, RollBack, RotateToken, Rotation, RotationWithSecret,
-    SetPolicy, StartBrownout, StartRotation, Terms, Token, TokenWithSecret, UpdateClient, UpdateKey,
+    RevokedClient, Ring, RingProxies, RingSigningKey, RollBack, RotateToken, Rotation, RotationProgress,
+    RotationWithSecret, SetPolicy, StartBrownout, StartRotation, Terms, Token, TokenWithSecret, UpdateClient,
+    UpdateKey,
 };
 use keywheel_keyring::usage::MAX_BATCHES;
 use serde_json::{Value, json};
@@ -243,6 +244,14 @@ fn rotations(routes: Routes) -> Routes {
             op("cancelRotation", "Takes a rotation back that has not begun")
                 .answers::<Rotation>("The rotation")
                 .problems(&[P::RotationBegun, P::RotationEnded]),
+        )
+        .get(
+            "/v1/rotations/{rotation}/progress",
+            READ,
+            rotations::progress,
+            op("showRotationProgress", "Shows how far a rotation is")
+                .says("How much each version is used, which proxies enforce the newest step, and what comes next.")
+                .answers::<RotationProgress>("How far it is"),
         )
         .post(
             "/v1/rotations/{rotation}/rollback",

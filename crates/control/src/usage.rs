@@ -13,6 +13,8 @@ pub const HOUR: u64 = 60 * MINUTE;
 /// A minute longer ago than this, or one that has not come yet, counts as the one in which the report
 /// arrived: a proxy's clock is wrong, and what is late must not rewrite what was read long ago.
 pub const MAX_AGE: u64 = 7 * 24 * HOUR;
+/// For so long counts are kept by the minute, too.
+pub const LATELY: u64 = 2 * HOUR;
 /// No count grows beyond what every reader of JSON can hold.
 pub const MAX_COUNT: u64 = (1 << 53) - 1;
 /// What an outcome counts as that this version does not know: nobody may fill the database with
@@ -83,6 +85,8 @@ pub struct Ledger {
     /// Every VM that a batch came from.
     pub vms: BTreeMap<VmId, Vm>,
     pub hours: BTreeMap<Slot, Uses>,
+    /// What was counted within [`LATELY`], by version and minute, whatever came of it.
+    pub minutes: BTreeMap<(String, Millis), u64>,
     /// The newest minute of each version that was let pass.
     pub used: BTreeMap<String, Millis>,
 }
@@ -142,6 +146,10 @@ impl Ledger {
     fn count(&mut self, count: &Count, now: Millis) {
         let sane = count.minute <= now && now.saturating_since(count.minute) <= MAX_AGE;
         let minute = if sane { count.minute } else { Millis(floor(now.0, MINUTE)) };
+        if now.saturating_since(minute) <= LATELY {
+            let lately = self.minutes.entry((count.version.clone(), minute)).or_default();
+            *lately = lately.saturating_add(count.count).min(MAX_COUNT);
+        }
         let outcome = OUTCOMES.into_iter().find(|known| *known == count.outcome).unwrap_or(OTHER);
         let slot = Slot { version: count.version.clone(), hour: Millis(floor(minute.0, HOUR)), outcome };
         let uses = self.hours.entry(slot).or_default();

@@ -21,20 +21,17 @@
 //! An entry whose flag says *carried* was written under an earlier epoch than the bucket's. If it denies, that
 //! epoch stands in the record: only what was reinstated in a later one takes its place.
 
-use crate::bytes::{NO_DIGIT, Reader, digit_values, put_text, put_varint};
-use crate::key_text::ALPHABET;
-use crate::{Brownout, Digest, Entry, Epoch, Millis, State};
+mod name;
+mod record;
+
+use record::{Lists, Record, Scopes};
+
+use crate::bytes::Reader;
+use crate::{Digest, Entry, Epoch};
 
 pub use crate::bytes::Corrupt;
 
 const FORMAT: u8 = 1;
-
-const STATE: u8 = 0b0000_0111;
-const NOT_BEFORE: u8 = 0b0000_1000;
-const EXPIRES_AT: u8 = 0b0001_0000;
-const SUCCESSOR: u8 = 0b0010_0000;
-const BROWNOUT: u8 = 0b0100_0000;
-const CARRIED: u8 = 0b1000_0000;
 
 /// One bucket, read in place.
 #[derive(Debug, Clone, Copy)]
@@ -44,13 +41,6 @@ pub struct Bucket<'a> {
     ends: &'a [[u8; 4]],
     scopes: Lists<'a>,
     records: &'a [u8],
-}
-
-/// The lists of scopes in a bucket, as they were written.
-#[derive(Debug, Clone, Copy)]
-struct Lists<'a> {
-    count: u8,
-    bytes: &'a [u8],
 }
 
 /// One change to a bucket.
@@ -275,362 +265,10 @@ fn encode(epoch: Epoch, held: &[(Digest, Record<'_>)]) -> Vec<u8> {
     bytes
 }
 
-/// An entry without its digest: one that is stored, or one that is to be. A merge looks at most records only
-/// to write them again, so that texts stay where they are.
-struct Record<'a> {
-    state: State,
-    /// The epoch under which it was written, if it is not the bucket's.
-    carried: Option<Epoch>,
-    revision: u64,
-    not_before: Option<Millis>,
-    expires_at: Option<Millis>,
-    successor: bool,
-    brownout: Option<Brownout>,
-    names: Names<'a>,
-    scopes: Scopes<'a>,
-}
-
-enum Names<'a> {
-    /// As a record holds them.
-    Stored(&'a [u8]),
-    Of(&'a Entry),
-}
-
-#[derive(Clone, Copy)]
-enum Scopes<'a> {
-    /// As a list is written.
-    Stored(&'a [u8]),
-    Of(&'a [String]),
-}
-
-impl<'a> From<&'a Entry> for Record<'a> {
-    fn from(entry: &'a Entry) -> Self {
-        Self {
-            state: entry.state,
-            carried: None,
-            revision: entry.revision,
-            not_before: entry.not_before,
-            expires_at: entry.expires_at,
-            successor: entry.successor,
-            brownout: entry.brownout,
-            names: Names::Of(entry),
-            scopes: Scopes::Of(&entry.scopes),
-        }
-    }
-}
-
-// === impl Scopes ===
-
-impl Scopes<'_> {
-    fn write(self, out: &mut Vec<u8>) {
-        match self {
-            Self::Stored(list) => out.extend_from_slice(list),
-            Self::Of(scopes) => {
-                out.push(scopes.len().min(255) as u8);
-                for scope in scopes.iter().take(255) {
-                    put_text(out, scope);
-                }
-            }
-        }
-    }
-
-    fn read(self) -> Result<Vec<String>, Corrupt> {
-        match self {
-            Self::Stored(list) => {
-                let mut reader = Reader(list);
-                (0..reader.u8()?).map(|_| reader.text().map(str::to_owned)).collect()
-            }
-            Self::Of(scopes) => Ok(scopes.to_vec()),
-        }
-    }
-}
-
-impl PartialEq for Scopes<'_> {
-    fn eq(&self, other: &Self) -> bool {
-        match (*self, *other) {
-            (Self::Stored(these), Self::Stored(those)) => these == those,
-            (Self::Of(these), Self::Of(those)) => these == those,
-            (Self::Stored(list), Self::Of(scopes)) | (Self::Of(scopes), Self::Stored(list)) => {
-                is_written(scopes, Reader(list)).unwrap_or(false)
-            }
-        }
-    }
-}
-
-/// Whether a list says the same.
-fn is_written(scopes: &[String], mut list: Reader<'_>) -> Result<bool, Corrupt> {
-    if usize::from(list.u8()?) != scopes.len() {
-        return Ok(false);
-    }
-    for scope in scopes {
-        let len = list.u8()?;
-        if list.take(len.into())? != scope.as_bytes() {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-// === impl Record ===
-
-impl<'a> Record<'a> {
-    fn entry(&self, digest: Digest) -> Result<Entry, Corrupt> {
-        let names = match self.names {
-            Names::Of(entry) => return Ok(entry.clone()),
-            Names::Stored(names) => &mut Reader(names),
-        };
-        Ok(Entry {
-            digest,
-            version: name(names, VERSION)?,
-            key: name(names, KEY)?,
-            client: names.text()?.to_owned(),
-            revision: self.revision,
-            state: self.state,
-            not_before: self.not_before,
-            expires_at: self.expires_at,
-            scopes: self.scopes.read()?,
-            successor: self.successor,
-            brownout: self.brownout,
-            reinstated_in: None,
-        })
-    }
-
-    fn read(bytes: &'a [u8], lists: Lists<'a>) -> Result<Self, Corrupt> {
-        let mut reader = Reader(bytes);
-        let flags = reader.u8()?;
-        let state = match flags & STATE {
-            0 => State::Active,
-            1 => State::Retiring,
-            2 => State::Pending,
-            3 => State::Retired,
-            4 => State::Revoked,
-            5 => State::Compromised,
-            _ => State::Unreadable,
-        };
-        let carried = match flags & CARRIED {
-            0 => None,
-            _ if state.is_denied() => Some(Epoch::from_bytes(reader.array()?)),
-            // Any entry takes the place of one that accepts, whatever epoch that is from.
-            _ => Some(Epoch::from_bytes([0; 16])),
-        };
-        let revision = reader.varint()?;
-        let mut optional = |flag| match flags & flag {
-            0 => Ok(None),
-            _ => reader.varint().map(|millis| Some(Millis(millis))),
-        };
-        let (not_before, expires_at) = (optional(NOT_BEFORE)?, optional(EXPIRES_AT)?);
-        let brownout = match flags & BROWNOUT {
-            0 => None,
-            _ => Some(Brownout {
-                share: f64::from(reader.u16()?) / f64::from(u16::MAX),
-                until: Millis(reader.varint()?),
-            }),
-        };
-        let rest = reader.0;
-        for _ in [VERSION, KEY] {
-            check_name(&mut reader)?;
-        }
-        reader.text()?;
-        let names = rest.get(..rest.len().saturating_sub(reader.0.len())).ok_or(Corrupt)?;
-        let scopes = match reader.u8()? {
-            OWN_LIST => take_list(&mut reader)?,
-            list => lists.get(list)?,
-        };
-        reader.end()?;
-        Ok(Self {
-            state,
-            carried,
-            revision,
-            not_before,
-            expires_at,
-            successor: flags & SUCCESSOR != 0,
-            brownout,
-            names: Names::Stored(names),
-            scopes: Scopes::Stored(scopes),
-        })
-    }
-
-    /// Writes the record, and enters its scopes into `lists` where they are not.
-    fn encode<'s>(&'s self, out: &mut Vec<u8>, lists: &mut Vec<Scopes<'s>>) {
-        let mut flags = match self.state {
-            State::Active => 0,
-            State::Retiring => 1,
-            State::Pending => 2,
-            State::Retired => 3,
-            State::Revoked => 4,
-            State::Compromised => 5,
-            State::Unreadable => 6,
-        };
-        for (flag, set) in [
-            (NOT_BEFORE, self.not_before.is_some()),
-            (EXPIRES_AT, self.expires_at.is_some()),
-            (SUCCESSOR, self.successor),
-            (BROWNOUT, self.brownout.is_some()),
-            (CARRIED, self.carried.is_some()),
-        ] {
-            flags |= if set { flag } else { 0 };
-        }
-        out.push(flags);
-        if let Some(epoch) = self.carried.filter(|_| self.state.is_denied()) {
-            out.extend_from_slice(epoch.as_bytes());
-        }
-        put_varint(out, self.revision);
-        for millis in [self.not_before, self.expires_at].into_iter().flatten() {
-            put_varint(out, millis.0);
-        }
-        if let Some(brownout) = self.brownout {
-            let share = (brownout.share.clamp(0.0, 1.0) * f64::from(u16::MAX)).round() as u16;
-            out.extend_from_slice(&share.to_le_bytes());
-            put_varint(out, brownout.until.0);
-        }
-        match self.names {
-            Names::Stored(names) => out.extend_from_slice(names),
-            Names::Of(entry) => {
-                put_name(out, VERSION, &entry.version);
-                put_name(out, KEY, &entry.key);
-                put_text(out, &entry.client);
-            }
-        }
-        let known = lists.iter().position(|list| *list == self.scopes);
-        let number = known.or_else(|| (lists.len() < usize::from(OWN_LIST)).then_some(lists.len()));
-        match number {
-            Some(number) => {
-                if known.is_none() {
-                    lists.push(self.scopes);
-                }
-                out.push(number as u8);
-            }
-            None => {
-                out.push(OWN_LIST);
-                self.scopes.write(out);
-            }
-        }
-    }
-}
-
-/// In the place of a list's number: the list follows.
-const OWN_LIST: u8 = u8::MAX;
-
-impl<'a> Lists<'a> {
-    fn read(reader: &mut Reader<'a>) -> Result<Self, Corrupt> {
-        let count = reader.u8()?;
-        let bytes = reader.0;
-        for _ in 0..count {
-            take_list(reader)?;
-        }
-        Ok(Self { count, bytes })
-    }
-
-    fn get(self, number: u8) -> Result<&'a [u8], Corrupt> {
-        if number >= self.count {
-            return Err(Corrupt);
-        }
-        let mut reader = Reader(self.bytes);
-        for _ in 0..number {
-            take_list(&mut reader)?;
-        }
-        take_list(&mut reader)
-    }
-}
-
-/// The next list, as it is written.
-fn take_list<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], Corrupt> {
-    let rest = reader.0;
-    for _ in 0..reader.u8()? {
-        reader.text()?;
-    }
-    rest.get(..rest.len().saturating_sub(reader.0.len())).ok_or(Corrupt)
-}
-
-/// What nearly all versions and keys begin with.
-const VERSION: &str = "kv_";
-const KEY: &str = "key_";
-/// Added to the length of a name whose beginning is left out.
-const SHORTENED: u8 = 129;
-/// In the place of a length: the beginning is left out, and an id follows.
-const ID: u8 = u8::MAX;
-
-fn put_name(out: &mut Vec<u8>, beginning: &str, name: &str) {
-    let rest = name.strip_prefix(beginning).filter(|rest| rest.len() < usize::from(ID - SHORTENED));
-    match rest.map(|rest| (rest, packed(rest))) {
-        Some((_, Some(id))) => {
-            out.push(ID);
-            out.extend_from_slice(id.as_flattened());
-        }
-        Some((rest, None)) => {
-            out.push(SHORTENED.saturating_add(rest.len() as u8));
-            out.extend_from_slice(rest.as_bytes());
-        }
-        None => put_text(out, name),
-    }
-}
-
-/// An id of 16 base62 digits, in 12 bytes: 62⁸ is less than 2⁴⁸.
-fn packed(id: &str) -> Option<[[u8; 6]; 2]> {
-    let (halves, []) = id.as_bytes().as_chunks::<8>() else { return None };
-    let &[high, low] = halves else { return None };
-    const VALUES: [u8; 256] = digit_values(ALPHABET, b"");
-    let half = |digits: [u8; 8]| {
-        let mut seen = 0;
-        let number = digits.iter().fold(0_u64, |number, digit| {
-            let value = VALUES.get(usize::from(*digit)).copied().unwrap_or(NO_DIGIT);
-            seen |= value;
-            number.wrapping_mul(62).wrapping_add(value.into())
-        });
-        // Only what is no digit has one of the upper bits.
-        if seen >= 64 { None } else { number.to_le_bytes().first_chunk::<6>().copied() }
-    };
-    Some([half(high)?, half(low)?])
-}
-
-/// Each half is less than 62⁸, or nobody wrote it.
-fn check_id(halves: [[u8; 6]; 2]) -> Result<(), Corrupt> {
-    let number = |[a, b, c, d, e, f]: [u8; 6]| u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
-    if halves.into_iter().all(|half| number(half) < 62_u64.pow(8)) { Ok(()) } else { Err(Corrupt) }
-}
-
-fn unpacked(halves: [[u8; 6]; 2], out: &mut String) -> Result<(), Corrupt> {
-    check_id(halves)?;
-    for [a, b, c, d, e, f] in halves {
-        let mut number = u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
-        let mut digits = [0; 8];
-        for digit in digits.iter_mut().rev() {
-            *digit = *ALPHABET.get((number % 62) as usize).ok_or(Corrupt)?;
-            number /= 62;
-        }
-        out.extend(digits.map(char::from));
-    }
-    Ok(())
-}
-
-/// Reads over a name.
-fn check_name(reader: &mut Reader<'_>) -> Result<(), Corrupt> {
-    let len = match reader.u8()? {
-        ID => return check_id([reader.array()?, reader.array()?]),
-        len => len.checked_sub(SHORTENED).unwrap_or(len),
-    };
-    std::str::from_utf8(reader.take(len.into())?).map(drop).map_err(|_| Corrupt)
-}
-
-fn name(reader: &mut Reader<'_>, beginning: &str) -> Result<String, Corrupt> {
-    let len = reader.u8()?;
-    if len == ID {
-        let mut name = String::with_capacity(beginning.len().saturating_add(16));
-        name.push_str(beginning);
-        unpacked([reader.array()?, reader.array()?], &mut name)?;
-        return Ok(name);
-    }
-    let (beginning, len) = match len.checked_sub(SHORTENED) {
-        Some(len) => (beginning, len),
-        None => ("", len),
-    };
-    let rest = std::str::from_utf8(reader.take(len.into())?).map_err(|_| Corrupt)?;
-    Ok([beginning, rest].concat())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Brownout, Millis, State};
 
     fn epoch(last: u8) -> Epoch {
         let mut bytes = [0; 16];
@@ -689,9 +327,6 @@ mod tests {
             let bytes = apply(None, 1, &[Op::Upsert(&entry)]);
             assert_eq!(Bucket::parse(&bytes).unwrap().entries().unwrap(), [entry], "{id}");
         }
-        let packed = packed("zzzzzzzzzzzzzzzz").unwrap();
-        assert_eq!(unpacked(packed, &mut String::new()), Ok(()));
-        assert_eq!(unpacked([[0xff; 6], packed[1]], &mut String::new()), Err(Corrupt));
     }
 
     #[test]

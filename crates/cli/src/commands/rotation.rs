@@ -1,11 +1,17 @@
+use std::io::{self, IsTerminal as _};
+use std::time::Duration;
+
 use keywheel_api::rotation::ReportingVm;
-use keywheel_api::{Retire, RollBack, Rotation, RotationState, StartBrownout, WaitsFor};
+use keywheel_api::{
+    NextStep, Requests, Retire, RollBack, Rotation, RotationProgress, RotationState, StartBrownout, Step,
+    VersionProgress, WaitsFor,
+};
 
 use super::key::{segment, span, when};
 use crate::args;
 use crate::failure::Failure;
 use crate::http::{Api, Repeat};
-use crate::output::Output;
+use crate::output::{Output, table};
 
 pub(crate) async fn run(command: args::Rotation, api: &Api<'_>, output: Output) -> Result<(), Failure> {
     match command {
@@ -24,6 +30,7 @@ pub(crate) async fn run(command: args::Rotation, api: &Api<'_>, output: Output) 
             let rotation: Rotation = api.get(&format!("/v1/rotations/{}", segment(&rotation))).await?;
             output.result(&rotation, show)
         }
+        args::Rotation::Watch { rotation, every } => watch(&rotation, every, api, output).await,
         args::Rotation::Brownout { rotation, share, length } => {
             let path = format!("/v1/rotations/{}/brownout", segment(&rotation));
             let how = StartBrownout { share, seconds: length.as_secs() };
@@ -54,15 +61,87 @@ pub(crate) async fn run(command: args::Rotation, api: &Api<'_>, output: Output) 
     }
 }
 
-fn show(rotation: &Rotation) -> String {
-    let state = match rotation.state {
+/// A line of JSON each time, or on a terminal a picture that is drawn over.
+async fn watch(rotation: &str, every: Duration, api: &Api<'_>, output: Output) -> Result<(), Failure> {
+    let path = format!("/v1/rotations/{}/progress", segment(rotation));
+    let mut drawn = 0;
+    loop {
+        let progress: RotationProgress = api.get(&path).await?;
+        if output == Output::Human && drawn > 0 && io::stdout().is_terminal() {
+            // Up to its first line, and clear what is below.
+            print!("\x1b[{drawn}A\x1b[J");
+        }
+        output.result(&progress, |progress| {
+            let picture = draw(progress);
+            drawn = picture.lines().count();
+            picture
+        })?;
+        if progress.next.is_none() {
+            return Ok(());
+        }
+        tokio::time::sleep(every.max(Duration::from_millis(200))).await;
+    }
+}
+
+fn draw(progress: &RotationProgress) -> String {
+    const BAR: usize = 24;
+    let rotation = &progress.rotation;
+    let mut lines =
+        vec![format!("Rotation {} of key {}: {}", rotation.id, rotation.key, state(rotation.state))];
+    let row = |version: &VersionProgress| {
+        let share = version.share.unwrap_or_default();
+        let filled = (share * BAR as f64).round().clamp(0.0, BAR as f64) as usize;
+        let bar = format!("{}{}", "█".repeat(filled), "·".repeat(BAR.saturating_sub(filled)));
+        let Requests { minute, hour, day } = version.requests;
+        [
+            version.version.clone(),
+            super::key::state(version.state).into(),
+            version.share.map_or_else(|| bar.clone(), |share| format!("{bar} {:>3.0} %", share * 100.0)),
+            minute.to_string(),
+            hour.to_string(),
+            day.to_string(),
+            version.last_used_at.map_or_else(|| "never".into(), when),
+        ]
+    };
+    let rows: Vec<_> = progress.versions.iter().map(row).collect();
+    let head = ["VERSION", "STATE", "SHARE OF THE LAST HOUR", "MINUTE", "HOUR", "DAY", "LAST USED"];
+    lines.push(table(head, &rows));
+    let proxies = &progress.proxies;
+    lines.push(format!("Proxies  {} of {} enforce its newest step", proxies.enforced, proxies.of));
+    for (what, names) in [("not yet", &proxies.laggards), ("silent", &proxies.unproven)] {
+        if let Some(first) = names.first() {
+            lines.push(format!(
+                "         {what}: {} ({}), {} in all",
+                first.node,
+                first.instance,
+                names.len()
+            ));
+        }
+    }
+    lines.extend(rotation.waits_for.iter().map(|reason| format!("Waits    {}", waits_for(reason))));
+    lines.push(match &progress.next {
+        Some(NextStep { step: Step::Begin, at }) => {
+            format!("Next     the new version is accepted: {}", when(*at))
+        }
+        Some(NextStep { step: Step::Retire, at }) => format!("Next     the old version ends: {}", when(*at)),
+        None => "Next     nothing: it is over".into(),
+    });
+    lines.join("\n")
+}
+
+const fn state(state: RotationState) -> &'static str {
+    match state {
         RotationState::Distributing => "distributing",
         RotationState::Overlapping => "overlapping",
         RotationState::Draining => "draining",
         RotationState::Completed => "completed",
         RotationState::RolledBack => "rolled back",
         RotationState::Blocked => "blocked",
-    };
+    }
+}
+
+fn show(rotation: &Rotation) -> String {
+    let state = state(rotation.state);
     let mut lines = vec![
         format!("Rotation     {}", rotation.id),
         format!("Key          {}", rotation.key),

@@ -16,6 +16,7 @@ mod both_kinds_of_http_are_spoken;
 mod each_request_is_a_line_of_the_log;
 mod exit_codes_tell_scripts_what_happened;
 mod https_is_spoken;
+mod keys_are_imported_and_exported;
 mod killed_without_warning_nothing_is_lost;
 mod no_plaintext_is_logged;
 mod policies_are_made_and_followed;

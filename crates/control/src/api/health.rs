@@ -76,12 +76,16 @@ impl Looks {
         let mut last = self.0.lock().await;
         let readiness = match *last {
             Some((at, readiness)) if at.elapsed() < KEPT => readiness,
-            _ => look(control).await,
+            _ => {
+                let readiness = look(control).await;
+                // Only a new look counts from now on: who asks often must not keep an old one alive.
+                *last = Some((Instant::now(), readiness));
+                readiness
+            }
         };
         if readiness.checks.running == Check::Ok && control.is_stopping() {
             return readiness.with_stopping();
         }
-        *last = Some((Instant::now(), readiness));
         readiness
     }
 }

@@ -3,7 +3,9 @@ use std::sync::Arc;
 use axum::extract::{Path, Request, State};
 use keywheel_api::import::MAX_IMPORT;
 use keywheel_api::time::{millis, timestamp};
-use keywheel_api::{ExportedVersion, Import, ImportItem, ImportRefusal, Imported, List, RefusedItem};
+use keywheel_api::{
+    ExportedVersion, Import, ImportItem, ImportRefusal, Imported, List, Problem, RefusedItem,
+};
 use keywheel_keyring::entry::{MAX_SCOPES, is_name, is_scope};
 use keywheel_keyring::{Digest, Millis};
 use serde::Deserialize;
@@ -22,9 +24,10 @@ const MAX_BODY: usize = 2 * 1024 * 1024;
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct After {
-    /// The `next` of the page before; the first page when absent.
-    #[param(required = false, value_type = keywheel_api::openapi::Digest)]
-    after: Option<Digest>,
+    /// The `next` of the page before; the first page when absent or empty.
+    #[serde(default)]
+    #[param(required = false, value_type = keywheel_api::openapi::DigestCursor)]
+    after: String,
 }
 
 /// A bad item does not hold up the others.
@@ -80,7 +83,12 @@ pub(crate) async fn export(
     Params(page): Params<After>,
 ) -> Result<axum::Json<List<ExportedVersion>>, ApiError> {
     let ring = rings::find(&control, &ring)?.record.id;
-    let cut = control.store.cut_page(ring, page.after).await?;
+    let after = Some(page.after).filter(|after| !after.is_empty());
+    let after: Option<Digest> = after
+        .map(|after| after.parse())
+        .transpose()
+        .map_err(|_| Problem::field("after", "the `next` of the page before: 64 hexadecimal digits"))?;
+    let cut = control.store.cut_page(ring, after).await?;
     let last = cut.entries.last().filter(|_| cut.more).map(|entry| entry.digest.to_string());
     let exported = cut.entries.into_iter().map(|entry| ExportedVersion {
         digest: entry.digest,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use keywheel_api::openapi::{ClientName, Digest, Epoch, LabelFilter};
+use keywheel_api::openapi::{ClientName, Digest, DigestCursor, Epoch, LabelFilter};
 use keywheel_api::problem::MEDIA_TYPE;
 use keywheel_api::{Applied, Problem, ProblemKind};
 use serde_json::{Map, Value, json};
@@ -50,6 +50,7 @@ impl Document {
         document.keep(&schemas_of::<super::Cursor>());
         document.keep(&schemas_of::<ClientName>());
         document.keep(&schemas_of::<Digest>());
+        document.keep(&schemas_of::<DigestCursor>());
         document.keep(&schemas_of::<Epoch>());
         document.keep(&schemas_of::<LabelFilter>());
         document

@@ -3,15 +3,18 @@ use std::sync::Arc;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use keywheel_api::rotation::MAX_OVERLAP_SECONDS;
-use keywheel_api::{RollBack, Rotation, RotationWithSecret, StartBrownout, StartRotation, time};
+use keywheel_api::{
+    NextStep, RollBack, Rotation, RotationProgress, RotationState, RotationWithSecret, StartBrownout,
+    StartRotation, Step, VersionProgress, time,
+};
 use tracing::info;
 
 use super::auth::{By, Caller};
 use super::body::{Json, JsonOrDefault};
 use super::error::ApiError;
-use super::{keys, require, uncancelled};
-use crate::Control;
+use super::{keys, require, rings, uncancelled};
 use crate::store::{NewRotation, RollBackTo};
+use crate::{Control, clock};
 
 pub(crate) async fn start(
     State(control): State<Arc<Control>>,
@@ -59,6 +62,44 @@ pub(crate) async fn show(
 ) -> Result<axum::Json<Rotation>, ApiError> {
     caller.require_rotation(&control, &rotation).await?;
     Ok(axum::Json(control.store.rotation(&rotation).await?))
+}
+
+pub(crate) async fn progress(
+    State(control): State<Arc<Control>>,
+    caller: Caller,
+    Path(rotation): Path<String>,
+) -> Result<axum::Json<RotationProgress>, ApiError> {
+    caller.require_rotation(&control, &rotation).await?;
+    let rotation = control.store.rotation(&rotation).await?;
+    let key = control.store.key(&rotation.key).await?;
+    let ring = rings::find(&control, &key.ring)?;
+    let now = clock::now();
+    let (mut versions, mut revision) = (Vec::new(), 0);
+    for id in [&rotation.old_version, &rotation.new_version] {
+        let Some(version) = key.versions.iter().find(|version| version.id == *id) else { continue };
+        revision = version.revision.max(revision);
+        versions.push(VersionProgress {
+            version: version.id.clone(),
+            state: version.state,
+            last_used_at: version.last_used_at,
+            requests: control.store.requests_lately(id, now).await?,
+            share: None,
+        });
+    }
+    let all = versions.iter().fold(0_u64, |sum, version| sum.saturating_add(version.requests.hour));
+    for version in versions.iter_mut().filter(|_| all > 0) {
+        version.share = Some(version.requests.hour as f64 / all as f64);
+    }
+    ring.proxies.catch_up().await?;
+    let proxies = ring.proxies.proof(revision, now);
+    let next = match rotation.state {
+        RotationState::Distributing => Some(NextStep { step: Step::Begin, at: rotation.begins_at }),
+        RotationState::Overlapping | RotationState::Draining => {
+            Some(NextStep { step: Step::Retire, at: rotation.overlap_ends_at })
+        }
+        RotationState::Completed | RotationState::RolledBack | RotationState::Blocked => None,
+    };
+    Ok(axum::Json(RotationProgress { rotation, versions, proxies, next }))
 }
 
 pub(crate) async fn roll_back(

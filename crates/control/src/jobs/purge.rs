@@ -9,6 +9,7 @@ use tracing::{error, info};
 
 use crate::clock;
 use crate::store::{Context, Store, StoreError};
+use crate::usage::LATELY;
 
 /// How long an ended version stays in the ring, so that its use is refused with the true reason.
 pub const KEEP_ENDED: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -43,6 +44,7 @@ pub async fn purge(store: &Store, now: Millis, keep: Duration) -> Result<usize, 
 ///
 /// [`StoreError`]; what was forgotten before it stays so.
 pub async fn forget_usage(store: &Store, now: Millis) -> Result<(u64, u64), StoreError> {
+    store.forget_minutes(before(now, Duration::from_millis(LATELY))).await?;
     store.forget_usage(before(now, KEEP_USAGE), before(now, KEEP_VMS)).await
 }
 

@@ -9,9 +9,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use keywheel_api::time::timestamp;
-use keywheel_api::{Reporting, RingUsage, UsageHour};
+use keywheel_api::{Reporting, Requests, RingUsage, UsageHour};
 use keywheel_keyring::Millis;
-use keywheel_keyring::usage::Batch;
+use keywheel_keyring::usage::{Batch, MINUTE};
 use serde_json::{Value, json};
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row as _};
@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use super::db::{Dialect, Sql};
 use super::rows::{int, optional_time, optional_timestamp, time, uint};
 use super::{Refusal, Store, StoreError};
-use crate::usage::{Ledger, MAX_COUNT, Vm, VmId};
+use crate::usage::{HOUR, Ledger, MAX_COUNT, Vm, VmId};
 
 /// Rows of one transaction, unless a single report has more. More would hold up a revocation for longer.
 const GROUP: usize = 1_000;
@@ -57,6 +57,16 @@ const SET_LAST_USED: Sql = Sql {
               FROM jsonb_array_elements($1::jsonb)) AS used
         WHERE versions.id = used.id AND versions.ring_id = $2
             AND (versions.last_used_at IS NULL OR versions.last_used_at < used.at)",
+};
+const ADD_MINUTES: Sql = Sql {
+    sqlite: "INSERT INTO usage_minutes (version, minute, count)
+        SELECT v.id, value ->> 1, value ->> 2
+        FROM json_each($1) CROSS JOIN versions v WHERE v.id = value ->> 0 AND v.ring_id = $2
+        ON CONFLICT (version, minute) DO UPDATE SET count = min(count + excluded.count, $3)",
+    postgres: "INSERT INTO usage_minutes AS u (version, minute, count)
+        SELECT v.id, (value ->> 1)::bigint, (value ->> 2)::bigint
+        FROM jsonb_array_elements($1::jsonb) JOIN versions v ON v.id = value ->> 0 AND v.ring_id = $2
+        ON CONFLICT (version, minute) DO UPDATE SET count = least(u.count + excluded.count, $3)",
 };
 const LOAD_VMS: Sql = Sql {
     sqlite: "SELECT * FROM usage_vms WHERE ring_id = $1
@@ -228,6 +238,32 @@ impl Store {
         rows.iter().map(hour).collect()
     }
 
+    /// How many requests came with a version lately, whatever came of them.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn requests_lately(&self, version: &str, now: Millis) -> Result<Requests, StoreError> {
+        let minutes = async |from: u64| {
+            let sql = "SELECT CAST(coalesce(sum(count), 0) AS BIGINT) FROM usage_minutes
+                       WHERE version = $1 AND minute >= $2";
+            let sum = sqlx::query_scalar(sql).bind(version).bind(int(from));
+            sum.fetch_one(self.db.readers()).await.map(uint)
+        };
+        // The minute under way is not over, and reports of the one before may be on their way.
+        let newest = crate::usage::floor(now.0, MINUTE);
+        let day = sqlx::query_scalar(
+            "SELECT CAST(coalesce(sum(count), 0) AS BIGINT) FROM usage_hours WHERE version = $1 AND hour > $2",
+        );
+        let since = crate::usage::floor(now.0, HOUR).saturating_sub(24 * HOUR);
+        let day = day.bind(version).bind(int(since)).fetch_one(self.db.readers()).await.map(uint)?;
+        Ok(Requests {
+            minute: minutes(newest.saturating_sub(MINUTE)).await?,
+            hour: minutes(newest.saturating_sub(HOUR)).await?,
+            day,
+        })
+    }
+
     /// How many VMs of a ring report, and up to `limit` of them: those first whose batches are missing,
     /// then those not heard of for longest.
     ///
@@ -264,6 +300,17 @@ impl Store {
             })
         };
         Ok((count, rows.iter().map(reporting).collect::<Result<_, StoreError>>()?))
+    }
+
+    /// Forgets the minutes before `minutes`; the hours keep what was counted in them.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn forget_minutes(&self, minutes: Millis) -> Result<(), StoreError> {
+        let gone = sqlx::query("DELETE FROM usage_minutes WHERE minute < $1").bind(int(minutes.0));
+        gone.execute(self.db.writer()).await?;
+        Ok(())
     }
 
     /// Forgets what was counted before `hours`, and VMs that were not heard of since `vms`. Returns how
@@ -411,6 +458,15 @@ async fn save_hours(
         .execute(&mut *connection)
         .await?
         .rows_affected();
+
+    let rows = ledger.minutes.iter().map(|((version, at), count)| json!([version, int(at.0), int(*count)]));
+    let rows: Value = rows.collect();
+    sqlx::query(dialect.pick(&ADD_MINUTES))
+        .bind(rows.to_string())
+        .bind(ring)
+        .bind(int(MAX_COUNT))
+        .execute(&mut *connection)
+        .await?;
 
     let used: Value = ledger.used.iter().map(|(version, at)| json!([version, int(at.0)])).collect();
     sqlx::query(dialect.pick(&SET_LAST_USED)).bind(used.to_string()).bind(ring).execute(connection).await?;

@@ -13,6 +13,7 @@ mod a_restored_copy_revives_no_key;
 mod a_rotation_is_rolled_back;
 mod a_rotation_publishes_the_new_version_first;
 mod a_rotation_takes_the_place_of_another;
+mod a_rotation_tells_how_far_it_is;
 mod a_second_rotation_is_refused;
 mod a_state_change_commits_with_audit_and_revisions;
 mod a_version_is_accepted_from_its_time_on;

@@ -1,0 +1,118 @@
+//! Rings: proxies, signing keys, and how to bring a ring elsewhere.
+
+use std::time::Duration;
+
+use clap::{Args as Group, Subcommand};
+
+use super::value::duration;
+use super::{RING_URL, RING_URL_HELP};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Ring {
+    /// Show a ring: revision, trusted keys, and what each proxy enforces
+    Show {
+        #[arg(default_value = "production")]
+        ring: String,
+        /// Print only the base64 public keys for the filter's `control.trust`, one per line
+        #[arg(long)]
+        trust: bool,
+    },
+    /// List a ring's proxies, and which of them enforce it
+    Proxies {
+        #[arg(default_value = "production")]
+        ring: String,
+        /// Up to this revision [default: the newest]
+        #[arg(long)]
+        revision: Option<u64>,
+    },
+    /// Forget proxies that are gone for good, so that nothing waits for them
+    Forget {
+        #[arg(default_value = "production")]
+        ring: String,
+        /// This one, as `ring proxies` shows it; repeat for more
+        #[arg(long, value_name = "INSTANCE", required_unless_present = "silent_for")]
+        instance: Vec<String>,
+        /// All that were not heard of for so long, such as 24h; at least 60s
+        #[arg(long, value_name = "DURATION", value_parser = duration)]
+        silent_for: Option<Duration>,
+    },
+    /// Print what the filter's `control.trust` needs, as a list of JSON, which YAML reads too
+    Trust {
+        #[arg(default_value = "production")]
+        ring: String,
+    },
+    /// The keys that sign a ring
+    #[command(subcommand)]
+    SigningKey(SigningKey),
+    /// Print a ring for use elsewhere
+    Export {
+        #[arg(default_value = "production")]
+        ring: String,
+        /// As one line of JSON for the filter's `seed`: a proxy that holds no ring begins with it. At
+        /// most 500 entries
+        #[arg(long, required = true)]
+        seed: bool,
+        #[arg(long, value_name = "URL", env = "KEYWHEEL_RING_URL", default_value = RING_URL, help = RING_URL_HELP)]
+        ring_url: String,
+    },
+    /// Have the keys of a ring follow a policy, unless they or their clients have one
+    SetPolicy {
+        ring: String,
+        /// Its name, or `none`
+        policy: String,
+    },
+    /// Bring a ring to proxies that cannot reach the control plane
+    Push(Push),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SigningKey {
+    /// List the keys of a ring and what each is used for
+    List {
+        #[arg(long, default_value = "production")]
+        ring: String,
+    },
+    /// Make a key. Nobody is told of it yet
+    Create {
+        #[arg(long, default_value = "production")]
+        ring: String,
+    },
+    /// Have `ring trust` print a key, so that it can be brought to every proxy
+    Publish {
+        key: String,
+        #[arg(long, default_value = "production")]
+        ring: String,
+    },
+    /// Sign with a published key from now on. The one before stays published
+    Activate {
+        key: String,
+        #[arg(long, default_value = "production")]
+        ring: String,
+        /// Even if proxies would refuse what it signs, and so every revocation
+        #[arg(long)]
+        force: bool,
+    },
+    /// End a key that does not sign any more: `ring trust` leaves it out
+    Retire {
+        key: String,
+        #[arg(long, default_value = "production")]
+        ring: String,
+    },
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Push {
+    #[arg(default_value = "production")]
+    pub(crate) ring: String,
+    /// A listener with the filter in `mode: receive`, such as http://proxy:9080; repeat for more
+    #[arg(long, value_name = "URL", required = true)]
+    pub(crate) to: Vec<String>,
+    /// Go on with every change, until a signal; otherwise end when all targets enforce the ring
+    #[arg(long)]
+    pub(crate) follow: bool,
+    /// How long a target may make no progress, such as 30s; with --follow it may for ever
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "30s")]
+    pub(crate) timeout: Duration,
+    #[arg(long, value_name = "URL", env = "KEYWHEEL_RING_URL", default_value = RING_URL, help = RING_URL_HELP)]
+    pub(crate) ring_url: String,
+}

@@ -1,0 +1,77 @@
+//! Values as they are written on the command line.
+
+use std::time::Duration;
+
+use keywheel_api::labels::is_label;
+use keywheel_api::policy::Day;
+use keywheel_api::policy::Window;
+
+/// Reads `team=payments`.
+pub(super) fn label(text: &str) -> Result<(String, String), String> {
+    let parts = text.split_once('=').filter(|(name, value)| is_label(name) && is_label(value));
+    let rule = "is no NAME=VALUE of 1 to 63 letters, digits, `.`, `_`, `/` and `-` each";
+    parts.map(|(name, value)| (name.into(), value.into())).ok_or_else(|| format!("`{text}` {rule}"))
+}
+
+/// Reads `mon,tue 09:00-17:00`.
+pub(super) fn window(text: &str) -> Result<Window, String> {
+    let rule = || format!("`{text}` is no window: write it like `mon,tue,wed,thu,fri 09:00-17:00`");
+    let (days, hours) = text.split_once(' ').ok_or_else(rule)?;
+    let (from, to) = hours.split_once('-').ok_or_else(rule)?;
+    let days: Result<Vec<Day>, _> = days.split(',').map(str::parse).collect();
+    match (days, from.parse(), to.parse()) {
+        (Ok(days), Ok(from), Ok(to)) => Ok(Window { days, from, to }),
+        _ => Err(rule()),
+    }
+}
+
+/// Reads `90d`, `1h30m` or `2s`, in whole seconds.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let rule = || format!("`{text}` is no duration: write it like 30s, 30m, 12h, 90d or 1h30m");
+    let mut seconds: u64 = 0;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(rule)?;
+        let (number, unit) = rest.split_at(digits);
+        let number: u64 = number.parse().map_err(|_| rule())?;
+        let unit_seconds = match unit.chars().next() {
+            Some('s') => 1,
+            Some('m') => 60,
+            Some('h') => 60 * 60,
+            Some('d') => 24 * 60 * 60,
+            Some('w') => 7 * 24 * 60 * 60,
+            _ => return Err(rule()),
+        };
+        seconds = number.checked_mul(unit_seconds).and_then(|n| seconds.checked_add(n)).ok_or_else(rule)?;
+        rest = unit.get(1..).unwrap_or_default();
+    }
+    if text.is_empty() { Err(rule()) } else { Ok(Duration::from_secs(seconds)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read() {
+        for (text, seconds) in [("0s", 0), ("2s", 2), ("30m", 1800), ("1h30m", 5400), ("90d", 7_776_000)] {
+            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for bad in ["", "30", "m", "-3s", "1y", "1 h", "99999999999999999999s", "9999999999999999999d"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn labels_and_windows_are_read() {
+        assert_eq!(label("team=a/b"), Ok(("team".into(), "a/b".into())));
+        for bad in ["team", "=a", "team=", "a b=c"] {
+            assert!(label(bad).is_err(), "{bad}");
+        }
+        let nights = window("sat,sun 22:00-04:30").unwrap();
+        assert_eq!((nights.days, nights.to.minutes()), (vec![Day::Sat, Day::Sun], 270));
+        for bad in ["mon", "mon 9-17", "day 09:00-17:00", "09:00-17:00"] {
+            assert!(window(bad).is_err(), "{bad}");
+        }
+    }
+}
