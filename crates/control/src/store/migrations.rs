@@ -226,11 +226,6 @@ mod tests {
         let states: Vec<_> = cut.entries.iter().map(|entry| (entry.version.as_str(), entry.state)).collect();
         assert_eq!(cut.epoch.to_string(), "0199a3b4-0000-7000-8000-000000000001");
         assert!(states.contains(&("kv_1", State::Retiring)) && states.contains(&("kv_2", State::Active)));
-        let role: String = sqlx::query_scalar("SELECT role FROM tokens WHERE id = 'token_1'")
-            .fetch_one(store.db.readers())
-            .await
-            .unwrap();
-        assert_eq!(role, "admin");
         store.close().await;
         let again = Store::open(&Location::Sqlite(path.clone())).await.unwrap();
         assert_eq!(again.rings().await.unwrap()[0].revision, 1);

@@ -174,7 +174,7 @@ async fn every_change_on_the_admin_listener_may_wait_and_nothing_else() {
     {
         for (method, path, operation) in operations(&document(&plane, &app).await) {
             let parameters = operation["parameters"].as_array().unwrap();
-            let waits = parameters.iter().any(|parameter| parameter["name"] == "wait");
+            let waits = parameters.iter().any(|parameter| parameter["schema"]["enum"] == json!(["applied"]));
             assert_eq!(waits, changes_wait && method != "GET", "{method} {path}");
             if waits {
                 let path = format!("{path}?wait=never");
