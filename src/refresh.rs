@@ -2,19 +2,22 @@
 //! through the caller, answers come in as arguments.
 //!
 //! A ring comes as pages of a snapshot, then as changes by long-poll. Beside the next page or poll there
-//! may be under way: a report that all VMs enforce what the last one brought; a poll for changes while a
+//! may be under way: the page behind it, while no ring is held; a report that all VMs enforce what the last one brought; a poll for changes while a
 //! ring that is enforced is fetched anew, since a revocation cannot wait for that; and, while another
 //! cluster serves, a question whether the first answers again.
 
+mod ahead;
+
 use std::cell::LazyCell;
 
-use keywheel_keyring::generation::Position;
+use keywheel_keyring::generation::{Position, Sync};
 use keywheel_keyring::merge::{Plan, Rejection};
 use keywheel_keyring::signature::{self, SignatureError};
-use keywheel_keyring::{Document, Generation, PublicKey};
+use keywheel_keyring::{Digest, Document, Generation, PublicKey};
 
 use crate::Now;
 use crate::roster::Enforced;
+use ahead::Ahead;
 
 /// How long the control plane may hold a poll, in seconds.
 const WAIT: u64 = 25;
@@ -55,6 +58,8 @@ pub struct Answer<'a> {
     pub status: u16,
     pub signer: Option<&'a [u8]>,
     pub signature: Option<&'a [u8]>,
+    /// Where the page behind this one should end, in hexadecimal.
+    pub ahead: Option<&'a [u8]>,
     pub body: &'a [u8],
 }
 
@@ -89,6 +94,7 @@ pub struct Refresh {
     /// When to turn back to the first cluster, while it is another.
     return_at: u64,
     main: Option<Flight>,
+    ahead: Ahead,
     report: Option<Flight>,
     /// Asks for changes since a snapshot under way began.
     follow: Option<Flight>,
@@ -136,6 +142,7 @@ impl Refresh {
             cluster: 0,
             return_at: 0,
             main: None,
+            ahead: Ahead::NONE,
             report: None,
             follow: None,
             follow_at: 0,
@@ -154,6 +161,7 @@ impl Refresh {
     /// Forgets what is under way: another VM leads.
     pub const fn stop(&mut self) {
         self.main = None;
+        self.ahead = Ahead::NONE;
         self.report = None;
         self.follow = None;
         self.follow_at = 0;
@@ -188,14 +196,27 @@ impl Refresh {
         if self.main.is_none() && now.mono >= self.not_before && !(is_paced && now.mono < self.page_at) {
             let is_page = wants_page;
             self.page_at = now.mono.saturating_add(PACE);
-            let (path, timeout_ms) = if is_page {
-                (self.page(ring, generation), CALL_TIMEOUT)
-            } else {
-                (changes(ring, generation.complete, WAIT), POLL_TIMEOUT)
-            };
-            let call = self.call(path, standing, timeout_ms, now);
-            self.main = Some(Flight::new(&call, generation, is_page, now));
-            self.reported = standing.enforced.least;
+            self.main = self.ahead.take_turn(self.cursor(generation));
+            if self.main.is_none() {
+                let (path, timeout_ms) = if is_page {
+                    (self.page(ring, generation), CALL_TIMEOUT)
+                } else {
+                    (changes(ring, generation.complete, WAIT), POLL_TIMEOUT)
+                };
+                let call = self.call(path, standing, timeout_ms, now);
+                self.main = Some(Flight::new(&call, generation, is_page, now));
+                self.reported = standing.enforced.least;
+                calls.push(call);
+            }
+        }
+        // Without a ring every request is refused: there is a hurry.
+        if self.main.is_some_and(|flight| flight.is_page)
+            && generation.complete.is_none()
+            && let Some(sync) = &generation.sync
+            && let Some(after) = self.ahead.due(self.cursor(generation))
+        {
+            let call = self.call(page_behind(ring, sync, Some(after)), standing, CALL_TIMEOUT, now);
+            self.ahead.sent(after, Flight::new(&call, generation, true, now));
             calls.push(call);
         }
         if self.is_follow_due(generation, now) {
@@ -261,18 +282,20 @@ impl Refresh {
         self.snapshot || generation.complete.is_none() || generation.sync.is_some() || generation.repair
     }
 
+    /// Where the snapshot under way goes on.
+    fn cursor(&self, generation: &Generation) -> Option<Digest> {
+        generation.sync.as_ref().filter(|_| !self.snapshot)?.cursor
+    }
+
     /// The next page: from where the snapshot under way stopped, or the first. It must not be older
     /// than what is held, nor than the snapshot allows.
     fn page(&self, ring: &str, generation: &Generation) -> String {
-        let mut query = String::new();
         if let Some(sync) = generation.sync.as_ref().filter(|_| !self.snapshot) {
-            if let Some(cursor) = sync.cursor {
-                query.push_str(&format!("after={cursor}&"));
-            }
-            query.push_str(&format!("epoch={}&at_least={}", sync.first.epoch, sync.floor));
-        } else if let Some(complete) = generation.complete.filter(|_| !self.snapshot) {
-            query.push_str(&format!("epoch={}&at_least={}", complete.epoch, complete.revision));
+            return page_behind(ring, sync, sync.cursor);
         }
+        let query = generation.complete.filter(|_| !self.snapshot).map_or_else(String::new, |complete| {
+            format!("epoch={}&at_least={}", complete.epoch, complete.revision)
+        });
         format!("/v1/rings/{ring}/snapshot?{query}")
     }
 
@@ -313,6 +336,9 @@ impl Refresh {
         generation: &Generation,
         now: Now,
     ) -> Reaction {
+        if self.ahead.gave_up(id) {
+            return Reaction::Nothing;
+        }
         if self.report.take_if(|flight| flight.id == id).is_some() {
             return self.reported(answer, ring, trust, generation, now);
         }
@@ -360,8 +386,11 @@ impl Refresh {
         let reaction = read(answer, ring, trust, generation, now);
         match &reaction {
             Reaction::Apply { plan, .. } => {
-                if matches!(plan, Plan::Write(write) if write.is_page()) {
+                if let Plan::Write(write) = plan
+                    && write.is_page()
+                {
                     self.snapshot = false;
+                    self.ahead.hear(self.cursor(write.next()), answer.ahead);
                 }
             }
             // Something was removed while the page was under way.
@@ -410,6 +439,7 @@ impl Refresh {
             return;
         }
         self.follow.take_if(sent);
+        self.ahead.gave_up(id);
         if self.main.take_if(sent).is_some() || self.report.take_if(sent).is_some() {
             self.fail(now);
         }
@@ -433,6 +463,7 @@ impl Refresh {
 
     /// Backs off with full jitter, and turns to the next cluster.
     fn fail(&mut self, now: Now) {
+        self.ahead = Ahead::NONE;
         let ceiling = FIRST_PAUSE.saturating_mul(1 << self.failures.min(16)).min(LONGEST_PAUSE);
         self.failures = self.failures.saturating_add(1);
         let next = self.cluster.saturating_add(1);
@@ -457,6 +488,12 @@ impl Refresh {
 
 fn floor(generation: &Generation) -> Option<u64> {
     generation.sync.as_ref().map(|sync| sync.floor)
+}
+
+/// The page behind `after` of the snapshot under way.
+fn page_behind(ring: &str, sync: &Sync, after: Option<Digest>) -> String {
+    let after = after.map(|after| format!("after={after}&")).unwrap_or_default();
+    format!("/v1/rings/{ring}/snapshot?{after}epoch={}&at_least={}", sync.first.epoch, sync.floor)
 }
 
 fn changes(ring: &str, from: Option<Position>, wait: u64) -> String {

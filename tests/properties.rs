@@ -216,6 +216,7 @@ impl Pushed {
             status: 200,
             signer: signed.signer.as_deref().map(str::as_bytes),
             signature: signed.signature.as_deref().map(str::as_bytes),
+            ahead: None,
             body: &signed.body,
         };
         let host = FakeHost { shared: &self.world.shared, calls: Default::default() };

@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::collections::BTreeSet;
+
 use keywheel_filter::decide::Reason;
 use keywheel_filter::shared::Namespace;
 use keywheel_filter::vm::Vm;
@@ -53,11 +55,40 @@ fn without_a_complete_ring_the_answer_is_503_whatever_the_key() {
     assert_eq!(world.request(0, "secret7"), Err(Reason::RingUnavailable));
     // Half of a first ring is no ring.
     world.reachable = true;
-    world.run_until("a first page", |world| world.control.past.len() == 2);
+    world.run_until("a first page", |world| world.control.past.len() >= 2);
     assert_eq!(world.request(0, "secret7"), Err(Reason::RingUnavailable));
     assert_eq!(world.request(0, "guess"), Err(Reason::RingUnavailable));
     world.run_until("convergence", World::converged);
     assert_eq!(world.request(0, "secret7"), Ok("acme".into()));
+}
+
+#[test]
+fn while_no_ring_is_held_the_next_page_is_asked_for_early_and_none_twice() {
+    let mut world = World::new(1, control_with_many());
+    world.run_until("a second page", |world| world.control.asked.len() >= 2);
+    // By the guess that came with the first one.
+    assert_eq!(world.control.asked.len(), 3, "{:?}", world.control.asked);
+    world.run_until("convergence", World::converged);
+    let mut pages = world.control.asked.clone();
+    pages.retain(|path| path.contains("/snapshot"));
+    let different: BTreeSet<_> = pages.iter().collect();
+    assert_eq!((pages.len(), different.len()), (13, 13), "four of 50 keys each");
+}
+
+#[test]
+fn a_wrong_guess_where_the_next_page_begins_costs_nothing_but_that_page() {
+    let mut digests: Vec<_> = many().iter().map(|secret| Digest::of(secret.as_bytes())).collect();
+    digests.sort_unstable();
+    for guess in [Digest::from_bytes([0; 32]), digests[1], digests[30], Digest::MAX] {
+        let mut world = World::new(2, control_with_many());
+        world.control.wrong_guess = Some(guess);
+        world.run_until("convergence", World::converged);
+        for secret in many() {
+            assert_eq!(world.request(0, &secret), Ok("acme".into()));
+        }
+        let metrics = world.vms.iter_mut().flatten().filter_map(Vm::take_metrics);
+        assert_eq!(metrics.map(|metrics| metrics.refresh_failures).sum::<u64>(), 0);
+    }
 }
 
 /// DESIGN §3.4
@@ -415,6 +446,8 @@ fn storm(seed: u64) {
             4 if world.random.one_in(8) => world.control.new_epoch(),
             5 => world.wall = world.wall.wrapping_add(world.random.below(100_000)),
             6 => world.wall -= world.random.below(10_000),
+            8 => world.control.wrong_guess = Some(Digest::of(secret.as_bytes())),
+            9 => world.control.wrong_guess = None,
             7 if world.vms.len() < 12 => {
                 let dead = world.random.below(world.vms.len() as u64) as usize;
                 world.kill(dead);

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use keywheel_keyring::Millis;
+use keywheel_keyring::document::AHEAD_HEADER;
 use keywheel_keyring::document::MAX_BYTES;
 use keywheel_keyring::signature::{SIGNATURE_HEADER, SIGNER_HEADER};
 
@@ -90,11 +91,18 @@ impl Root {
             .and_then(|status| std::str::from_utf8(&status).ok()?.parse().ok())
             .unwrap_or(0);
         let signer = hostcalls::header(Map::CallResponse, SIGNER_HEADER).map(|signer| signer.to_vec());
-        let signature = hostcalls::header(Map::CallResponse, SIGNATURE_HEADER);
+        let signature =
+            hostcalls::header(Map::CallResponse, SIGNATURE_HEADER).map(|signature| signature.to_vec());
+        let ahead = hostcalls::header(Map::CallResponse, AHEAD_HEADER);
         let size = body_size.min(MAX_BYTES.saturating_add(1));
         let body = hostcalls::buffer(Buffer::CallResponseBody, size).unwrap_or_default();
-        let answer =
-            Answer { status, signer: signer.as_deref(), signature: signature.as_deref(), body: &body };
+        let answer = Answer {
+            status,
+            signer: signer.as_deref(),
+            signature: signature.as_deref(),
+            ahead: ahead.as_deref(),
+            body: &body,
+        };
         let now = self.now();
         let host = Envoy { config: &self.config, calls: &self.calls };
         self.vm.answer(&host, id, answer, now);
@@ -115,7 +123,12 @@ impl Root {
         let (signer, signature) = (push.signer.as_deref(), push.signature.as_deref());
         let now = self.now();
         let host = Envoy { config: &self.config, calls: &self.calls };
-        receive::document(&mut self.vm, &host, Answer { status: 200, signer, signature, body: &body }, now)
+        receive::document(
+            &mut self.vm,
+            &host,
+            Answer { status: 200, signer, signature, ahead: None, body: &body },
+            now,
+        )
     }
 
     fn publish(&mut self, now: Now) {

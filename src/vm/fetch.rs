@@ -107,6 +107,7 @@ impl Vm {
             status: 200,
             signer: Some(seed.signer.as_bytes()),
             signature: Some(seed.signature.as_bytes()),
+            ahead: None,
             body: seed.document.as_bytes(),
         };
         // A seed is as old as it is: what it is worth is the configuration's to say, by `stale`.

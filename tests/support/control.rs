@@ -9,6 +9,10 @@ pub struct FakeControl {
     pub entries: BTreeMap<Digest, Entry>,
     pub revision: u64,
     pub page_size: usize,
+    /// Where it says that the page behind the next one begins, if it is wrong about it.
+    pub wrong_guess: Option<Digest>,
+    /// The paths that were asked for, in their order.
+    pub asked: Vec<String>,
     epoch: u8,
     signing: SigningKey,
     removed: BTreeMap<u64, Digest>,
@@ -31,6 +35,7 @@ pub struct Signed {
     pub status: u16,
     pub signer: Option<String>,
     pub signature: Option<String>,
+    pub ahead: Option<String>,
     pub body: Vec<u8>,
 }
 
@@ -52,12 +57,21 @@ pub enum Fault {
     Late,
 }
 
+impl Signed {
+    /// An answer that is no document.
+    pub const fn bare(status: u16) -> Self {
+        Self { status, signer: None, signature: None, ahead: None, body: Vec::new() }
+    }
+}
+
 impl FakeControl {
     pub fn new() -> Self {
         Self {
             entries: BTreeMap::new(),
             revision: 0,
             page_size: 4,
+            wrong_guess: None,
+            asked: Vec::new(),
             epoch: 1,
             signing: SigningKey::from_seed([7; 32]),
             removed: BTreeMap::new(),
@@ -123,21 +137,27 @@ impl FakeControl {
             } else {
                 self.refused_reports += 1;
             }
-            return Some(Signed { status: self.usage_status, signer: None, signature: None, body: vec![] });
+            return Some(Signed::bare(self.usage_status));
         }
+        self.asked.push(call.path.clone());
         let (path, query) = call.path.split_once('?').expect("calls have a query");
         let field = |name: &str| {
             query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('=')).map(str::to_owned)
         };
+        let mut ahead = None;
         let document = match path.strip_prefix("/v1/rings/production/").expect("one ring") {
-            "snapshot" => self.page(field("after"), wall),
+            "snapshot" => {
+                let page = self.page(field("after"), wall);
+                ahead = self.wrong_guess.or_else(|| self.ahead(&page));
+                page
+            }
             "changes" => {
                 let since: u64 = field("since").expect("since").parse().expect("a number");
                 if field("epoch") != Some(self.epoch().to_string())
                     || since > self.revision
                     || since < self.horizon
                 {
-                    return Some(Signed { status: 410, signer: None, signature: None, body: vec![] });
+                    return Some(Signed::bare(410));
                 }
                 if since == self.revision && !waited && field("wait").as_deref() != Some("0") {
                     return None;
@@ -146,7 +166,7 @@ impl FakeControl {
             }
             other => panic!("no such call: {other}"),
         };
-        let signed = self.sign(&document);
+        let signed = Signed { ahead: ahead.map(|ahead| ahead.to_string()), ..self.sign(&document) };
         self.past.push(signed.clone());
         Some(signed)
     }
@@ -177,6 +197,7 @@ impl FakeControl {
             status: 200,
             signer: Some(self.signing.public().id().to_string()),
             signature: Some(self.signing.sign(&body)),
+            ahead: None,
             body,
         }
     }
@@ -187,6 +208,13 @@ impl FakeControl {
         let entries: Vec<Entry> = rest.by_ref().take(self.page_size).cloned().collect();
         let through = rest.next().and_then(|_| entries.last()).map(|entry| entry.digest);
         self.document(Kind::Snapshot { after, through }, self.revision, entries, vec![], wall)
+    }
+
+    /// Where the page behind this one ends, unless it is the last.
+    fn ahead(&self, page: &Document) -> Option<Digest> {
+        let Kind::Snapshot { through: Some(through), .. } = page.kind else { return None };
+        let mut rest = self.entries.keys().filter(|digest| **digest > through).skip(self.page_size - 1);
+        rest.next().copied().filter(|_| rest.next().is_some())
     }
 
     fn changes(&mut self, since: u64, wall: u64) -> Document {

@@ -148,7 +148,7 @@ impl World {
             let answer = if self.reachable {
                 self.control.answer(&flight.call, clock, waited)
             } else {
-                Some(bare(503))
+                Some(Signed::bare(503))
             };
             let Some(answer) = answer else {
                 self.flights.push(flight);
@@ -181,6 +181,7 @@ impl World {
                 status: answer.status,
                 signer: answer.signer.as_deref().map(str::as_bytes),
                 signature: answer.signature.as_deref().map(str::as_bytes),
+                ahead: answer.ahead.as_deref().map(str::as_bytes),
                 body: &answer.body,
             };
             vm.answer(host, id, answer, now);
@@ -191,8 +192,8 @@ impl World {
         match fault {
             Fault::None | Fault::Repeated | Fault::Late => {}
             Fault::Lost => return None,
-            Fault::Reset => answer = bare(0),
-            Fault::Unavailable => answer = bare(503),
+            Fault::Reset => answer = Signed::bare(0),
+            Fault::Unavailable => answer = Signed::bare(503),
             Fault::Tampered => {
                 let at = self.random.below(answer.body.len().max(1) as u64) as usize;
                 if let Some(byte) = answer.body.get_mut(at) {
@@ -263,8 +264,4 @@ impl World {
         let metrics = self.vms[at].as_mut().expect("the VM lives").take_metrics();
         metrics.map(|metrics| metrics.rejected.into_keys().collect()).unwrap_or_default()
     }
-}
-
-fn bare(status: u16) -> Signed {
-    Signed { status, signer: None, signature: None, body: Vec::new() }
 }

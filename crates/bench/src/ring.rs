@@ -48,6 +48,8 @@ struct Size {
     workers: usize,
     /// From the start of Envoy's process until it holds the ring, in seconds.
     sync: Vec<f64>,
+    /// For how many of them Envoy's main thread ran, which fetches the ring and stores it.
+    busy: Vec<f64>,
     /// The same with few keys: Envoy's own start.
     start: Vec<f64>,
     /// Of Envoy's memory, in bytes.
@@ -108,31 +110,45 @@ impl Size {
         workers: usize,
         rounds: u8,
     ) -> anyhow::Result<Self> {
-        let mut size = Self { workers, sync: Vec::new(), start: Vec::new(), per_key: Vec::new() };
+        let mut size =
+            Self { workers, sync: Vec::new(), busy: Vec::new(), start: Vec::new(), per_key: Vec::new() };
         for round in 1..=rounds {
-            let (start, little) = cold(paths, few, workers).await?;
-            let (sync, much) = cold(paths, many, workers).await?;
-            size.start.push(start);
-            size.sync.push(sync);
-            size.per_key.push((much - little) / many.keys().len() as f64);
-            eprintln!("cold sync, workers: {workers}, round {round}/{rounds}: {sync:.2} s");
+            let little = cold(paths, few, workers).await?;
+            let much = cold(paths, many, workers).await?;
+            size.start.push(little.took);
+            size.sync.push(much.took);
+            size.busy.push(much.busy);
+            size.per_key.push((much.memory - little.memory) / many.keys().len() as f64);
+            let Cold { took, busy, .. } = much;
+            eprintln!(
+                "cold sync, workers: {workers}, round {round}/{rounds}: {took:.2} s, busy for {busy:.2} s"
+            );
         }
         Ok(size)
     }
 }
 
-/// Starts an Envoy. Gives the seconds until it held the whole ring, and its memory after it then answered
-/// requests for a while.
-async fn cold(paths: &Paths, ring: &RingServer, workers: usize) -> anyhow::Result<(f64, f64)> {
+/// One start of an Envoy.
+struct Cold {
+    /// The seconds until it held the whole ring.
+    took: f64,
+    /// The seconds of them in which its main thread ran.
+    busy: f64,
+    /// What it holds of the machine's memory after it then answered requests for a while, in bytes.
+    memory: f64,
+}
+
+async fn cold(paths: &Paths, ring: &RingServer, workers: usize) -> anyhow::Result<Cold> {
     let start = Instant::now();
     let told = ring.told();
     let envoy = shipped(paths, ring, workers).await?;
     // Asked for its statistics again and again, Envoy's main thread would be busy with the answers.
     told.wait().await?;
     let took = start.elapsed().as_secs_f64();
+    let busy = stats::main_thread(envoy.pid())?.as_secs_f64();
     synced(&envoy, ring.keys().len() as u64).await?;
     load::run(Plan { requests: WARM_UP, rate: None, ..uniform(&envoy, ring) }).await?;
-    Ok((took, stats::resident(envoy.pid())? as f64))
+    Ok(Cold { took, busy, memory: stats::resident(envoy.pid())? as f64 })
 }
 
 // === requests meanwhile ===
@@ -254,15 +270,16 @@ fn tables(
     revokes: &[f64],
 ) -> String {
     let mut text = format!(
-        "A ring of {} keys.\n\n| workers | cold sync | rounds | with {FEW} keys | memory per key | rounds |\n\
-         |---|---|---|---|---|---|\n",
+        "A ring of {} keys.\n\n| workers | cold sync | rounds | main thread runs | with {FEW} keys | memory per key | rounds |\n\
+         |---|---|---|---|---|---|---|\n",
         count(args.keys.into()),
     );
-    for Size { workers, sync, start, per_key } in sizes {
+    for Size { workers, sync, busy, start, per_key } in sizes {
         let [(fast, slow), (least, most)] = [range(sync), range(per_key)];
         text += &format!(
-            "| {workers} | {:.2} s | {fast:.2} to {slow:.2} | {:.2} s | {:.0} bytes | {least:.0} to {most:.0} |\n",
+            "| {workers} | {:.2} s | {fast:.2} to {slow:.2} | {:.2} s | {:.2} s | {:.0} bytes | {least:.0} to {most:.0} |\n",
             median(sync),
+            median(busy),
             median(start),
             median(per_key),
         );

@@ -16,7 +16,7 @@ use axum::http::{HeaderMap, HeaderValue, Response, StatusCode};
 use axum::routing::{get, post};
 use axum::serve::ListenerExt as _;
 use bytes::Bytes;
-use keywheel_keyring::document::MAX_ENTRIES;
+use keywheel_keyring::document::{AHEAD_HEADER, MAX_ENTRIES};
 use keywheel_keyring::entry::State as KeyState;
 use keywheel_keyring::signature::{SIGNATURE_HEADER, SIGNER_HEADER};
 use keywheel_keyring::{Digest, Document, Entry, Epoch, Kind, Millis, SigningKey};
@@ -76,6 +76,8 @@ pub(crate) struct NewEpoch(Ring);
 struct Signed {
     body: Bytes,
     signature: String,
+    /// Where the page behind it ends.
+    ahead: Option<Digest>,
 }
 
 impl RingServer {
@@ -203,6 +205,9 @@ fn cut_pages(key: &SigningKey, keys: &[String], cut: Position) -> anyhow::Result
         pages.push(Page { through, document: sign(key, &document(cut, kind, now(), entries))? });
         after = through;
     }
+    for at in 1..pages.len() {
+        pages[at - 1].document.ahead = pages[at].through;
+    }
     Ok(pages)
 }
 
@@ -234,7 +239,7 @@ fn document(at: Position, kind: Kind, issued_at: u64, entries: Vec<Entry>) -> Do
 
 fn sign(key: &SigningKey, document: &Document) -> anyhow::Result<Signed> {
     let body = serde_json::to_vec(document)?;
-    Ok(Signed { signature: key.sign(&body), body: body.into() })
+    Ok(Signed { signature: key.sign(&body), body: body.into(), ahead: None })
 }
 
 /// Epochs in their order.
@@ -302,7 +307,9 @@ fn answer(shared: &Shared, document: anyhow::Result<Signed>) -> Response<Body> {
     let Ok(document) = document else { return empty(StatusCode::INTERNAL_SERVER_ERROR) };
     let mut response = Response::new(Body::from(document.body));
     let signer = shared.key.public().id().to_string();
-    for (name, value) in [(SIGNER_HEADER, signer), (SIGNATURE_HEADER, document.signature)] {
+    let ahead = document.ahead.map(|ahead| (AHEAD_HEADER, ahead.to_string()));
+    let signed = [(SIGNER_HEADER, signer), (SIGNATURE_HEADER, document.signature)];
+    for (name, value) in signed.into_iter().chain(ahead) {
         if let Ok(value) = HeaderValue::try_from(value) {
             response.headers_mut().insert(name, value);
         }

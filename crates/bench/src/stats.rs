@@ -84,6 +84,12 @@ pub(crate) fn cpu(pid: u32) -> anyhow::Result<Duration> {
     Ok(sum)
 }
 
+/// CPU time of a process's first thread so far.
+pub(crate) fn main_thread(pid: u32) -> anyhow::Result<Duration> {
+    let schedstat = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/schedstat"));
+    cpu_in(&schedstat.context("Envoy is gone")?).context("not the shape of /proc/<pid>/schedstat")
+}
+
 /// Memory of a process that is in RAM, in bytes.
 pub(crate) fn resident(pid: u32) -> anyhow::Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).context("Envoy is gone")?;

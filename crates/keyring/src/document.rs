@@ -18,6 +18,10 @@ pub const MAX_ENTRIES: usize = 500;
 /// No document of [`MAX_ENTRIES`] entries is longer than this, in bytes.
 pub const MAX_BYTES: usize = 4 << 20;
 
+/// A header beside a page: up to which digest the page behind it should go, in hexadecimal. Who wants both asks
+/// for both at once. It is a guess, and not signed.
+pub const AHEAD_HEADER: &str = "keywheel-ahead";
+
 /// A page of a snapshot or a run of changes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Document {

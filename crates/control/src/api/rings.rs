@@ -6,6 +6,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use keywheel_api::time::timestamp;
 use keywheel_api::{ForgetProxies, ForgottenProxies, Ring, RingProxies};
+use keywheel_keyring::document::AHEAD_HEADER;
 use keywheel_keyring::signature::{SIGNATURE_HEADER, SIGNER_HEADER};
 use keywheel_keyring::{Digest, Epoch};
 use serde::Deserialize;
@@ -168,7 +169,9 @@ fn signed(document: Signed) -> Response {
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    for (name, value) in [(SIGNATURE_HEADER, document.signature), (SIGNER_HEADER, document.signer)] {
+    let ahead = document.ahead.map(|ahead| (AHEAD_HEADER, ahead.to_string()));
+    let signed = [(SIGNATURE_HEADER, document.signature), (SIGNER_HEADER, document.signer)];
+    for (name, value) in signed.into_iter().chain(ahead) {
         if let Ok(value) = HeaderValue::try_from(value) {
             headers.insert(HeaderName::from_static(name), value);
         }

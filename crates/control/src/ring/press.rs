@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use keywheel_keyring::{Document, Epoch, Kind, Millis, SigningKey};
+use keywheel_keyring::{Digest, Document, Epoch, Kind, Millis, SigningKey};
 
 use crate::clock;
 use crate::store::{Cut, RingRecord};
@@ -19,6 +19,8 @@ pub struct Signed {
     pub signature: String,
     pub signer: String,
     pub revision: u64,
+    /// For a page: where the page behind it should end.
+    pub ahead: Option<Digest>,
 }
 
 /// One ring's press.
@@ -68,7 +70,7 @@ impl Press {
         };
         let body = Bytes::from(serde_json::to_vec(&document)?);
         let signature = key.sign(&body);
-        Ok(Signed { body, signature, signer: cut.signer, revision: cut.revision })
+        Ok(Signed { body, signature, signer: cut.signer, revision: cut.revision, ahead: cut.ahead })
     }
 
     /// Now, but later than any document before: a proxy takes a heartbeat only if it is newer.

@@ -99,7 +99,13 @@ mod tests {
             tokio::task::yield_now().await;
             let revision = made.fetch_add(1, Ordering::Relaxed);
             let (signature, signer) = (String::new(), String::new());
-            Ok::<_, Infallible>(Signed { body: bytes::Bytes::new(), signature, signer, revision })
+            Ok::<_, Infallible>(Signed {
+                body: bytes::Bytes::new(),
+                signature,
+                signer,
+                revision,
+                ahead: None,
+            })
         };
         shelf.get(&key, (head, turn), serves, make).await.unwrap().revision
     }

@@ -1,6 +1,6 @@
 use std::time::{Duration, Instant};
 
-use keywheel_keyring::document::Kind;
+use keywheel_keyring::document::{AHEAD_HEADER, Kind};
 use keywheel_keyring::{Digest, Document};
 use serde_json::json;
 
@@ -44,6 +44,24 @@ async fn pages_join_end_to_end_over_1203_keys() {
     all.sort_unstable();
     assert_eq!(pages, 3);
     assert!(digests == all, "every digest once, in order");
+}
+
+#[tokio::test]
+async fn a_page_tells_where_the_one_behind_it_ends() {
+    let plane = plane().await;
+    fill(&plane, 2100).await;
+    let (mut after, mut said) = (String::new(), None);
+    for number in 1..=5 {
+        let answer = plane.ring(&format!("snapshot?{after}")).await;
+        let ahead = answer.headers.get(AHEAD_HEADER).map(|ahead| ahead.to_str().unwrap().to_owned());
+        let document = answer.document(&plane.trust().await);
+        let Kind::Snapshot { through, .. } = document.kind else { panic!("a page is a snapshot") };
+        let through = through.map(|through| through.to_string());
+        assert!(number == 1 || said == through, "page {number}: {said:?}, {through:?}");
+        after = format!("after={}&", through.unwrap_or_default());
+        said = ahead;
+    }
+    assert_eq!(after, "after=&", "that was the last");
 }
 
 #[tokio::test]
