@@ -72,7 +72,8 @@ pub struct Proxies {
     known: Mutex<Known>,
     /// Counts what may change a proof.
     changed: watch::Sender<u64>,
-    /// Held by whoever writes. Who waits for it finds its own row written, too.
+    /// Held by whoever writes: who waits for it finds its own row written, too. And by whoever reads all that is
+    /// written, so that nobody's row is written in between, who would count as forgotten.
     turn: tokio::sync::Mutex<()>,
 }
 
@@ -206,6 +207,7 @@ impl Proxies {
     /// [`StoreError`].
     pub async fn catch_up(&self) -> Result<(), StoreError> {
         if self.store.is_shared() {
+            let _turn = self.turn.lock().await;
             self.merge(self.store.proxies(self.ring.0, Millis(0)).await?, true);
         }
         Ok(())

@@ -1,10 +1,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::http::StatusCode;
 use keywheel_api::audit::verify;
 use keywheel_api::{Key, List, Notice, RingProxies, RingSigningKey, Rotation, RotationState};
 use keywheel_control::jobs::{self, scheduler};
+use keywheel_control::ring::proxies;
 use keywheel_control::store::Location;
 use keywheel_control::{Control, Options, clock};
 use serde_json::json;
@@ -43,6 +45,33 @@ async fn replica(options: &Options, first: &Plane, master_key: std::path::PathBu
     let (control, token) = Control::open(&options).await.unwrap();
     assert!(token.is_none(), "the first replica handed it over");
     Plane { dir: Arc::new(dir), control: Arc::new(control), token: first.token.clone() }
+}
+
+/// A proxy that is forgotten the moment after it was told of a revision would be missing in the next proof.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_comes_while_the_others_are_read_stays_known() {
+    let pair = pair().await;
+    let proxies = pair.one.control.ring("production").unwrap().proxies.clone();
+    let running = Arc::new(AtomicBool::new(true));
+    let reading = tokio::spawn({
+        let (proxies, running) = (proxies.clone(), running.clone());
+        async move {
+            while running.load(Ordering::Relaxed) {
+                proxies.catch_up().await.unwrap();
+            }
+        }
+    });
+    for number in 0..200 {
+        let header = format!(
+            "node=n&instance={number:016x}&filter=0.1.0&vms=1&epoch={}&stored=0&enforced=0&age=0",
+            pair.one.epoch()
+        );
+        proxies.report(proxies::parse(header.as_bytes()).unwrap(), clock::now()).await;
+        assert_eq!(proxies.count(), number + 1);
+    }
+    running.store(false, Ordering::Relaxed);
+    reading.await.unwrap();
+    assert_eq!(proxies.count(), 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
