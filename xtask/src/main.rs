@@ -42,6 +42,7 @@ cargo xtask <command>
   wasm               build the filter: target/wasm32-wasip1/wasm/keywheel_filter.wasm
   bench proxy        what a request costs, beside Envoy's own filters; --help for options, so with ring
   bench ring         1,000,000 keys: time to sync, memory, changes under load, revocations
+  bench control      the control plane: 5,000 proxies that wait, 1,000,000 keys, usage reports, replicas
 ";
 
 fn main() -> ExitCode {
@@ -113,5 +114,11 @@ fn hand_over(
     let mut command = run::command(built.program(program));
     command.args(first).args(rest);
     built.tell(&mut command, &envoy);
+    // Only replicas need one; without it they are left out.
+    if rest.first().is_some_and(|command| command == "control")
+        && let Ok(programs) = setup::for_postgres_tests()
+    {
+        command.env("POSTGRES_BIN", programs);
+    }
     run::hand_over(&mut command)
 }

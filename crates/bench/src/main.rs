@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`proxy`] | what a request costs, beside what else could check it |
 //! | [`ring`] | a large ring: time to sync, memory, and requests meanwhile |
+//! | [`control`] | the control plane by itself: many proxies, a large ring, reports, replicas |
 //! | [`revoke`] | how long a revoked key still works |
 //! | [`arm`] | an Envoy for each of these |
 //! | [`authz`] | an external authorization server that always allows |
@@ -18,6 +19,7 @@
 
 mod arm;
 mod authz;
+mod control;
 mod keys;
 mod load;
 mod proxy;
@@ -46,6 +48,8 @@ enum Command {
     Proxy(proxy::Args),
     /// A large ring: time to sync, memory, changes under load, and how fast a revocation is everywhere
     Ring(ring::Args),
+    /// The control plane: many proxies that wait, 1,000,000 keys, usage reports, replicas
+    Control(control::Args),
 }
 
 #[tokio::main]
@@ -55,6 +59,7 @@ async fn main() -> ExitCode {
         match &command {
             Command::Proxy(args) => proxy::run(args).await,
             Command::Ring(args) => ring::run(args).await,
+            Command::Control(args) => control::run(args).await,
         }
     };
     // What runs is dropped when somebody loses patience, and with it every process.

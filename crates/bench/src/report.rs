@@ -35,12 +35,20 @@ impl Machine {
         let info = http::get(envoy.admin(), "/server_info", &[]).await?.json();
         // "<commit>/1.40.0/Clean/RELEASE/BoringSSL"
         let version = info["version"].as_str().and_then(|text| text.split('/').nth(1)).unwrap_or("unknown");
+        Self::with(&format!("Envoy {version}, "))
+    }
+
+    pub(crate) fn without_envoy() -> anyhow::Result<Self> {
+        Self::with("")
+    }
+
+    fn with(program: &str) -> anyhow::Result<Self> {
         let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
         let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         let cores = std::thread::available_parallelism()?;
         Ok(Self(format!(
-            "{cores} cores of {}, Linux {}, Envoy {version}, keywheel {} (release build)",
+            "{cores} cores of {}, Linux {}, {program}keywheel {} (release build)",
             model.map_or("an unnamed CPU", |(_, model)| model),
             kernel.trim(),
             env!("CARGO_PKG_VERSION"),

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use keywheel_api::{
-    Applied, Client, CreateClient, CreateKey, Key, KeyWithSecret, List, Ring, RotationWithSecret,
-    StartRotation,
+    Applied, Client, CreateClient, CreateKey, Import, Imported, Key, KeyWithSecret, List, Ring,
+    RotationWithSecret, StartRotation,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -140,6 +140,27 @@ impl Admin {
     /// As [`Admin::create_client`].
     pub async fn ring(&self, ring: &str) -> anyhow::Result<Ring> {
         self.get(&format!("/v1/rings/{ring}")).await
+    }
+
+    /// # Errors
+    ///
+    /// As [`Admin::create_client`].
+    pub async fn import(&self, ring: &str, import: &Import) -> anyhow::Result<Imported> {
+        self.post(&format!("/v1/rings/{ring}/import"), import).await
+    }
+
+    /// The sum of a metric over all its labels.
+    ///
+    /// # Errors
+    ///
+    /// As [`Admin::create_client`], or it is not there.
+    pub async fn metric(&self, name: &str) -> anyhow::Result<f64> {
+        let reply = self.http.get(format!("{}/metrics", self.url)).bearer_auth(&self.token).send().await?;
+        let text = reply.error_for_status()?.text().await?;
+        let lines = text.lines().filter(|line| line.split(['{', ' ']).next() == Some(name));
+        let values: Vec<f64> = lines.filter_map(|line| line.rsplit_once(' ')?.1.parse().ok()).collect();
+        anyhow::ensure!(!values.is_empty(), "there is no metric {name}");
+        Ok(values.iter().sum())
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {

@@ -1,5 +1,6 @@
 //! A running `keywheel serve`.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -15,7 +16,7 @@ use crate::envoy_admin::RING;
 use crate::process::Process;
 use crate::{Admin, Paths, port, until};
 
-/// A control plane of its own, on an empty SQLite database. It ends when this is dropped.
+/// A control plane of its own, on an empty database: SQLite, if nothing else is said. It ends when this is dropped.
 #[derive(Debug)]
 pub struct ControlPlane {
     process: Option<Process>,
@@ -25,6 +26,8 @@ pub struct ControlPlane {
     token: String,
     trust: Vec<String>,
     ring_name: &'static str,
+    /// Further arguments.
+    args: Vec<OsString>,
     // After the process, which is dropped first.
     dir: TempDir,
 }
@@ -54,7 +57,32 @@ impl ControlPlane {
     ///
     /// As [`ControlPlane::start`], or the database in it has an admin token, which is known to nobody.
     pub async fn start_in(paths: &Paths, dir: TempDir) -> anyhow::Result<Self> {
-        Self::start_with(paths, dir, RING).await
+        Self::start_with(paths, dir, RING, Vec::new()).await
+    }
+
+    /// As [`ControlPlane::start`], on a PostgreSQL.
+    ///
+    /// # Errors
+    ///
+    /// As [`ControlPlane::start`].
+    pub async fn start_on(paths: &Paths, database: &str) -> anyhow::Result<Self> {
+        let dir = tempfile::Builder::new().prefix("keywheel-control-").tempdir()?;
+        Self::start_with(paths, dir, RING, vec!["--database".into(), database.into()]).await
+    }
+
+    /// Another one on the same PostgreSQL, with a directory of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`ControlPlane::start`].
+    pub async fn replica(&self, paths: &Paths) -> anyhow::Result<Self> {
+        let dir = tempfile::Builder::new().prefix("keywheel-control-").tempdir()?;
+        let mut args = self.args.clone();
+        args.extend(["--master-key-file".into(), self.data().join("master.key").into()]);
+        let mut replica = Self::new(paths, dir, self.ring_name, args);
+        replica.trust = replica.serve().await?.trust;
+        replica.token.clone_from(&self.token);
+        Ok(replica)
     }
 
     /// As [`ControlPlane::start`], with a ring of another name.
@@ -64,12 +92,12 @@ impl ControlPlane {
     /// As [`ControlPlane::start`].
     pub async fn start_ring(paths: &Paths, ring: &'static str) -> anyhow::Result<Self> {
         let dir = tempfile::Builder::new().prefix("keywheel-control-").tempdir()?;
-        Self::start_with(paths, dir, ring).await
+        Self::start_with(paths, dir, ring, Vec::new()).await
     }
 
-    async fn start_with(paths: &Paths, dir: TempDir, ring_name: &'static str) -> anyhow::Result<Self> {
+    fn new(paths: &Paths, dir: TempDir, ring_name: &'static str, args: Vec<OsString>) -> Self {
         let (admin, ring) = (port::free(), port::free());
-        let mut control = Self {
+        Self {
             process: None,
             binary: paths.keywheel.clone(),
             admin,
@@ -77,12 +105,31 @@ impl ControlPlane {
             token: String::new(),
             trust: Vec::new(),
             ring_name,
+            args,
             dir,
-        };
+        }
+    }
+
+    async fn start_with(
+        paths: &Paths,
+        dir: TempDir,
+        ring_name: &'static str,
+        args: Vec<OsString>,
+    ) -> anyhow::Result<Self> {
+        let mut control = Self::new(paths, dir, ring_name, args);
         let ready = control.serve().await?;
         control.token = ready.admin_token.context("the first start prints an admin token")?;
         control.trust = ready.trust;
         Ok(control)
+    }
+
+    /// Of the process.
+    ///
+    /// # Errors
+    ///
+    /// It was killed.
+    pub fn pid(&self) -> anyhow::Result<u32> {
+        Ok(self.process.as_ref().context("the control plane was killed")?.pid())
     }
 
     /// Ends it as `kill -9` does.
@@ -156,7 +203,7 @@ impl ControlPlane {
     async fn serve(&mut self) -> anyhow::Result<Ready> {
         let before = ready_lines(self.dir.path()).len();
         let mut command = serve(&self.binary, &self.data(), self.admin, self.ring);
-        command.args(["--ring-name", self.ring_name]);
+        command.args(["--ring-name", self.ring_name]).args(&self.args);
         let mut process = Process::spawn("keywheel", self.dir.path(), &mut command)?;
         let dir = self.dir.path();
         let ready = until("the control plane serves", async || {

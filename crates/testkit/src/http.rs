@@ -56,13 +56,13 @@ impl Connection {
         method: Method,
         path: &str,
         headers: &[(&str, &str)],
-        body: &'static str,
+        body: impl Into<Bytes>,
     ) -> anyhow::Result<Reply> {
         let mut request = Request::builder().method(method).uri(path).header("host", self.target.to_string());
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let request = request.body(Full::from(body))?;
+        let request = request.body(Full::new(body.into()))?;
         self.sender.ready().await?;
         let (head, body) = self.sender.send_request(request).await?.into_parts();
         let body = body.collect().await?.to_bytes();
