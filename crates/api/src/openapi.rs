@@ -64,6 +64,11 @@ pub enum State {
 #[schema(as = PolicyName, pattern = "^[A-Za-z0-9._-]{1,64}$", example = "quarterly")]
 pub struct PolicyName(pub String);
 
+/// 1 to 64 letters, digits, `.`, `_` and `-`, and not `preview`.
+#[derive(ToSchema)]
+#[schema(as = CampaignName, pattern = "^[A-Za-z0-9._-]{1,64}$", example = "q4-2026")]
+pub struct CampaignName(pub String);
+
 /// A label's value: 1 to 63 letters, digits, `.`, `_`, `/` and `-`.
 #[derive(ToSchema)]
 #[schema(as = Label, pattern = "^[A-Za-z0-9._/-]{1,63}$", example = "payments")]
