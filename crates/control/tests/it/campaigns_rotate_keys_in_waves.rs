@@ -4,7 +4,8 @@ use keywheel_api::{
     CampaignWait, Key, List, Notice, NoticeKind, RotationState, SkipReason, State, time,
 };
 use keywheel_control::jobs::scheduler::catch_up;
-use keywheel_keyring::Millis;
+use keywheel_control::secret::random;
+use keywheel_keyring::{Digest, Millis, VersionId};
 use serde_json::{Value, json};
 
 use crate::support::{Plane, context, new_version, plane, policy_of_acme};
@@ -188,12 +189,13 @@ async fn who_rotates_by_himself_is_done_by_that() {
 async fn a_wave_goes_on_where_it_was_cut_off() {
     const KEYS: u64 = 120;
     let plane = plane().await;
-    let keys = keys(&plane, usize::try_from(KEYS).unwrap()).await;
+    plane.import((0..KEYS).map(|n| Digest::of(&n.to_be_bytes()))).await;
     campaign(&plane, json!({ "name": "q4", "wave": { "percent": 100 }, "overlap_seconds": 60 })).await;
-    for key in &keys {
-        deposit(&plane, key).await;
+    for member in members(&plane, "").await {
+        let (id, digest) = (VersionId::from_random(random().unwrap()), Digest::from_bytes(random().unwrap()));
+        plane.store().deposit(&context(), &member.key, &id, digest).await.unwrap();
     }
-    let later = keywheel_control::store::Context::system(context().now);
+    let later = context();
     let mut rotating = Vec::new();
     // The wave is chosen, then started in parts.
     for _ in 0..2 {
