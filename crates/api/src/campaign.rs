@@ -33,6 +33,7 @@ pub struct CreateCampaign {
     /// Which of the ring's keys; all of them when absent.
     #[serde(default)]
     pub select: Selection,
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::WaveSize))]
     pub wave: WaveSize,
     /// From when the last rotation of a wave was started until the next wave.
     #[serde(default = "default_pause")]
@@ -74,7 +75,6 @@ pub struct Selection {
 
 /// How many keys rotate together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum WaveSize {
     /// So many, 1 to [`MAX_WAVE`].
@@ -106,6 +106,7 @@ pub struct Campaign {
     pub name: String,
     pub ring: String,
     pub select: Selection,
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::WaveSize))]
     pub wave: WaveSize,
     pub pause_seconds: u64,
     pub not_before: Option<Timestamp>,

@@ -18,7 +18,8 @@
 //! | [`policies`] | what keys follow |
 //! | [`plans`] | what a key's policy makes of it: due times, notices, deposits |
 //! | [`selection`] | which keys a campaign has |
-//! | [`waves`] | what campaigns do by themselves |
+//! | [`waves`], [`campaign_facts`], [`campaign_keys`] | what campaigns do by themselves, what that depends on, and what others do to their keys |
+//! | [`campaign_progress`] | how far they are |
 //! | [`retirement`] | the end of an old version: brown-outs, and before its deadline when it is unused |
 //! | [`import`] | many digests at once |
 //! | [`proxies`] | what proxies said of themselves |
@@ -30,6 +31,9 @@
 
 mod audit;
 pub(crate) mod backup;
+mod campaign_facts;
+mod campaign_keys;
+mod campaign_progress;
 mod campaigns;
 pub mod change;
 mod clients;

@@ -7,7 +7,7 @@ use sqlx::query::Query;
 use sqlx::{Any, AnyConnection};
 
 use super::StoreError;
-use super::campaigns::add_up;
+use super::campaign_progress::add_up;
 use super::db::Dialect;
 use super::keys::{bind_labels, label_conditions};
 use super::rows::int;

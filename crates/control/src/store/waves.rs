@@ -3,7 +3,7 @@
 //! What a step depends on is read before its transaction, which finds out whether the campaign is still as it was
 //! read. So nobody waits for the counting, and of several replicas one takes the step.
 
-use keywheel_api::{CampaignState, Rotation, RotationEnd, RotationState, SkipReason};
+use keywheel_api::{CampaignState, SkipReason};
 use keywheel_keyring::Millis;
 use serde_json::json;
 use sqlx::Row as _;
@@ -12,10 +12,9 @@ use super::campaigns::{CAMPAIGN, CampaignRow, campaign, stands};
 use super::change::{Change, Context};
 use super::deadlines::{Due, News};
 use super::rotations::{NewRotation, RollBackTo};
-use super::rows::{int, uint};
+use super::rows::int;
 use super::{Refusal, Store, StoreError};
-use crate::campaign::{Phase, Situation, Step};
-use crate::usage::{HOUR, floor};
+use crate::campaign::{Step, Wait};
 
 /// Rotations that are started, or rolled back, in one transaction: revocations wait for it.
 const ROTATIONS: i64 = 50;
@@ -23,11 +22,6 @@ const ROTATIONS: i64 = 50;
 const SKIPS: i64 = 1_000;
 /// Keys of a wave that its audit record names.
 const NAMED: i64 = 100;
-
-/// Campaigns that are not over.
-const OPEN: &str = "('running', 'paused', 'halted')";
-/// What proxies refuse a version for that a rotation ended, or has not begun. A brown-out refuses on purpose.
-const REFUSED: &str = "('key_not_yet_valid', 'key_expired', 'key_retired', 'key_revoked')";
 
 impl Store {
     /// Takes one step of a campaign that is to be looked at.
@@ -59,88 +53,6 @@ impl Store {
         };
         change.commit_notes().await?;
         Ok(Some(Due::Campaign { campaign: row.campaign.name, news }))
-    }
-
-    /// What a campaign that runs does next.
-    pub(super) async fn next_step(&self, row: &CampaignRow, now: Millis) -> Result<Step, StoreError> {
-        let count = async |state: &'static str| {
-            let sql = "SELECT count(*) FROM campaign_keys WHERE campaign_id = $1 AND state = $2";
-            let count = sqlx::query_scalar::<_, i64>(sql).bind(row.id).bind(state);
-            count.fetch_one(self.db.readers()).await.map(uint)
-        };
-        let phase = if row.starting {
-            let sql = "SELECT count(*) FROM campaign_keys WHERE campaign_id = $1 AND state = 'waiting' AND wave = $2";
-            let left = sqlx::query_scalar::<_, i64>(sql).bind(row.id).bind(int(row.campaign.waves));
-            Phase::Starting { left: uint(left.fetch_one(self.db.readers()).await?) }
-        } else {
-            let keys = sqlx::query(
-                "SELECT count(*) AS waiting,
-                     CAST(coalesce(sum(CASE WHEN k.revoked_at IS NOT NULL OR k.expires_at <= $2 THEN 1 ELSE 0 END), 0)
-                          AS BIGINT) AS ended,
-                     CAST(coalesce(sum(CASE WHEN k.next_version IS NOT NULL AND o.id IS NULL THEN 1 ELSE 0 END), 0)
-                          AS BIGINT) AS ready
-                 FROM campaign_keys m JOIN keys k ON k.id = m.key_id
-                 LEFT JOIN rotations o ON o.key_id = k.id AND o.ended_at IS NULL
-                 WHERE m.campaign_id = $1 AND m.state = 'waiting'",
-            )
-            .bind(row.id)
-            .bind(int(now.0))
-            .fetch_one(self.db.readers())
-            .await?;
-            Phase::Between {
-                next_wave_at: row.next_wave_at,
-                waiting: uint(keys.try_get("waiting")?),
-                ended: uint(keys.try_get("ended")?),
-                ready: uint(keys.try_get("ready")?),
-                rotating: count("rotating").await?,
-                requests: self.campaign_requests(row).await.map(|(refused, all)| {
-                    let (refused_before, all_before) = row.refused_before;
-                    (refused.saturating_sub(refused_before), all.saturating_sub(all_before))
-                })?,
-                behind: self.behind(row, now).await?,
-            }
-        };
-        let rolled_back = count("rolled_back").await?.saturating_sub(row.rolled_before);
-        Ok(Situation { stop: &row.campaign.stop, rolled_back, phase }.step(now))
-    }
-
-    /// Requests with the versions of a campaign's rotations since the hour of its first wave: those that were refused,
-    /// and all. Not counted where nobody asked for it.
-    pub(super) async fn campaign_requests(&self, row: &CampaignRow) -> Result<(u64, u64), StoreError> {
-        let (Some(_), Some(begun_at)) = (row.campaign.stop.max_refused_share, row.begun_at) else {
-            return Ok((0, 0));
-        };
-        let versions = |side| {
-            format!(
-                "SELECT r.{side} AS version FROM campaign_keys m JOIN rotations r ON r.id = m.rotation_id
-                 WHERE m.campaign_id = $1"
-            )
-        };
-        let sql = format!(
-            "SELECT CAST(coalesce(sum(u.count), 0) AS BIGINT) AS requests,
-                 CAST(coalesce(sum(CASE WHEN u.outcome IN {REFUSED} THEN u.count ELSE 0 END), 0) AS BIGINT) AS refused
-             FROM ({} UNION ALL {}) AS v JOIN usage_hours u ON u.version = v.version WHERE u.hour >= $2",
-            versions("old_version"),
-            versions("new_version")
-        );
-        let sums = sqlx::query(sqlx::AssertSqlSafe(sql))
-            .bind(row.id)
-            .bind(int(floor(begun_at.0, HOUR)))
-            .fetch_one(self.db.readers())
-            .await?;
-        Ok((uint(sums.try_get("refused")?), uint(sums.try_get("requests")?)))
-    }
-
-    /// Proxies that do not enforce the last wave. One that refuses every request by itself does no harm.
-    async fn behind(&self, row: &CampaignRow, now: Millis) -> Result<u64, StoreError> {
-        if !row.campaign.stop.wait_for_proxies || row.campaign.waves == 0 {
-            return Ok(0);
-        }
-        let proxies = self.proxies(row.ring, Millis(0)).await?;
-        let behind = proxies
-            .iter()
-            .filter(|proxy| !proxy.enforces(row.epoch, row.wave_revision) && !proxy.is_expired(now));
-        Ok(behind.count() as u64)
     }
 }
 
@@ -202,7 +114,7 @@ impl Change<'_> {
         .rows_affected();
         if keys == 0 {
             // They were there a moment ago.
-            self.look_at_campaign(row, Some(crate::campaign::Wait::Deposits.look_at(self.now()))).await?;
+            self.look_at_campaign(row, Some(Wait::Deposits.look_at(self.now()))).await?;
             return Ok(None);
         }
         sqlx::query("INSERT INTO campaign_waves (campaign_id, number, started_at) VALUES ($1, $2, $3)")
@@ -395,66 +307,6 @@ impl Change<'_> {
             .bind(row.id)
             .execute(&mut *self.tx)
             .await?;
-        Ok(())
-    }
-
-    // === What others do, as campaigns see it ===
-
-    /// Whether a campaign that is not over waits for the key's next version.
-    pub(super) async fn is_wanted(&mut self, key: &str) -> Result<bool, StoreError> {
-        let sql = format!(
-            "SELECT m.key_id FROM campaign_keys m JOIN campaigns c ON c.id = m.campaign_id
-             WHERE m.key_id = $1 AND m.state = 'waiting' AND c.state IN {OPEN} LIMIT 1"
-        );
-        Ok(sqlx::query(sqlx::AssertSqlSafe(sql)).bind(key).fetch_optional(&mut *self.tx).await?.is_some())
-    }
-
-    /// A rotation began, whoever started it: campaigns that were to rotate the key have it done by that. One that
-    /// leaves other versions as they are counts only where it replaced the right one.
-    pub(super) async fn count_for_campaigns(
-        &mut self,
-        rotation: &str,
-        key: &str,
-        old: &str,
-        only_old: bool,
-    ) -> Result<(), StoreError> {
-        let sql = format!(
-            "UPDATE campaign_keys SET state = 'rotating', rotation_id = $1
-             WHERE key_id = $2 AND state = 'waiting'
-                 AND (replaces IS NULL OR replaces = $3 OR CAST($4 AS BIGINT) = 0)
-                 AND campaign_id IN (SELECT id FROM campaigns WHERE state IN {OPEN})"
-        );
-        sqlx::query(sqlx::AssertSqlSafe(sql))
-            .bind(rotation)
-            .bind(key)
-            .bind(old)
-            .bind(i64::from(only_old))
-            .execute(&mut *self.tx)
-            .await?;
-        Ok(())
-    }
-
-    /// A rotation ended. One that was not of a wave and was taken back counts for nothing: the key waits again.
-    pub(super) async fn settle_for_campaigns(
-        &mut self,
-        rotation: &Rotation,
-        state: RotationState,
-        ended_by: RotationEnd,
-    ) -> Result<(), StoreError> {
-        let (set, of) = match (state, ended_by) {
-            (RotationState::RolledBack, RotationEnd::KeyRevoked) => {
-                ("state = 'skipped', why = 'key_revoked'", "")
-            }
-            (RotationState::RolledBack, _) => ("state = 'rolled_back'", " AND wave IS NOT NULL"),
-            _ => ("state = 'done'", ""),
-        };
-        let sql = format!("UPDATE campaign_keys SET {set} WHERE rotation_id = $1{of}");
-        sqlx::query(sqlx::AssertSqlSafe(sql)).bind(&rotation.id).execute(&mut *self.tx).await?;
-        if !of.is_empty() {
-            let sql = "UPDATE campaign_keys SET state = 'waiting', rotation_id = NULL
-                       WHERE rotation_id = $1 AND wave IS NULL";
-            sqlx::query(sql).bind(&rotation.id).execute(&mut *self.tx).await?;
-        }
         Ok(())
     }
 }
