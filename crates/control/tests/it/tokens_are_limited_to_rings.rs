@@ -18,8 +18,6 @@ async fn a_token_sees_and_changes_its_rings_alone() {
     ] {
         sqlx::query(sql).execute(&database).await.unwrap();
     }
-    let campaign = json!({ "name": "q4", "wave": { "keys": 1 }, "overlap_seconds": 60 });
-    plane.post("/v1/campaigns", campaign.clone()).await.json::<Campaign>(StatusCode::CREATED);
     let mine = plane.token_of(json!({ "role": "operator", "rings": ["production"] })).await;
     let other = plane.token_of(json!({ "role": "operator", "rings": ["staging"] })).await;
     let ask = async |token: &str, method: &str, path: &str, body: &str| {
@@ -35,6 +33,8 @@ async fn a_token_sees_and_changes_its_rings_alone() {
     let list: List<Notice> = ask(&other, "GET", "/v1/notices", "").await.json(StatusCode::OK);
     assert_eq!(list.items, []);
 
+    let campaign = json!({ "name": "q4", "wave": { "keys": 1 }, "overlap_seconds": 60 });
+    plane.post("/v1/campaigns", campaign.clone()).await.json::<Campaign>(StatusCode::CREATED);
     let list: List<Campaign> = ask(&mine, "GET", "/v1/campaigns", "").await.json(StatusCode::OK);
     assert_eq!(list.items.len(), 1);
     let list: List<Campaign> = ask(&other, "GET", "/v1/campaigns", "").await.json(StatusCode::OK);
