@@ -6,6 +6,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`audit`] | the audit trail, and whether it is whole: pure |
+//! | [`campaign`] | many keys, rotated in waves |
 //! | [`client`] | who keys belong to |
 //! | [`key`] | keys and their versions |
 //! | [`labels`] | what operators call their clients and keys |
@@ -35,6 +36,7 @@
 //! ```
 
 pub mod audit;
+pub mod campaign;
 pub mod client;
 pub mod import;
 pub mod key;
@@ -52,6 +54,10 @@ pub mod token;
 pub mod usage;
 
 pub use audit::{AuditRecord, Checkpoint, Checkpoints};
+pub use campaign::{
+    Campaign, CampaignKey, CampaignKeyState, CampaignKeys, CampaignPreview, CampaignProgress, CampaignState,
+    CampaignWait, CreateCampaign, HaltReason, Selection, SkipReason, Skipped, StopConditions, Wave, WaveSize,
+};
 pub use client::{Client, CreateClient, UpdateClient};
 pub use import::{ExportedVersion, Import, ImportItem, ImportRefusal, Imported, RefusedItem};
 pub use jiff::Timestamp;

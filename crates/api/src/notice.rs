@@ -33,4 +33,6 @@ pub enum NoticeKind {
     Retire,
     /// The version that was deposited could not be used; another one is needed.
     DepositRefused,
+    /// A campaign is to rotate the key, and nobody deposited its next version.
+    DepositWanted,
 }

@@ -64,6 +64,29 @@ pub enum State {
 #[schema(as = PolicyName, pattern = "^[A-Za-z0-9._-]{1,64}$", example = "quarterly")]
 pub struct PolicyName(pub String);
 
+/// 1 to 64 letters, digits, `.`, `_` and `-`, and not `preview`.
+#[derive(ToSchema)]
+#[schema(as = CampaignName, pattern = "^[A-Za-z0-9._-]{1,64}$", example = "q4-2026")]
+pub struct CampaignName(pub String);
+
+/// How many keys rotate together: a number, or a share of what is selected in percent.
+#[derive(ToSchema)]
+#[schema(as = WaveSize, rename_all = "snake_case")]
+pub enum WaveSize {
+    Keys(WaveKeys),
+    Percent(WavePercent),
+}
+
+/// 1 to 10000.
+#[derive(ToSchema)]
+#[schema(as = WaveKeys, minimum = 1, maximum = 10_000)]
+pub struct WaveKeys(pub u64);
+
+/// 1 to 100.
+#[derive(ToSchema)]
+#[schema(as = WavePercent, minimum = 1, maximum = 100)]
+pub struct WavePercent(pub u64);
+
 /// A label's value: 1 to 63 letters, digits, `.`, `_`, `/` and `-`.
 #[derive(ToSchema)]
 #[schema(as = Label, pattern = "^[A-Za-z0-9._/-]{1,63}$", example = "payments")]

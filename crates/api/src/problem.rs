@@ -69,6 +69,8 @@ pub enum ProblemKind {
     PolicyInUse,
     NotByPolicy,
     RotationNotBegun,
+    CampaignExists,
+    CampaignState,
     RevisionGone,
     SigningKeyState,
     ProxiesStranded,
@@ -79,7 +81,7 @@ pub enum ProblemKind {
 }
 
 impl ProblemKind {
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 36] = [
         Self::InvalidRequest,
         Self::BodyTooLarge,
         Self::RequestTimeout,
@@ -107,6 +109,8 @@ impl ProblemKind {
         Self::PolicyInUse,
         Self::NotByPolicy,
         Self::RotationNotBegun,
+        Self::CampaignExists,
+        Self::CampaignState,
         Self::RevisionGone,
         Self::SigningKeyState,
         Self::ProxiesStranded,
@@ -167,6 +171,8 @@ impl ProblemKind {
             Self::PolicyInUse => ("policy-in-use", 409, "The policy is in use"),
             Self::NotByPolicy => ("not-by-policy", 409, "The policy does not allow this"),
             Self::RotationNotBegun => ("rotation-not-begun", 409, "The rotation has not begun"),
+            Self::CampaignExists => ("campaign-exists", 409, "A campaign of that name exists"),
+            Self::CampaignState => ("campaign-state", 409, "The campaign is not at that step"),
             Self::RevisionGone => ("revision-gone", 410, "Not in this ring's history"),
             Self::SigningKeyState => ("signing-key-state", 409, "The signing key is not at that step"),
             Self::ProxiesStranded => ("proxies-stranded", 409, "Proxies would refuse the ring"),

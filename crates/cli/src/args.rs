@@ -1,6 +1,7 @@
 //! Every command and option: here those that all commands share, below one file for each kind of resource.
 
 mod audit;
+mod campaign;
 mod key;
 mod policy;
 mod ring;
@@ -18,6 +19,7 @@ use keywheel_control::store::PostgresUrl;
 use crate::output::Output;
 
 pub(crate) use audit::Audit;
+pub(crate) use campaign::{Campaign, CreateCampaign};
 pub(crate) use key::{Client, Export, Format, Import, Key, Revoke, Rotation};
 pub(crate) use policy::{Notice, Policy, Retire, TermsArgs, Unset};
 pub(crate) use ring::{Push, Ring, SigningKey};
@@ -94,6 +96,9 @@ pub(crate) enum Command {
     /// See a rotation, take it back, or have its old version's callers notice
     #[command(subcommand)]
     Rotation(Rotation),
+    /// Rotate many keys in waves
+    #[command(subcommand)]
+    Campaign(Campaign),
     /// Rules by which keys rotate
     #[command(subcommand)]
     Policy(Policy),

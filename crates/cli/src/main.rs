@@ -50,6 +50,7 @@ async fn run(args: Args) -> Result<(), Failure> {
         Command::Client(command) => commands::client::run(command, &api()?, output).await,
         Command::Key(command) => commands::key::run(command, &api()?, output).await,
         Command::Rotation(command) => commands::rotation::run(command, &api()?, output).await,
+        Command::Campaign(command) => commands::campaign::run(command, &api()?, output).await,
         Command::Policy(command) => commands::policy::run(command, &api()?, output).await,
         Command::Notice(command) => commands::notice::run(command, &api()?, output).await,
         Command::Revoke(command) => commands::revoke::run(command, &api()?, output).await,

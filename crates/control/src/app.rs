@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use axum::Router;
 use keywheel_api::{
-    ActivateSigningKey, AddVersion, AuditRecord, Checkpoint, Checkpoints, Client, Compromised, CreateClient,
-    CreateKey, CreatePolicy, CreateToken, Deposit, ExportedVersion, ForgetProxies, ForgottenProxies, Import,
-    Imported, Key, KeyUsage, KeyWithSecret, List, Notice, Policy, ProblemKind, ReportCompromised, Revoke,
-    RevokedClient, Ring, RingProxies, RingSigningKey, RollBack, RotateToken, Rotation, RotationProgress,
-    RotationWithSecret, SetPolicy, StartBrownout, StartRotation, Terms, Token, TokenWithSecret, UpdateClient,
-    UpdateKey,
+    ActivateSigningKey, AddVersion, AuditRecord, Campaign, CampaignKey, CampaignPreview, CampaignProgress,
+    Checkpoint, Checkpoints, Client, Compromised, CreateCampaign, CreateClient, CreateKey, CreatePolicy,
+    CreateToken, Deposit, ExportedVersion, ForgetProxies, ForgottenProxies, Import, Imported, Key, KeyUsage,
+    KeyWithSecret, List, Notice, Policy, ProblemKind, ReportCompromised, Revoke, RevokedClient, Ring,
+    RingProxies, RingSigningKey, RollBack, RotateToken, Rotation, RotationProgress, RotationWithSecret,
+    SetPolicy, StartBrownout, StartRotation, Terms, Token, TokenWithSecret, UpdateClient, UpdateKey,
 };
 use keywheel_keyring::usage::MAX_BATCHES;
 use serde_json::{Value, json};
@@ -19,8 +19,8 @@ use crate::api::auth::{ADMINISTER, AUDIT, CHANGE, CHANGE_ALL, OPEN, READ, READ_R
 use crate::api::openapi::{Document, Operation};
 use crate::api::routes::Routes;
 use crate::api::{
-    After, audit, backup, clients, figures, health, import, keys, notices, policies, rings, rotations,
-    signing_keys, tokens, usage,
+    After, audit, backup, campaigns, clients, figures, health, import, keys, notices, policies, rings,
+    rotations, signing_keys, tokens, usage,
 };
 use crate::metrics::Listener;
 
@@ -34,10 +34,10 @@ const EXAMPLE_VERSION: &str = "kv_5HbNq0ZtWc3Rk8Lm";
 pub fn admin(control: Arc<Control>) -> Router {
     let document = Document::new(
         "keywheel, admin listener",
-        "Clients, keys, rotations, policies, rings, tokens and the audit trail.",
+        "Clients, keys, rotations, campaigns, policies, rings, tokens and the audit trail.",
     );
     let routes = Routes::new(control, Listener::Admin, document);
-    let routes = server(rotations(keys(clients(trail(routes)))));
+    let routes = server(waves(rotations(keys(clients(trail(routes))))));
     health(tokens(rings(policies(routes)))).finish()
 }
 
@@ -262,6 +262,49 @@ fn rotations(routes: Routes) -> Routes {
                 .answers::<Rotation>("The rotation")
                 .problems(&[P::RotationBegun, P::RotationEnded, P::KeyRevoked, P::KeyExpired, P::KeyPending]),
         )
+}
+
+fn waves(routes: Routes) -> Routes {
+    use ProblemKind as P;
+    let op = Operation::new;
+    let new = json!({ "name": "q4-2026", "select": { "older_than_seconds": 7_776_000 }, "wave": { "percent": 10 } });
+    routes
+        .get("/v1/campaigns", READ, campaigns::list,
+            op("listCampaigns", "Lists campaigns by name")
+                .says("A token that is limited to rings sees theirs alone: a page may hold fewer than others, and `next` \
+                       says whether one follows.")
+                .query::<After>().answers::<List<Campaign>>("A page of campaigns"))
+        .post("/v1/campaigns", CHANGE, campaigns::create,
+            op("createCampaign", "Rotates a selection of keys in waves")
+                .says("The keys are chosen now and stay. Each rotates in a wave once its next version was deposited.")
+                .takes::<CreateCampaign>(&new).creates::<Campaign>("The campaign")
+                .problems(&[P::NotFound, P::CampaignExists])
+                .link("showCampaign", "campaign", "name").link("listCampaignKeys", "campaign", "name")
+                .link("pauseCampaign", "campaign", "name").link("resumeCampaign", "campaign", "name")
+                .link("cancelCampaign", "campaign", "name").link("rollBackCampaign", "campaign", "name"))
+        .post("/v1/campaigns/preview", CHANGE, campaigns::preview,
+            op("previewCampaign", "Says what a campaign would come to, and makes none")
+                .takes::<CreateCampaign>(&new).answers::<CampaignPreview>("How many keys, and how they stand")
+                .problems(&[P::NotFound]))
+        .get("/v1/campaigns/{campaign}", READ, campaigns::show,
+            op("showCampaign", "Shows a campaign and how far it is").answers::<CampaignProgress>("How far it is"))
+        .get("/v1/campaigns/{campaign}/keys", READ, campaigns::keys,
+            op("listCampaignKeys", "Lists the keys of a campaign by id, and how each stands")
+                .query::<campaigns::KeyFilter>().answers::<List<CampaignKey>>("A page of keys"))
+        .post("/v1/campaigns/{campaign}/pause", CHANGE, campaigns::pause,
+            op("pauseCampaign", "Starts no wave until the campaign is resumed")
+                .answers::<Campaign>("The campaign").problems(&[P::CampaignState]))
+        .post("/v1/campaigns/{campaign}/resume", CHANGE, campaigns::resume,
+            op("resumeCampaign", "Lets a paused or halted campaign go on")
+                .says("What was rolled back and refused until now is not held against it any more.")
+                .answers::<Campaign>("The campaign").problems(&[P::CampaignState]))
+        .post("/v1/campaigns/{campaign}/cancel", CHANGE, campaigns::cancel,
+            op("cancelCampaign", "Starts no wave any more; rotations that are open go on")
+                .answers::<Campaign>("The campaign").problems(&[P::CampaignState]))
+        .post("/v1/campaigns/{campaign}/rollback", CHANGE, campaigns::roll_back,
+            op("rollBackCampaign", "Rolls back every open rotation of a campaign's waves, and starts no wave any more")
+                .says("It goes on after the answer: `state` is `rolled_back` when it is done.")
+                .answers::<Campaign>("The campaign").problems(&[P::CampaignState]))
 }
 
 fn policies(routes: Routes) -> Routes {

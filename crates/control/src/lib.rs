@@ -8,6 +8,7 @@
 //! | [`serve`] | from a socket to the application: TLS, deadlines, bounds |
 //! | [`app`] | the routes of both listeners |
 //! | `api/` | one file per resource, which owns its handlers |
+//! | [`campaign`] | what a campaign does next: pure |
 //! | [`lifecycle`] | what may happen to a key version: pure |
 //! | [`schedule`] | when a rotation is due, and what is announced before: pure |
 //! | [`unused`] | whether an old version may end before its deadline: pure |
@@ -52,6 +53,7 @@
 
 mod api;
 pub mod app;
+pub mod campaign;
 pub mod clock;
 pub mod control;
 pub mod failed_logins;

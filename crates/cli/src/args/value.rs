@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use keywheel_api::WaveSize;
 use keywheel_api::labels::is_label;
 use keywheel_api::policy::Day;
 use keywheel_api::policy::Window;
@@ -11,6 +12,23 @@ pub(super) fn label(text: &str) -> Result<(String, String), String> {
     let parts = text.split_once('=').filter(|(name, value)| is_label(name) && is_label(value));
     let rule = "is no NAME=VALUE of 1 to 63 letters, digits, `.`, `_`, `/` and `-` each";
     parts.map(|(name, value)| (name.into(), value.into())).ok_or_else(|| format!("`{text}` {rule}"))
+}
+
+/// Reads `team=payments`, or `team` for whatever has that label.
+pub(super) fn label_or_name(text: &str) -> Result<(String, Option<String>), String> {
+    if is_label(text) {
+        return Ok((text.into(), None));
+    }
+    label(text).map(|(name, value)| (name, Some(value)))
+}
+
+/// Reads `50` or `10%`.
+pub(super) fn wave(text: &str) -> Result<WaveSize, String> {
+    let rule = |_| format!("`{text}` is no size of a wave: write it like 50 or 10%");
+    match text.strip_suffix('%') {
+        Some(percent) => percent.parse().map(WaveSize::Percent).map_err(rule),
+        None => text.parse().map(WaveSize::Keys).map_err(rule),
+    }
 }
 
 /// Reads `mon,tue 09:00-17:00`.
@@ -60,6 +78,18 @@ mod tests {
         for bad in ["", "30", "m", "-3s", "1y", "1 h", "99999999999999999999s", "9999999999999999999d"] {
             assert!(duration(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn sizes_of_waves_are_read() {
+        assert_eq!(wave("50"), Ok(WaveSize::Keys(50)));
+        assert_eq!(wave("10%"), Ok(WaveSize::Percent(10)));
+        for bad in ["", "%", "ten", "-1", "1.5%", "10 %"] {
+            assert!(wave(bad).is_err(), "{bad}");
+        }
+        assert_eq!(label_or_name("team"), Ok(("team".into(), None)));
+        assert_eq!(label_or_name("team=a"), Ok(("team".into(), Some("a".into()))));
+        assert!(label_or_name("=a").is_err());
     }
 
     #[test]

@@ -229,8 +229,12 @@ fn rotated(made: &RotationWithSecret) -> String {
 }
 
 fn deposited(made: &KeyWithSecret) -> String {
-    let due = made.key.schedule.as_ref().and_then(|schedule| schedule.due_at);
-    let due = due.map_or_else(|| "once the open rotation is over and the next is due".into(), when);
+    let due = match &made.key.schedule {
+        Some(schedule) => {
+            schedule.due_at.map_or_else(|| "once the open rotation is over and the next is due".into(), when)
+        }
+        None => "in a wave of its campaign".into(),
+    };
     format!(
         "Key {} rotates by itself: {due}.\n\n  {}\n\nThis is the only time it is shown, and it is not accepted before.",
         made.key.id,

@@ -1,5 +1,6 @@
 pub(crate) mod audit;
 pub(crate) mod backup;
+pub(crate) mod campaign;
 pub(crate) mod client;
 pub(crate) mod export;
 pub(crate) mod import;

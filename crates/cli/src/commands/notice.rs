@@ -24,6 +24,7 @@ fn list(notices: &[Notice]) -> String {
             NoticeKind::Due => "a rotation is due",
             NoticeKind::Overdue => "a version is too old",
             NoticeKind::Retire => "the old version ends",
+            NoticeKind::DepositWanted => "a campaign waits for a deposit",
             NoticeKind::DepositRefused => "the deposited version was refused",
         };
         let lead = if notice.lead_seconds == 0 { "-".into() } else { span(notice.lead_seconds) };

@@ -13,6 +13,7 @@ mod a_ring_is_pushed;
 mod a_seed_is_a_whole_ring;
 mod audit_verify_names_the_first_bad_record;
 mod both_kinds_of_http_are_spoken;
+mod campaigns_are_made_and_followed;
 mod each_request_is_a_line_of_the_log;
 mod exit_codes_tell_scripts_what_happened;
 mod https_is_spoken;

@@ -330,6 +330,14 @@ impl Caller {
         }
         Err(not_found("rotation", rotation))
     }
+
+    /// For a campaign that the request names: one of another ring is not there.
+    pub(crate) async fn require_campaign(&self, control: &Control, campaign: &str) -> Result<(), ApiError> {
+        if self.rings.is_none() || self.reaches(&control.store.campaign(campaign).await?.ring) {
+            return Ok(());
+        }
+        Err(not_found("campaign", campaign))
+    }
 }
 
 fn not_found(what: &'static str, name: &str) -> ApiError {

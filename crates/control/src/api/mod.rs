@@ -5,6 +5,7 @@ pub(crate) mod audit;
 pub(crate) mod auth;
 pub(crate) mod backup;
 pub(crate) mod body;
+pub(crate) mod campaigns;
 pub(crate) mod clients;
 pub(crate) mod error;
 pub(crate) mod figures;

@@ -319,6 +319,7 @@ fn add_applied(answer: &mut Value) {
 
 fn path_parameter(name: &str) -> Value {
     let (description, example) = match name {
+        "campaign" => ("A campaign's name", "q4-2026"),
         "client" => ("A client's name", "acme"),
         "key" => ("A key's id", "key_4fTg8Kq1Xw0ZrBn2"),
         "policy" => ("A policy's name", "quarterly"),

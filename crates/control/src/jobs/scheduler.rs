@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use crate::clock;
-use crate::store::{Context, Due, Store, StoreError};
+use crate::store::{Context, Due, News, Store, StoreError};
 
 /// The longest sleep: a wall clock that jumps is noticed after this.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
@@ -87,6 +87,11 @@ fn log(due: &Due) {
                 why, "Key {key} could not be rotated to the version that was deposited: {why}"
             );
         }
+        Due::Campaign { campaign, news } => {
+            if let Some(news) = news {
+                campaign_news(campaign, *news);
+            }
+        }
         Due::Planned(notices) => {
             for (key, notice) in notices {
                 let (kind, at) = (notice.kind, timestamp(notice.step_at));
@@ -96,6 +101,22 @@ fn log(due: &Due) {
         Due::Retired { key, version } => {
             info!(key.id = key, version.id = version, "Version {version} of key {key} is retired");
         }
+    }
+}
+
+fn campaign_news(campaign: &str, news: News) {
+    match news {
+        News::Wave { number, keys } => {
+            info!(campaign, wave = number, keys, "Campaign {campaign}: wave {number} has {keys} keys");
+        }
+        News::Rotating { keys } => {
+            info!(campaign, keys, "Campaign {campaign} started {keys} rotations");
+        }
+        News::Halted(reason) => {
+            warn!(campaign, ?reason, "Campaign {campaign} is halted until it is resumed: {reason:?}");
+        }
+        News::Completed => info!(campaign, "Campaign {campaign} is complete"),
+        News::RolledBack => info!(campaign, "Campaign {campaign} is rolled back"),
     }
 }
 

@@ -362,7 +362,8 @@ impl Report {
 
 impl Seen {
     /// Whether it ever said so: a ring never goes back.
-    fn enforces(&self, epoch: Epoch, revision: u64) -> bool {
+    #[must_use]
+    pub fn enforces(&self, epoch: Epoch, revision: u64) -> bool {
         self.report.epoch == Some(epoch) && self.report.enforced >= revision
     }
 

@@ -43,6 +43,12 @@ pub(super) struct Change<'a> {
     pub(super) audited: Option<Head>,
 }
 
+/// A point to which a change can go back.
+pub(super) struct Mark {
+    heads: BTreeMap<i64, u64>,
+    audited: Option<Head>,
+}
+
 /// The newest committed revision of each ring, for whoever waits.
 #[derive(Debug, Default)]
 pub(super) struct Heads(Mutex<BTreeMap<i64, watch::Sender<u64>>>);
@@ -99,6 +105,27 @@ impl Change<'_> {
         let head = uint(row.try_get(0)?);
         self.heads.insert(ring, head);
         Ok(head)
+    }
+
+    /// Begins a part that may be refused: [`pass`](Self::pass) or [`go_back`](Self::go_back) ends it.
+    pub(super) async fn mark(&mut self) -> Result<Mark, StoreError> {
+        sqlx::raw_sql("SAVEPOINT mark").execute(&mut *self.tx).await?;
+        Ok(Mark { heads: self.heads.clone(), audited: self.audited })
+    }
+
+    pub(super) async fn pass(&mut self, _: Mark) -> Result<(), StoreError> {
+        sqlx::raw_sql("RELEASE SAVEPOINT mark").execute(&mut *self.tx).await?;
+        Ok(())
+    }
+
+    /// Nothing since the mark was.
+    pub(super) async fn go_back(&mut self, mark: Mark) -> Result<(), StoreError> {
+        // One by one: not every driver runs several through one call.
+        for sql in ["ROLLBACK TO SAVEPOINT mark", "RELEASE SAVEPOINT mark"] {
+            sqlx::raw_sql(sql).execute(&mut *self.tx).await?;
+        }
+        Mark { heads: self.heads, audited: self.audited } = mark;
+        Ok(())
     }
 
     /// Commits what is no state change: when the scheduler looks again, what it announced, what a rotation waits

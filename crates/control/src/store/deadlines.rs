@@ -1,4 +1,4 @@
-use keywheel_api::{Rotation, RotationState};
+use keywheel_api::{HaltReason, Rotation, RotationState};
 use keywheel_keyring::Millis;
 
 use super::change::{Change, Context};
@@ -35,8 +35,30 @@ pub enum Due {
         key: String,
         why: String,
     },
+    /// A campaign was looked at.
+    Campaign {
+        campaign: String,
+        news: Option<News>,
+    },
     /// Keys were looked at; the notices that were given, with their keys.
     Planned(Vec<(String, Announcement)>),
+}
+
+/// What a campaign did by itself.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum News {
+    /// It chose the keys of a wave.
+    Wave {
+        number: u64,
+        keys: u64,
+    },
+    /// It started so many rotations of it.
+    Rotating {
+        keys: u64,
+    },
+    Halted(HaltReason),
+    Completed,
+    RolledBack,
 }
 
 impl Store {
@@ -50,6 +72,7 @@ impl Store {
             "SELECT min(at) FROM (SELECT min(not_before) AS at FROM versions WHERE state = 'pending'
              UNION ALL SELECT min(retire_at) FROM versions WHERE state = 'retiring'
              UNION ALL SELECT min(check_at) FROM rotations WHERE check_at IS NOT NULL
+             UNION ALL SELECT min(look_at) FROM campaigns WHERE look_at IS NOT NULL
              UNION ALL SELECT min(brownout_at) FROM rotations WHERE brownout_at IS NOT NULL) AS due",
         )
         .fetch_one(self.db.readers())
@@ -75,6 +98,9 @@ impl Store {
             return Ok(Some(due));
         }
         if let Some(due) = self.start_one_due(context).await? {
+            return Ok(Some(due));
+        }
+        if let Some(due) = self.step_one_campaign(context).await? {
             return Ok(Some(due));
         }
         self.look_at_due_keys(context).await

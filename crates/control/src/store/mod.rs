@@ -8,7 +8,7 @@
 //! | [`change`] | the unit of work: state, audit record and revisions commit together |
 //! | [`audit`] | the audit trail and its checkpoints |
 //! | [`backup`] | a copy while it is served |
-//! | [`clients`], [`keys`], [`rotations`], [`tokens`] | one resource each |
+//! | [`campaigns`], [`clients`], [`keys`], [`rotations`], [`tokens`] | one resource each |
 //! | [`restore`] | what makes a restored copy fit to be served |
 //! | [`rings`] | rings, and the rows that documents are cut from |
 //! | [`setup`] | what the first start makes |
@@ -17,6 +17,9 @@
 //! | [`endings`] | revoked, compromised, brought back |
 //! | [`policies`] | what keys follow |
 //! | [`plans`] | what a key's policy makes of it: due times, notices, deposits |
+//! | [`selection`] | which keys a campaign has |
+//! | [`waves`], [`campaign_facts`], [`campaign_keys`] | what campaigns do by themselves, what that depends on, and what others do to their keys |
+//! | [`campaign_progress`] | how far they are |
 //! | [`retirement`] | the end of an old version: brown-outs, and before its deadline when it is unused |
 //! | [`import`] | many digests at once |
 //! | [`proxies`] | what proxies said of themselves |
@@ -28,6 +31,10 @@
 
 mod audit;
 pub(crate) mod backup;
+mod campaign_facts;
+mod campaign_keys;
+mod campaign_progress;
+mod campaigns;
 pub mod change;
 mod clients;
 mod db;
@@ -47,14 +54,16 @@ mod retirement;
 mod rings;
 mod rotations;
 mod rows;
+mod selection;
 mod setup;
 mod signing_keys;
 mod tokens;
 mod usage;
+mod waves;
 
 pub use change::{Committed, Context};
 pub use db::{BadUrl, Location, PostgresUrl};
-pub use deadlines::Due;
+pub use deadlines::{Due, News};
 pub use endings::Ending;
 pub use figures::{AGES, Ages, Figures};
 pub use keys::{KeyFilter, NewKey};
@@ -177,6 +186,12 @@ pub enum Refusal {
     NoOverlap(String),
     #[error("rotation `{0}` has not begun, so no version of it is about to end; cancel it, or wait")]
     RotationNotBegun(String),
+    #[error("campaign `{0}` exists already, and was asked for in another way")]
+    CampaignExists(String),
+    #[error("campaign `{campaign}`: {refused}")]
+    CampaignState { campaign: String, refused: String },
+    #[error("1 to {} keys; this selects {_0}", keywheel_api::campaign::MAX_KEYS)]
+    Selected(u64),
     #[error("signing key `{key}` is {}; {}", signing_keys::name(*from), step(*from, *to))]
     SigningKeyStep { key: String, from: SigningKeyState, to: SigningKeyState },
 }

@@ -24,12 +24,12 @@ const CHUNK: i64 = 10_000;
 const LOOKS: i64 = 100;
 
 impl Store {
-    /// Deposits the version to which the key's schedule is to rotate it. It takes the place of an earlier one;
+    /// Deposits the version to which the key's schedule, or a campaign, is to rotate it. It takes the place of an earlier one;
     /// doing it twice is doing it once.
     ///
     /// # Errors
     ///
-    /// [`Refusal`]: no such key, it follows no schedule or has ended, the version or digest is taken, or the digest
+    /// [`Refusal`]: no such key, it follows no schedule and is in no campaign, or has ended, the version or digest is taken, or the digest
     /// is compromised.
     pub async fn deposit(
         &self,
@@ -45,8 +45,9 @@ impl Store {
         }
         change.refuse_ended(&before)?;
         let terms = change.terms(key).await?;
-        if terms.is_none_or(|terms| terms.rotate_every_seconds.is_none()) {
-            let why = "it follows no policy with `rotate_every_seconds`, so nothing would rotate it".into();
+        let scheduled = terms.is_some_and(|terms| terms.rotate_every_seconds.is_some());
+        if !scheduled && !change.is_wanted(key).await? {
+            let why = "it follows no policy with `rotate_every_seconds` and no campaign waits for it, so nothing would rotate it".into();
             return Err(Refusal::Policy { key: before.id, why }.into());
         }
         if change.version(version.as_str()).await?.is_some() {
@@ -173,7 +174,6 @@ impl Store {
         }
     }
 
-    /// What was deposited cannot be used, so it goes, and somebody is told. Otherwise it would be tried for ever.
     async fn refuse_deposit(
         &self,
         context: &Context,
@@ -181,16 +181,9 @@ impl Store {
         refusal: &Refusal,
     ) -> Result<Due, StoreError> {
         let mut change = self.begin(context).await?;
-        let before = change.key(key).await?;
-        change.set_deposit(key, None).await?;
-        let refused = Announcement { kind: NoticeKind::DepositRefused, step_at: context.now, lead: 0 };
-        change.announce(key, &refused).await?;
-        let why = refusal.to_string();
-        change.plan(key).await?;
-        let (was, why_not) = (json!({ "next_version": next_version(&before) }), json!({ "refused": why }));
-        change.audit("key.deposit-refused", key, Some(was), Some(why_not)).await?;
+        let why = change.drop_deposit(key, refusal).await?;
         change.commit().await?;
-        Ok(Due::DepositRefused { key: before.id, why })
+        Ok(Due::DepositRefused { key: key.to_owned(), why })
     }
 
     /// Looks at keys whose plan may have changed by the time alone, and gives their notices.
@@ -233,6 +226,20 @@ impl Change<'_> {
         let look_at = if plan.notices.is_empty() { plan.look_at } else { Some(self.now()) };
         self.keep_plan(key, &plan, look_at).await?;
         Ok(plan)
+    }
+
+    /// What was deposited cannot be used, so it goes, and somebody is told. Otherwise it would be tried for ever.
+    /// Returns why.
+    pub(super) async fn drop_deposit(&mut self, key: &str, refusal: &Refusal) -> Result<String, StoreError> {
+        let (version, _) = self.deposited(key).await?.unzip();
+        self.set_deposit(key, None).await?;
+        let refused = Announcement { kind: NoticeKind::DepositRefused, step_at: self.now(), lead: 0 };
+        self.announce(key, &refused).await?;
+        let why = refusal.to_string();
+        self.plan(key).await?;
+        let was = json!({ "next_version": version.as_ref().map(VersionId::as_str) });
+        self.audit("key.deposit-refused", key, Some(was), Some(json!({ "refused": why }))).await?;
+        Ok(why)
     }
 
     async fn situation(&mut self, key: &str, terms: &Terms) -> Result<Plan, StoreError> {
@@ -349,10 +356,6 @@ fn overlap(rotation: &Rotation) -> Option<(Millis, Millis)> {
     let begun = rotation.state != keywheel_api::RotationState::Distributing;
     begun.then_some(())?;
     Some((millis(rotation.begins_at)?, millis(rotation.overlap_ends_at)?))
-}
-
-fn next_version(key: &Key) -> Option<&str> {
-    key.schedule.as_ref()?.next_version.as_deref()
 }
 
 const fn state_name(state: ScheduleState) -> &'static str {

@@ -124,33 +124,7 @@ impl Store {
             change.commit().await?;
             return Ok(rotation);
         }
-        // A deadline that passed while nobody was looking is not undone: proxies have kept it.
-        let over = rotation.state != RotationState::Distributing
-            && time::millis(rotation.overlap_ends_at).is_none_or(|at| at <= context.now);
-        if over || lifecycle::turn(rotation.state, Turn::RollBack).is_err() {
-            return Err(Refusal::RotationEnded(rotation.id).into());
-        }
-        let old = change.version_in(&rotation, &rotation.old_version).await?;
-        if old.expires_at.is_some_and(|at| at <= context.now) {
-            return Err(Refusal::KeyExpired(rotation.key).into());
-        }
-        let key = change.key(&rotation.key).await?;
-        // The old version first: at no moment may a proxy have neither.
-        for old in change.superseded_by(&rotation).await? {
-            change.apply(&old, Event::Restore).await?;
-        }
-        let kept = match to {
-            RollBackTo::Overlap(overlap) => overlap.or_else(|| self::overlap(&rotation)),
-            RollBackTo::Revoke => None,
-        };
-        match kept {
-            Some(overlap) if new.state == State::Active => change.supersede(new, overlap).await?,
-            // What nobody could use yet has nobody to move.
-            _ => change.apply(&new, Event::Revoke).await?,
-        }
-        change.end_rotation(&rotation, Turn::RollBack, RotationEnd::RolledBack).await?;
-        change.audit_key("rotation.rollback", id, &key).await?;
-        let rotation = change.rotation(id).await?;
+        let rotation = change.take_back(&rotation, to).await?;
         change.commit().await?;
         Ok(rotation)
     }
@@ -272,6 +246,7 @@ impl Change<'_> {
         .bind(terms.brownout.map(|plan| int(plan.before_seconds.saturating_mul(1000))))
         .execute(&mut *self.tx)
         .await?;
+        self.count_for_campaigns(&id, &key.id, &old.id, only_old).await?;
         let begins_now = begins_at <= now;
         if begins_now {
             let rotation = self.rotation(&id).await?;
@@ -283,6 +258,46 @@ impl Change<'_> {
         }
         let rotation = self.rotation(&id).await?;
         Ok((rotation, true))
+    }
+
+    /// Makes the old version of an open rotation active again, and gives the new one a deadline or ends it.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`], before anything changed: it has ended, or the key has expired.
+    pub(super) async fn take_back(
+        &mut self,
+        rotation: &Rotation,
+        to: RollBackTo,
+    ) -> Result<Rotation, StoreError> {
+        // A deadline that passed while nobody was looking is not undone: proxies have kept it.
+        let over = rotation.state != RotationState::Distributing
+            && time::millis(rotation.overlap_ends_at).is_none_or(|at| at <= self.now());
+        if over || lifecycle::turn(rotation.state, Turn::RollBack).is_err() {
+            return Err(Refusal::RotationEnded(rotation.id.clone()).into());
+        }
+        let new = self.version_in(rotation, &rotation.new_version).await?;
+        let old = self.version_in(rotation, &rotation.old_version).await?;
+        if old.expires_at.is_some_and(|at| at <= self.now()) {
+            return Err(Refusal::KeyExpired(rotation.key.clone()).into());
+        }
+        let key = self.key(&rotation.key).await?;
+        // The old version first: at no moment may a proxy have neither.
+        for old in self.superseded_by(rotation).await? {
+            self.apply(&old, Event::Restore).await?;
+        }
+        let kept = match to {
+            RollBackTo::Overlap(overlap) => overlap.or_else(|| self::overlap(rotation)),
+            RollBackTo::Revoke => None,
+        };
+        match kept {
+            Some(overlap) if new.state == State::Active => self.supersede(new, overlap).await?,
+            // What nobody could use yet has nobody to move.
+            _ => self.apply(&new, Event::Revoke).await?,
+        }
+        self.end_rotation(rotation, Turn::RollBack, RotationEnd::RolledBack).await?;
+        self.audit_key("rotation.rollback", &rotation.id, &key).await?;
+        self.rotation(&rotation.id).await
     }
 
     pub(super) async fn rotation(&mut self, id: &str) -> Result<Rotation, StoreError> {
@@ -303,6 +318,7 @@ impl Change<'_> {
         ended_by: RotationEnd,
     ) -> Result<(), StoreError> {
         let state = lifecycle::turn(rotation.state, turn)?;
+        self.settle_for_campaigns(rotation, state, ended_by).await?;
         let (state, ended_by) = (json!(state), json!(ended_by));
         sqlx::query(
             "UPDATE rotations SET state = $1, ended_by = $2, ended_at = $3, check_at = NULL, brownout_at = NULL

@@ -21,6 +21,8 @@ mod an_import_is_one_run_of_revisions;
 mod another_history_is_gone;
 mod bad_input_names_field_and_rule;
 mod bad_tokens_are_limited;
+mod campaigns_rotate_keys_in_waves;
+mod campaigns_stop_and_go_on;
 mod certificates_are_read_again;
 mod clients_may_leave_or_dawdle;
 mod compromised_is_for_ever;

@@ -1,5 +1,5 @@
 use axum::http::StatusCode;
-use keywheel_api::{Key, List, Notice};
+use keywheel_api::{Campaign, Key, List, Notice};
 use keywheel_control::{RingAuth, app};
 use serde_json::{Value, json};
 
@@ -33,12 +33,22 @@ async fn a_token_sees_and_changes_its_rings_alone() {
     let list: List<Notice> = ask(&other, "GET", "/v1/notices", "").await.json(StatusCode::OK);
     assert_eq!(list.items, []);
 
+    let campaign = json!({ "name": "q4", "wave": { "keys": 1 }, "overlap_seconds": 60 });
+    plane.post("/v1/campaigns", campaign.clone()).await.json::<Campaign>(StatusCode::CREATED);
+    let list: List<Campaign> = ask(&mine, "GET", "/v1/campaigns", "").await.json(StatusCode::OK);
+    assert_eq!(list.items.len(), 1);
+    let list: List<Campaign> = ask(&other, "GET", "/v1/campaigns", "").await.json(StatusCode::OK);
+    assert_eq!(list.items, []);
+    for path in ["/v1/campaigns", "/v1/campaigns/preview"] {
+        ask(&other, "POST", path, &campaign.to_string()).await.problem("forbidden");
+    }
+
     // Every operation on something that belongs to a ring, with the body of its example.
     let (version, id) = (&key.versions[0].id, &key.id);
     let document: Value = ask(&other, "GET", "/openapi.json", "").await.json(StatusCode::OK);
     let mut asked = 0;
     for (path, operations) in document["paths"].as_object().unwrap() {
-        let belongs = ["{key}", "{ring}", "{rotation}"].iter().any(|name| path.contains(name));
+        let belongs = ["{key}", "{ring}", "{rotation}", "{campaign}"].iter().any(|name| path.contains(name));
         for (method, operation) in operations.as_object().unwrap().iter().filter(|_| belongs) {
             let of_all_rings = operation["x-keywheel-all-rings"] == true;
             let refusal = if path.contains("{ring}") || of_all_rings { "forbidden" } else { "not-found" };
@@ -46,6 +56,7 @@ async fn a_token_sees_and_changes_its_rings_alone() {
                 .replace("{key}", id)
                 .replace("{version}", version)
                 .replace("{rotation}", &rotation.id)
+                .replace("{campaign}", "q4")
                 .replace("{ring}", "production");
             let body = &operation["requestBody"]["content"]["application/json"]["example"];
             let body = if body.is_null() { String::new() } else { body.to_string() };

@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::http::StatusCode;
 use keywheel_api::audit::verify;
-use keywheel_api::{Key, List, Notice, RingProxies, RingSigningKey, Rotation, RotationState};
+use keywheel_api::{
+    Campaign, CampaignProgress, Key, List, Notice, RingProxies, RingSigningKey, Rotation, RotationState,
+};
 use keywheel_control::jobs::{self, scheduler};
 use keywheel_control::ring::proxies;
 use keywheel_control::store::Location;
@@ -222,6 +224,42 @@ async fn a_schedule_starts_each_rotation_and_gives_each_notice_once() {
     for key in keys {
         assert!(pair.one.show(&key).await.open_rotation.is_some());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_wave_of_a_campaign_is_run_once() {
+    let pair = pair().await;
+    policy_of_acme(&pair.one, json!({ "overlap_seconds": 86_400 })).await;
+    let mut keys = Vec::new();
+    for _ in 0..12 {
+        keys.push(pair.one.key().await);
+    }
+    let new = json!({ "name": "q4", "wave": { "keys": 4 }, "pause_seconds": 3600 });
+    let made: Campaign = pair.one.post("/v1/campaigns", new).await.json(StatusCode::CREATED);
+    assert_eq!(made.selected, 12);
+    for key in &keys {
+        let next = json!({ "version": new_version() });
+        let answer = pair.two.post(&format!("/v1/keys/{}/next", key.id), next).await;
+        answer.json::<Key>(StatusCode::OK);
+    }
+    let start = clock::now().0;
+    for wave in 1..=3 {
+        let at = keywheel_keyring::Millis(start + (wave - 1) * 3_600_000);
+        let (one, two) = tokio::join!(
+            scheduler::catch_up(&pair.one.control.store, at),
+            scheduler::catch_up(&pair.two.control.store, at)
+        );
+        one.unwrap();
+        two.unwrap();
+        let progress: CampaignProgress = pair.two.get("/v1/campaigns/q4").await.json(StatusCode::OK);
+        assert_eq!((progress.campaign.waves, progress.keys.rotating), (wave, 4 * wave));
+    }
+    let records = pair.two.store().audit_records(0, 500).await.unwrap();
+    for (action, times) in [("campaign.wave", 3), ("rotation.start", 12)] {
+        let found = records.iter().filter(|record| record.event.action == action);
+        assert_eq!(found.count(), times, "{action}");
+    }
+    assert_eq!(verify(&records, &[], &[]).unwrap().head.seq, records.len() as u64);
 }
 
 #[tokio::test(flavor = "multi_thread")]
