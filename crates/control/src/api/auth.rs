@@ -17,6 +17,7 @@ use tracing::warn;
 
 use super::error::ApiError;
 use super::request::RequestId;
+use super::texts;
 use crate::metrics::{Listener, Refused};
 use crate::secret::{HashedToken, PlainToken};
 use crate::serve::ClientCertificate;
@@ -178,9 +179,9 @@ async fn check_names(
     let names = request.extract_parts::<RawPathParams>().await;
     let names = names.map_err(|_| Problem::field("path", "percent-encoded UTF-8"))?;
     for (what, name) in &names {
-        // No name has one, and not every database could look for it.
-        let plain = !name.chars().any(char::is_control);
-        super::require(plain, what, "a name without control characters")?;
+        if !texts::is_plain(name) {
+            return Err(texts::refused(what).into());
+        }
         if let Some((caller, control, access)) = caller.filter(|_| what == "ring") {
             caller.require_ring(name).inspect_err(|_| {
                 control.runtime.metrics.refused(access.listener(), Refused::Ring);

@@ -19,6 +19,7 @@ pub(crate) mod rings;
 pub(crate) mod rotations;
 pub(crate) mod routes;
 pub(crate) mod signing_keys;
+mod texts;
 pub(crate) mod tokens;
 pub(crate) mod usage;
 

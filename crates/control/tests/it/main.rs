@@ -7,6 +7,7 @@ mod support;
 mod a_brownout_ends_by_itself;
 mod a_change_waits_until_every_proxy_enforces_it;
 mod a_commit_seen_early_is_no_other_history;
+mod a_control_character_reaches_no_query;
 mod a_deadline_that_passed_while_down_is_caught_up;
 mod a_repeated_request_returns_the_same_resource;
 mod a_restored_copy_revives_no_key;
