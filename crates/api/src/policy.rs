@@ -51,7 +51,7 @@ pub struct Terms {
     pub self_rotation: bool,
     /// How long before a rotation is due, and before an old version ends, a notice is given.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[cfg_attr(feature = "openapi", schema(max_items = 16))]
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<crate::openapi::Span>, max_items = 16))]
     pub notices_seconds: Vec<u64>,
     /// How many versions of a key may be accepted at one time. Absent: as many as its rotations need, and none is
     /// added beside them.
@@ -80,8 +80,8 @@ pub enum Retire {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Window {
-    /// The days on which it opens.
-    #[cfg_attr(feature = "openapi", schema(min_items = 1, max_items = 7))]
+    /// The days on which it opens, each once.
+    #[cfg_attr(feature = "openapi", schema(value_type = std::collections::BTreeSet<Day>, min_items = 1, max_items = 7))]
     pub days: Vec<Day>,
     #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::Clock))]
     pub from: Clock,

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use keywheel_api::openapi::{ClientName, Digest, DigestCursor, Epoch, LabelFilter};
 use keywheel_api::problem::MEDIA_TYPE;
-use keywheel_api::{Applied, Problem, ProblemKind};
+use keywheel_api::{Applied, List, Problem, ProblemKind};
 use serde_json::{Map, Value, json};
 use utoipa::openapi::path::{Parameter, ParameterIn};
 use utoipa::openapi::{RefOr, Schema};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::{IntoParams, PartialSchema as _, ToSchema};
 
 use super::applied::{DEFAULT_SECONDS, MAX_SECONDS};
 use super::auth::Access;
@@ -66,7 +66,9 @@ impl Document {
 
     fn keep(&mut self, schemas: &[(String, RefOr<Schema>)]) {
         for (name, schema) in schemas {
-            self.schemas.insert(name.clone(), json!(schema));
+            let schema = json!(schema);
+            let before = self.schemas.insert(name.clone(), schema.clone());
+            debug_assert!(before.is_none_or(|before| before == schema), "two schemas are called {name}");
         }
     }
 
@@ -145,6 +147,18 @@ impl Operation {
     pub(crate) fn answers<T: ToSchema>(mut self, description: &str) -> Self {
         self.schemas.extend(schemas_of::<T>());
         self.answer(200, description, Some(("application/json", reference::<T>())))
+    }
+
+    /// A page of them. What it is called says what it holds: as a generic type every list has the same name.
+    pub(crate) fn lists<T: ToSchema>(mut self, description: &str) -> Self
+    where
+        List<T>: ToSchema,
+    {
+        let name = format!("{}List", T::name());
+        let schema = json!({ "$ref": format!("#/components/schemas/{name}") });
+        self.schemas.extend(schemas_of::<T>());
+        self.schemas.push((name, List::<T>::schema()));
+        self.answer(200, description, Some(("application/json", schema)))
     }
 
     /// Instead of a problem.
