@@ -13,6 +13,7 @@ pub const MAX_IMPORT: usize = 5_000;
 #[serde(deny_unknown_fields)]
 pub struct Import {
     #[cfg_attr(feature = "openapi", schema(min_items = 1, max_items = 5_000))]
+    #[serde(deserialize_with = "crate::object::many")]
     pub items: Vec<ImportItem>,
     /// Say what would become of each, and change nothing.
     #[serde(default)]

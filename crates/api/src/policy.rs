@@ -31,7 +31,7 @@ pub struct Terms {
     #[serde(skip_serializing_if = "is_zero")]
     pub jitter_seconds: u64,
     /// When rotations become due and are started by themselves; at any time when absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "crate::object::optional", skip_serializing_if = "Option::is_none")]
     pub window: Option<Window>,
     /// How long both versions are accepted, unless who starts the rotation says otherwise.
     #[cfg_attr(feature = "openapi", schema(maximum = 7_776_000))]
@@ -59,7 +59,7 @@ pub struct Terms {
     #[cfg_attr(feature = "openapi", schema(minimum = 2, maximum = 16))]
     pub max_versions: Option<u32>,
     /// Refuses a share of the old version's requests for some time before its deadline.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "crate::object::optional", skip_serializing_if = "Option::is_none")]
     pub brownout: Option<BrownoutPlan>,
 }
 
@@ -131,6 +131,7 @@ pub struct CreatePolicy {
     /// 1 to [`MAX_NAME`] letters, digits, `.`, `_` and `-`, and not `none`.
     #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::PolicyName))]
     pub name: String,
+    #[serde(deserialize_with = "crate::object::one")]
     pub terms: Terms,
 }
 

@@ -8,6 +8,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
+use keywheel_api::object::Object;
 use keywheel_api::{Problem, ProblemKind};
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
@@ -39,7 +40,8 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
         let bytes = bytes(request, WHAT, MAX_BODY).await?;
         texts::check(&bytes)?;
-        Ok(Self(parse(&bytes)?))
+        let Object(body) = parse(&bytes)?;
+        Ok(Self(body))
     }
 }
 
@@ -52,7 +54,7 @@ impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for JsonOrDef
             return Ok(Self(T::default()));
         }
         texts::check(&bytes)?;
-        Ok(Self(parse::<Option<T>>(&bytes)?.unwrap_or_default()))
+        Ok(Self(parse::<Option<Object<T>>>(&bytes)?.map(|Object(body)| body).unwrap_or_default()))
     }
 }
 

@@ -12,6 +12,7 @@ pub(crate) mod health;
 pub(crate) mod import;
 pub(crate) mod keys;
 pub(crate) mod notices;
+pub(crate) mod once;
 pub(crate) mod openapi;
 pub(crate) mod policies;
 pub(crate) mod request;

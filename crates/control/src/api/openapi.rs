@@ -12,6 +12,7 @@ use utoipa::{IntoParams, PartialSchema as _, ToSchema};
 
 use super::applied::{DEFAULT_SECONDS, MAX_SECONDS};
 use super::auth::Access;
+use super::once;
 
 const SECURITY: &str = "token";
 
@@ -31,6 +32,7 @@ pub(crate) struct Operation {
     body: Option<Value>,
     answers: BTreeMap<u16, Value>,
     waits: bool,
+    repeats: bool,
     links: Map<String, Value>,
     problems: Vec<ProblemKind>,
     schemas: Vec<(String, RefOr<Schema>)>,
@@ -102,6 +104,7 @@ impl Operation {
             body: None,
             answers: BTreeMap::new(),
             waits: false,
+            repeats: false,
             links: Map::new(),
             problems: Vec::new(),
             schemas: Vec::new(),
@@ -211,6 +214,13 @@ impl Operation {
         self
     }
 
+    /// It takes an `Idempotency-Key`.
+    pub(crate) fn repeats(mut self) -> Self {
+        self.problems.push(ProblemKind::IdempotencyKeyReused);
+        self.repeats = true;
+        self
+    }
+
     /// Its answer's member `member` is what another operation calls `parameter`.
     pub(crate) fn link(mut self, operation: &str, parameter: &str, member: &str) -> Self {
         let to = json!({ "operationId": operation, "parameters": { parameter: format!("$response.body#/{member}") } });
@@ -232,6 +242,9 @@ impl Operation {
         parameters.extend(self.query.iter().map(|parameter| json!(parameter)));
         if self.waits {
             parameters.extend(wait_parameters());
+        }
+        if self.repeats {
+            parameters.push(key_parameter());
         }
         let mut responses = Map::new();
         for (status, mut answer) in self.answers {
@@ -321,6 +334,13 @@ fn wait_parameters() -> [Value; 2] {
                 "schema": { "type": "string", "enum": ["applied"] } }),
         json!({ "name": "timeout", "in": "query", "required": false, "description": timeout, "schema": seconds }),
     ]
+}
+
+fn key_parameter() -> Value {
+    let description = "Names this request: sent again with the same key within 24 hours, it is not carried out again, and gets \
+                       the same answer without any secret.";
+    json!({ "name": once::HEADER.as_str(), "in": "header", "required": false, "description": description,
+            "schema": { "type": "string", "pattern": once::PATTERN } })
 }
 
 /// What waiting adds to an answer.

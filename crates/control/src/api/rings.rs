@@ -115,7 +115,8 @@ pub(crate) async fn forget_proxies(
         // When each was heard of last must be known where they are deleted.
         proxies.write(true).await?;
         let forgotten = control.store.forget_proxies(&context, (id, &ring), &which).await?;
-        proxies.forget(&forgotten);
+        let gone = forgotten.clone();
+        context.once_committed(move || proxies.forget(&gone));
         info!(ring, count = forgotten.len(), "Forgot {} proxies of ring {ring}", forgotten.len());
         Ok::<_, StoreError>(ForgottenProxies { ring, forgotten })
     };

@@ -10,6 +10,7 @@ mod a_commit_seen_early_is_no_other_history;
 mod a_control_character_reaches_no_query;
 mod a_deadline_that_passed_while_down_is_caught_up;
 mod a_repeated_request_returns_the_same_resource;
+mod a_request_with_a_key_is_carried_out_once;
 mod a_restored_copy_revives_no_key;
 mod a_rotation_is_rolled_back;
 mod a_rotation_publishes_the_new_version_first;
