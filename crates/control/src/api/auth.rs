@@ -180,7 +180,7 @@ async fn check_names(
     let names = names.map_err(|_| Problem::field("path", "percent-encoded UTF-8"))?;
     for (what, name) in &names {
         if !texts::is_plain(name) {
-            return Err(texts::refused(what).into());
+            return Err(texts::refused(what));
         }
         if let Some((caller, control, access)) = caller.filter(|_| what == "ring") {
             caller.require_ring(name).inspect_err(|_| {

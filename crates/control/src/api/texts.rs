@@ -6,6 +6,8 @@ use keywheel_api::Problem;
 use serde::de::{Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use super::error::ApiError;
+
 const RULE: &str = "text without control characters";
 
 /// Whether `text` has no control character.
@@ -15,7 +17,7 @@ pub(super) fn is_plain(text: &str) -> bool {
 
 /// Refuses a JSON document with a text, or a member's name, that is not plain. What is no JSON at all is for whoever
 /// reads it to say.
-pub(super) fn check(json: &[u8]) -> Result<(), Problem> {
+pub(super) fn check(json: &[u8]) -> Result<(), ApiError> {
     let mut json = serde_json::Deserializer::from_slice(json);
     match serde_path_to_error::deserialize::<_, Plain>(&mut json) {
         Err(error) if error.inner().is_data() => Err(refused(&error.path().to_string())),
@@ -24,7 +26,7 @@ pub(super) fn check(json: &[u8]) -> Result<(), Problem> {
 }
 
 /// Refuses query parameters that are not plain.
-pub(super) fn check_query(query: &str) -> Result<(), Problem> {
+pub(super) fn check_query(query: &str) -> Result<(), ApiError> {
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
         if !is_plain(&name) {
             return Err(refused("."));
@@ -37,8 +39,8 @@ pub(super) fn check_query(query: &str) -> Result<(), Problem> {
 }
 
 /// A member's own name may be what is refused, and is shown to people.
-pub(super) fn refused(field: &str) -> Problem {
-    Problem::field(field.replace(char::is_control, "\u{fffd}"), RULE)
+pub(super) fn refused(field: &str) -> ApiError {
+    Problem::field(field.replace(char::is_control, "\u{fffd}"), RULE).into()
 }
 
 /// Any JSON value whose texts are plain.
@@ -96,9 +98,16 @@ impl<'de> Visitor<'de> for Plain {
 mod tests {
     use super::*;
 
+    fn field(refused: ApiError) -> String {
+        match refused {
+            ApiError::Problem(problem) => problem.errors[0].field.clone(),
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[test]
     fn a_control_character_is_found_wherever_it_stands() {
-        let field = |json: &str| check(json.as_bytes()).map_err(|problem| problem.errors[0].field.clone());
+        let field = |json: &str| check(json.as_bytes()).map_err(field);
         assert_eq!(field(r#"{"a":[1,-1,0.5,null,true,"b\\u0000 ü"]}"#), Ok(()));
         assert_eq!(field(r#"{"a":[{"b":"x\u0000"}]}"#), Err("a[0].b".into()));
         assert_eq!(field("{\"a\":\"\u{7f}\"}"), Err("a".into()));
@@ -109,7 +118,7 @@ mod tests {
 
     #[test]
     fn a_query_names_the_parameter() {
-        let field = |query| check_query(query).map_err(|problem| problem.errors[0].field.clone());
+        let field = |query| check_query(query).map_err(field);
         assert_eq!(field("a=b+c&d=%C3%BC&e"), Ok(()));
         assert_eq!(field("a=b&c=%00"), Err("c".into()));
         assert_eq!(field("a%00=b"), Err(".".into()));

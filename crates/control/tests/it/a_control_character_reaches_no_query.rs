@@ -79,7 +79,7 @@ async fn a_control_character_in_any_path_query_or_body_is_refused_by_name() {
                     if parameter["in"] == "path" {
                         refused(name, &template.replace(&format!("{{{name}}}"), "a%00b"), "").await;
                         in_paths += 1;
-                    } else if !["wait", "timeout"].contains(&name) {
+                    } else if parameter["in"] == "query" && !["wait", "timeout"].contains(&name) {
                         refused(name, &format!("{path}?{name}=a%00b"), "").await;
                         in_queries += 1;
                     }
