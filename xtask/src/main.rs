@@ -8,10 +8,12 @@
 //! | [`setup`] | finding or getting what the other commands need |
 //! | [`build`] | the filter's wasm and the binaries |
 //! | [`check`] | format and lints |
-//! | [`test`] | native, wasm and end-to-end tests |
+//! | [`test`] | native, wasm, API and end-to-end tests |
+//! | [`api`] | schemathesis on both listeners |
 //! | [`fuzz`] | libFuzzer on everything that reads bytes |
 //! | [`run`] | running a program, and saying what failed |
 
+mod api;
 mod build;
 mod check;
 mod fuzz;
@@ -31,8 +33,8 @@ cargo xtask <command>
 
   setup              find or get everything that building, testing and the demo need
   demo [--keep] ...  show a rotation under live traffic; --help for its options
-  test [FILTER]      every test: native, wasm and end to end against a real Envoy
-      --only PART      native, wasm or e2e
+  test [FILTER]      every test: native, wasm, the API, and end to end against a real Envoy
+      --only PART      native, wasm, postgres, api or e2e
       --envoy VERSION  end to end on this one, instead of the newest and the oldest supported;
                        ENVOY_BIN=/path/to/envoy names one of your own
   fuzz [TARGET]      made-up inputs for all that reads bytes; needs a nightly compiler

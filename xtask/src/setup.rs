@@ -7,6 +7,7 @@
 mod envoy;
 mod postgres;
 mod runner;
+mod schemathesis;
 
 use std::path::PathBuf;
 
@@ -16,6 +17,7 @@ use crate::run::{check, command, read, root};
 use crate::versions::{NODE_MINIMUM, Version, WASM_TARGETS};
 
 pub(crate) use envoy::Envoy;
+pub(crate) use schemathesis::Schemathesis;
 
 /// Everything that any command needs. Of Envoy the one that the demo runs on: what only the tests run
 /// on is got by them.
@@ -46,6 +48,11 @@ pub(crate) fn for_wasm_tests() -> anyhow::Result<PathBuf> {
 /// What the tests on PostgreSQL need: the directory of a server's programs.
 pub(crate) fn for_postgres_tests() -> anyhow::Result<PathBuf> {
     postgres::find()
+}
+
+/// What asks the API what its documents say.
+pub(crate) fn for_api_tests() -> anyhow::Result<Schemathesis> {
+    schemathesis::find_or_get()
 }
 
 /// The Envoys of these versions, or the one that `ENVOY_BIN` names.

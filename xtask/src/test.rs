@@ -1,4 +1,4 @@
-//! Native, wasm and end-to-end tests.
+//! Native, wasm, API and end-to-end tests.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, ExitCode, Stdio};
@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use lexopt::prelude::*;
 
-use crate::run::cargo;
+use crate::api::{ControlPlane, Listener};
+use crate::run::{cargo, check, target};
 use crate::versions::{ENVOY, ENVOY_OLDEST, Version};
 use crate::{build, setup};
 
@@ -24,6 +25,8 @@ enum Part {
     Wasm,
     /// What the control plane does, on PostgreSQL.
     Postgres,
+    /// What both listeners answer, against their OpenAPI documents.
+    Api,
     E2e,
 }
 
@@ -36,6 +39,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let has = |part| options.parts.contains(&part);
     let postgres = if has(Part::Postgres) { Some(setup::for_postgres_tests()?) } else { None };
     let runner = if has(Part::Wasm) { Some(setup::for_wasm_tests()?) } else { None };
+    let schemathesis = if has(Part::Api) { Some(setup::for_api_tests()?) } else { None };
     let envoys = if has(Part::E2e) { setup::for_e2e(&options.envoys)? } else { Vec::new() };
     let mut outcomes = Vec::new();
     for part in &options.parts {
@@ -53,6 +57,14 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
                 command.env("KEYWHEEL_TEST_DATABASE", "postgres");
                 command.envs(postgres.iter().map(|programs| ("POSTGRES_BIN", programs)));
                 outcomes.push(options.run("postgres", &mut command)?);
+            }
+            Part::Api => {
+                if let Some(schemathesis) = &schemathesis {
+                    check(cargo().args(["build", "--package", "keywheel"]))?;
+                    for listener in Listener::ALL {
+                        outcomes.push(Outcome::of_listener(schemathesis, listener)?);
+                    }
+                }
             }
             Part::E2e => {
                 let built = build::programs(build::Profile::Dev, &["keywheel"])?;
@@ -75,7 +87,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
 
 impl Options {
     pub(crate) fn parse(mut args: lexopt::Parser) -> anyhow::Result<Self> {
-        let parts = vec![Part::Native, Part::Wasm, Part::Postgres, Part::E2e];
+        let parts = vec![Part::Native, Part::Wasm, Part::Postgres, Part::Api, Part::E2e];
         let mut options = Self { filter: None, parts, envoys: vec![ENVOY, ENVOY_OLDEST] };
         while let Some(arg) = args.next()? {
             match arg {
@@ -84,8 +96,9 @@ impl Options {
                         "native" => Part::Native,
                         "wasm" => Part::Wasm,
                         "postgres" => Part::Postgres,
+                        "api" => Part::Api,
                         "e2e" => Part::E2e,
-                        other => bail!("--only takes native, wasm, postgres or e2e, not `{other}`"),
+                        other => bail!("--only takes native, wasm, postgres, api or e2e, not `{other}`"),
                     }];
                 }
                 Long("envoy") => {
@@ -119,6 +132,16 @@ struct Outcome {
 }
 
 impl Outcome {
+    /// Each on a control plane of its own: what the first was asked must not change what the next answers.
+    fn of_listener(schemathesis: &setup::Schemathesis, listener: Listener) -> anyhow::Result<Self> {
+        let start = Instant::now();
+        let keywheel = target().join(format!("debug/keywheel{}", std::env::consts::EXE_SUFFIX));
+        let success = ControlPlane::start(&keywheel)?.ask(schemathesis, listener)?;
+        let what = format!("api, {} listener", listener.name());
+        let (passed, failed) = if success { (1, 0) } else { (0, 1) };
+        Ok(Self { what, success, passed, failed, took: start.elapsed() })
+    }
+
     /// Runs cargo, shows what it prints and counts its results.
     fn of(what: &str, command: &mut Command) -> anyhow::Result<Self> {
         let start = Instant::now();

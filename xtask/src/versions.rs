@@ -50,6 +50,13 @@ pub(crate) fn wasm_bindgen() -> anyhow::Result<String> {
     locked(&lock, "wasm-bindgen").context("Cargo.lock names no wasm-bindgen")
 }
 
+/// The version of schemathesis that `schemathesis.txt` names, beside those of all that it needs.
+pub(crate) fn schemathesis() -> anyhow::Result<&'static str> {
+    let packages = include_str!("../schemathesis.txt");
+    let version = packages.lines().find_map(|line| line.strip_prefix("schemathesis=="));
+    version.context("schemathesis.txt names no schemathesis")
+}
+
 fn locked(lock: &str, package: &str) -> Option<String> {
     let wanted = format!("name = \"{package}\"");
     let mut lines = lock.lines().skip_while(|line| *line != wanted).skip(1);
@@ -84,6 +91,11 @@ mod tests {
         let dockerfile = std::fs::read_to_string(root().join("docker/Dockerfile")).unwrap();
         let image = dockerfile.lines().find(|line| line.starts_with("FROM envoyproxy/")).unwrap();
         assert_eq!(Version::find(image), Some(ENVOY));
+    }
+
+    #[test]
+    fn schemathesis_has_a_version() {
+        assert!(Version::parse(schemathesis().unwrap()).is_some());
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub struct CreateClient {
     #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::openapi::Text>))]
     pub contact: Option<String>,
     #[serde(default, skip_serializing_if = "Labels::is_empty")]
-    #[cfg_attr(feature = "openapi", schema(value_type = std::collections::BTreeMap<String, crate::openapi::Label>))]
+    #[cfg_attr(feature = "openapi", schema(value_type = std::collections::BTreeMap<crate::openapi::Label, crate::openapi::Label>))]
     pub labels: Labels,
     /// What its keys follow that have no policy of their own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -42,7 +42,7 @@ pub struct UpdateClient {
     #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::openapi::Text>))]
     pub contact: Option<Option<String>>,
     #[serde(skip_serializing_if = "LabelChanges::is_empty")]
-    #[cfg_attr(feature = "openapi", schema(value_type = std::collections::BTreeMap<String, crate::openapi::LabelChange>))]
+    #[cfg_attr(feature = "openapi", schema(value_type = std::collections::BTreeMap<crate::openapi::Label, crate::openapi::LabelChange>))]
     pub labels: LabelChanges,
     #[serde(deserialize_with = "crate::present", skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::openapi::PolicyName>))]

@@ -13,6 +13,7 @@ pub const MAX_IMPORT: usize = 5_000;
 #[serde(deny_unknown_fields)]
 pub struct Import {
     #[cfg_attr(feature = "openapi", schema(min_items = 1, max_items = 5_000))]
+    #[serde(deserialize_with = "crate::object::many")]
     pub items: Vec<ImportItem>,
     /// Say what would become of each, and change nothing.
     #[serde(default)]
@@ -30,11 +31,12 @@ pub struct ImportItem {
     /// SHA-256 of the key's whole text.
     #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::Digest))]
     pub digest: Digest,
-    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::ClientName))]
+    /// 1 to 128 visible ASCII characters without quotes, commas and backslashes, or else the item is left out.
     pub client: String,
+    /// At most 32, each 1 to 64 such characters, or else the item is left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[cfg_attr(feature = "openapi", schema(value_type = Vec<crate::openapi::Scope>, max_items = 32))]
     pub scopes: Vec<String>,
+    /// A time in the future, at most 100 years away, or else the item is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
 }

@@ -26,10 +26,10 @@ pub struct CreateKey {
     /// When every version of the key ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "crate::object::optional", skip_serializing_if = "Option::is_none")]
     pub version: Option<NewVersion>,
     #[serde(default, skip_serializing_if = "Labels::is_empty")]
-    #[cfg_attr(feature = "openapi", schema(value_type = std::collections::BTreeMap<String, crate::openapi::Label>))]
+    #[cfg_attr(feature = "openapi", schema(value_type = std::collections::BTreeMap<crate::openapi::Label, crate::openapi::Label>))]
     pub labels: Labels,
     /// Its own policy, before its client's and its ring's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -43,7 +43,7 @@ pub struct CreateKey {
 #[serde(deny_unknown_fields, default)]
 pub struct UpdateKey {
     #[serde(skip_serializing_if = "LabelChanges::is_empty")]
-    #[cfg_attr(feature = "openapi", schema(value_type = std::collections::BTreeMap<String, crate::openapi::LabelChange>))]
+    #[cfg_attr(feature = "openapi", schema(value_type = std::collections::BTreeMap<crate::openapi::Label, crate::openapi::LabelChange>))]
     pub labels: LabelChanges,
     #[serde(deserialize_with = "crate::present", skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::openapi::PolicyName>))]
@@ -56,6 +56,7 @@ pub struct UpdateKey {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Deposit {
+    #[serde(deserialize_with = "crate::object::one")]
     pub version: NewVersion,
 }
 
@@ -67,7 +68,7 @@ pub struct AddVersion {
     /// From when on it is accepted; at once when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Timestamp>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "crate::object::optional", skip_serializing_if = "Option::is_none")]
     pub version: Option<NewVersion>,
 }
 

@@ -25,15 +25,13 @@ pub fn is_label(text: &str) -> bool {
 pub fn changed(labels: &Labels, changes: &LabelChanges) -> Option<Labels> {
     let mut labels = labels.clone();
     for (name, value) in changes {
-        match value {
-            Some(value) if is_label(name) && is_label(value) => {
-                labels.insert(name.clone(), value.clone());
-            }
-            Some(_) => return None,
-            None => {
-                labels.remove(name);
-            }
+        if !is_label(name) || !value.as_deref().is_none_or(is_label) {
+            return None;
         }
+        match value {
+            Some(value) => labels.insert(name.clone(), value.clone()),
+            None => labels.remove(name),
+        };
     }
     (labels.len() <= MAX_LABELS).then_some(labels)
 }
@@ -73,6 +71,7 @@ mod tests {
             let changes = LabelChanges::from([(name.to_owned(), Some(value.to_owned()))]);
             assert_eq!(changed(&before, &changes), None, "{name:?} {value:?}");
         }
+        assert_eq!(changed(&before, &LabelChanges::from([("a b".into(), None)])), None);
         let many = (0..31).map(|n| (n.to_string(), Some("x".into()))).collect();
         assert_eq!(changed(&before, &many), None, "33 labels");
     }

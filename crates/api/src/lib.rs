@@ -42,6 +42,7 @@ pub mod import;
 pub mod key;
 pub mod labels;
 pub mod notice;
+pub mod object;
 #[cfg(feature = "openapi")]
 pub mod openapi;
 pub mod policy;

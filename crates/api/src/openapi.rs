@@ -87,7 +87,7 @@ pub struct WaveKeys(pub u64);
 #[schema(as = WavePercent, minimum = 1, maximum = 100)]
 pub struct WavePercent(pub u64);
 
-/// A label's value: 1 to 63 letters, digits, `.`, `_`, `/` and `-`.
+/// A label's name or value: 1 to 63 letters, digits, `.`, `_`, `/` and `-`.
 #[derive(ToSchema)]
 #[schema(as = Label, pattern = "^[A-Za-z0-9._/-]{1,63}$", example = "payments")]
 pub struct Label(pub String);
@@ -110,3 +110,8 @@ pub struct Clock(pub String);
 #[derive(ToSchema)]
 #[schema(as = LabelChange, pattern = "^[A-Za-z0-9._/-]{1,63}$")]
 pub struct LabelChange(pub Option<String>);
+
+/// 1 second up to 10 years, in seconds.
+#[derive(ToSchema)]
+#[schema(as = Span, minimum = 1, maximum = 315_360_000)]
+pub struct Span(pub u64);

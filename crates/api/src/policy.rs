@@ -31,7 +31,7 @@ pub struct Terms {
     #[serde(skip_serializing_if = "is_zero")]
     pub jitter_seconds: u64,
     /// When rotations become due and are started by themselves; at any time when absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "crate::object::optional", skip_serializing_if = "Option::is_none")]
     pub window: Option<Window>,
     /// How long both versions are accepted, unless who starts the rotation says otherwise.
     #[cfg_attr(feature = "openapi", schema(maximum = 7_776_000))]
@@ -51,7 +51,7 @@ pub struct Terms {
     pub self_rotation: bool,
     /// How long before a rotation is due, and before an old version ends, a notice is given.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[cfg_attr(feature = "openapi", schema(max_items = 16))]
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<crate::openapi::Span>, max_items = 16))]
     pub notices_seconds: Vec<u64>,
     /// How many versions of a key may be accepted at one time. Absent: as many as its rotations need, and none is
     /// added beside them.
@@ -59,7 +59,7 @@ pub struct Terms {
     #[cfg_attr(feature = "openapi", schema(minimum = 2, maximum = 16))]
     pub max_versions: Option<u32>,
     /// Refuses a share of the old version's requests for some time before its deadline.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "crate::object::optional", skip_serializing_if = "Option::is_none")]
     pub brownout: Option<BrownoutPlan>,
 }
 
@@ -80,8 +80,8 @@ pub enum Retire {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Window {
-    /// The days on which it opens.
-    #[cfg_attr(feature = "openapi", schema(min_items = 1, max_items = 7))]
+    /// The days on which it opens, each once.
+    #[cfg_attr(feature = "openapi", schema(value_type = std::collections::BTreeSet<Day>, min_items = 1, max_items = 7))]
     pub days: Vec<Day>,
     #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::Clock))]
     pub from: Clock,
@@ -131,6 +131,7 @@ pub struct CreatePolicy {
     /// 1 to [`MAX_NAME`] letters, digits, `.`, `_` and `-`, and not `none`.
     #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::PolicyName))]
     pub name: String,
+    #[serde(deserialize_with = "crate::object::one")]
     pub terms: Terms,
 }
 

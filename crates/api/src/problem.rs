@@ -63,6 +63,7 @@ pub enum ProblemKind {
     KeyPending,
     KeyRevoked,
     KeyExpired,
+    IdempotencyKeyReused,
     LastAdmin,
     TokenEnded,
     PolicyExists,
@@ -81,7 +82,7 @@ pub enum ProblemKind {
 }
 
 impl ProblemKind {
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 37] = [
         Self::InvalidRequest,
         Self::BodyTooLarge,
         Self::RequestTimeout,
@@ -103,6 +104,7 @@ impl ProblemKind {
         Self::KeyPending,
         Self::KeyRevoked,
         Self::KeyExpired,
+        Self::IdempotencyKeyReused,
         Self::LastAdmin,
         Self::TokenEnded,
         Self::PolicyExists,
@@ -165,6 +167,9 @@ impl ProblemKind {
             Self::KeyPending => ("key-pending", 409, "The key is not accepted yet"),
             Self::KeyRevoked => ("key-revoked", 409, "The key is revoked"),
             Self::KeyExpired => ("key-expired", 409, "The key has expired"),
+            Self::IdempotencyKeyReused => {
+                ("idempotency-key-reused", 422, "The Idempotency-Key was used for another request")
+            }
             Self::LastAdmin => ("last-admin", 409, "The last admin token"),
             Self::TokenEnded => ("token-ended", 409, "The token has ended"),
             Self::PolicyExists => ("policy-exists", 409, "A policy of that name exists"),

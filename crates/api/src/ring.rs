@@ -174,7 +174,7 @@ pub struct ForgetProxies {
     pub instances: Vec<String>,
     /// All that were not heard of for so long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "openapi", schema(minimum = 60))]
+    #[cfg_attr(feature = "openapi", schema(minimum = 60, maximum = 315_360_000))]
     pub silent_for_seconds: Option<u64>,
 }
 

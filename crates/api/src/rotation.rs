@@ -29,7 +29,7 @@ pub struct StartRotation {
     /// and all others with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaces: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "crate::object::optional", skip_serializing_if = "Option::is_none")]
     pub version: Option<NewVersion>,
 }
 

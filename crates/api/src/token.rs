@@ -92,9 +92,9 @@ pub struct Token {
 pub struct TokenWithSecret {
     #[serde(flatten)]
     pub about: Token,
-    /// The token's text, once.
+    /// The token's text, once; `null` to a repeat of the request with the same `Idempotency-Key`.
     #[cfg_attr(feature = "openapi", schema(example = "kwt_…"))]
-    pub token: String,
+    pub token: Option<String>,
 }
 
 // === impl Role ===

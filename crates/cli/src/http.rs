@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use keywheel_api::{List, Problem};
+use keywheel_control::secret::random;
+use keywheel_keyring::key_text::random_id;
 use reqwest::{Certificate, Client, ClientBuilder, Identity, Method, RequestBuilder, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -130,13 +132,16 @@ impl<'a> Api<'a> {
         self.send(|| self.request(Method::GET, path), Repeat::Safe).await
     }
 
+    /// Tried again, it has the same key: it is carried out once, though the first answer was lost. A secret that
+    /// was in it is lost, too.
     pub(crate) async fn post<B: Serialize, T: DeserializeOwned>(
         &self,
         path: &str,
         body: &B,
-        repeat: Repeat,
     ) -> Result<T, Failure> {
-        self.change(|| self.request(Method::POST, path).json(body), repeat).await
+        let key = random_id("cli", random()?);
+        let request = || self.request(Method::POST, path).header("idempotency-key", &key).json(body);
+        self.change(request, Repeat::Safe).await
     }
 
     pub(crate) async fn put<B: Serialize, T: DeserializeOwned>(

@@ -7,9 +7,9 @@ use keywheel_api::{
     ActivateSigningKey, AddVersion, AuditRecord, Campaign, CampaignKey, CampaignPreview, CampaignProgress,
     Checkpoint, Checkpoints, Client, Compromised, CreateCampaign, CreateClient, CreateKey, CreatePolicy,
     CreateToken, Deposit, ExportedVersion, ForgetProxies, ForgottenProxies, Import, Imported, Key, KeyUsage,
-    KeyWithSecret, List, Notice, Policy, ProblemKind, ReportCompromised, Revoke, RevokedClient, Ring,
-    RingProxies, RingSigningKey, RollBack, RotateToken, Rotation, RotationProgress, RotationWithSecret,
-    SetPolicy, StartBrownout, StartRotation, Terms, Token, TokenWithSecret, UpdateClient, UpdateKey,
+    KeyWithSecret, Notice, Policy, ProblemKind, ReportCompromised, Revoke, RevokedClient, Ring, RingProxies,
+    RingSigningKey, RollBack, RotateToken, Rotation, RotationProgress, RotationWithSecret, SetPolicy,
+    StartBrownout, StartRotation, Terms, Token, TokenWithSecret, UpdateClient, UpdateKey,
 };
 use keywheel_keyring::usage::MAX_BATCHES;
 use serde_json::{Value, json};
@@ -89,7 +89,7 @@ fn trail(routes: Routes) -> Routes {
             audit::list,
             op("listAudit", "Lists audit records, oldest first")
                 .query::<audit::Page>()
-                .answers::<List<AuditRecord>>("A page of the trail"),
+                .lists::<AuditRecord>("A page of the trail"),
         )
         .get(
             "/v1/audit/checkpoints",
@@ -119,7 +119,7 @@ fn clients(routes: Routes) -> Routes {
             op("listClients", "Lists clients by name")
                 .says("Clients belong to no ring, so every reader sees all of them.")
                 .query::<clients::Filter>()
-                .answers::<List<Client>>("A page of clients"),
+                .lists::<Client>("A page of clients"),
         )
         .post(
             "/v1/clients",
@@ -168,7 +168,7 @@ fn keys(routes: Routes) -> Routes {
             op("listKeys", "Lists keys by id")
                 .says("A token that is limited to rings sees theirs alone: a page may hold fewer than others, and `next` \
                        says whether one follows.")
-                .query::<keys::Filter>().answers::<List<Key>>("A page of keys"))
+                .query::<keys::Filter>().lists::<Key>("A page of keys"))
         .post("/v1/keys", CHANGE, keys::create,
             op("createKey", "Makes a key with its first version")
                 .takes::<CreateKey>(&json!({ "client": "acme", "scopes": ["market:read"] }))
@@ -273,7 +273,7 @@ fn waves(routes: Routes) -> Routes {
             op("listCampaigns", "Lists campaigns by name")
                 .says("A token that is limited to rings sees theirs alone: a page may hold fewer than others, and `next` \
                        says whether one follows.")
-                .query::<After>().answers::<List<Campaign>>("A page of campaigns"))
+                .query::<After>().lists::<Campaign>("A page of campaigns"))
         .post("/v1/campaigns", CHANGE, campaigns::create,
             op("createCampaign", "Rotates a selection of keys in waves")
                 .says("The keys are chosen now and stay. Each rotates in a wave once its next version was deposited.")
@@ -290,7 +290,7 @@ fn waves(routes: Routes) -> Routes {
             op("showCampaign", "Shows a campaign and how far it is").answers::<CampaignProgress>("How far it is"))
         .get("/v1/campaigns/{campaign}/keys", READ, campaigns::keys,
             op("listCampaignKeys", "Lists the keys of a campaign by id, and how each stands")
-                .query::<campaigns::KeyFilter>().answers::<List<CampaignKey>>("A page of keys"))
+                .query::<campaigns::KeyFilter>().lists::<CampaignKey>("A page of keys"))
         .post("/v1/campaigns/{campaign}/pause", CHANGE, campaigns::pause,
             op("pauseCampaign", "Starts no wave until the campaign is resumed")
                 .answers::<Campaign>("The campaign").problems(&[P::CampaignState]))
@@ -316,11 +316,11 @@ fn policies(routes: Routes) -> Routes {
             op("listNotices", "Lists what was announced, oldest first")
                 .says("A token that is limited to rings sees the notices of their keys alone: a page may hold fewer than \
                        others, and `next` says whether one follows.")
-                .query::<audit::Page>().answers::<List<Notice>>("A page of notices"))
+                .query::<audit::Page>().lists::<Notice>("A page of notices"))
         .get("/v1/policies", READ, policies::list,
             op("listPolicies", "Lists policies by name")
                 .says("Policies belong to no ring, so every reader sees all of them.")
-                .query::<After>().answers::<List<Policy>>("A page of policies"))
+                .query::<After>().lists::<Policy>("A page of policies"))
         .post("/v1/policies", CHANGE_ALL, policies::create,
             op("createPolicy", "Makes a policy: rules by which keys rotate")
                 .takes::<CreatePolicy>(&json!({ "name": "quarterly", "terms": terms }))
@@ -357,7 +357,7 @@ fn rings(routes: Routes) -> Routes {
             import::export,
             op("exportRing", "Lists every version that a ring has and that may be accepted again, by digest")
                 .query::<import::After>()
-                .answers::<List<ExportedVersion>>("A page of versions, without their texts"),
+                .lists::<ExportedVersion>("A page of versions, without their texts"),
         )
         .post(
             "/v1/rings/{ring}/import",
@@ -389,7 +389,7 @@ fn rings(routes: Routes) -> Routes {
             READ,
             signing_keys::list,
             op("listSigningKeys", "Lists the signing keys of a ring, without their private halves")
-                .answers::<List<RingSigningKey>>("All of them"),
+                .lists::<RingSigningKey>("All of them"),
         )
         .post(
             "/v1/rings/{ring}/signing-keys",
@@ -438,7 +438,7 @@ fn tokens(routes: Routes) -> Routes {
             tokens::list,
             op("listTokens", "Lists tokens by id, without their secrets")
                 .query::<After>()
-                .answers::<List<Token>>("A page of tokens, ended ones included"),
+                .lists::<Token>("A page of tokens, ended ones included"),
         )
         .post(
             "/v1/tokens",

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::args;
 use crate::failure::Failure;
-use crate::http::{Api, Repeat};
+use crate::http::Api;
 use crate::output::{Output, print, table};
 
 /// The most records of one page.
@@ -37,7 +37,7 @@ pub(crate) async fn run(command: args::Audit, api: &Api<'_>, output: Output) -> 
             output.result(&Report { records: seq, head: hash, checkpoints, covered }, found)
         }
         args::Audit::Checkpoint => {
-            let signed: Checkpoint = api.post("/v1/audit/checkpoints", &(), Repeat::Safe).await?;
+            let signed: Checkpoint = api.post("/v1/audit/checkpoints", &()).await?;
             print(&serde_json::to_string(&signed).map_err(std::io::Error::from)?)
         }
     }

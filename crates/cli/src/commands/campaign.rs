@@ -10,7 +10,7 @@ use keywheel_api::{
 use super::key::{from_now, segment, span, when};
 use crate::args;
 use crate::failure::Failure;
-use crate::http::{Api, Repeat};
+use crate::http::Api;
 use crate::output::{Output, table};
 
 pub(crate) async fn run(command: args::Campaign, api: &Api<'_>, output: Output) -> Result<(), Failure> {
@@ -66,10 +66,10 @@ async fn create(args: args::CreateCampaign, api: &Api<'_>, output: Output) -> Re
         },
     };
     if args.dry_run {
-        let preview: CampaignPreview = api.post("/v1/campaigns/preview", &new, Repeat::Safe).await?;
+        let preview: CampaignPreview = api.post("/v1/campaigns/preview", &new).await?;
         return output.result(&preview, previewed);
     }
-    let campaign: Campaign = api.post("/v1/campaigns", &new, Repeat::Safe).await?;
+    let campaign: Campaign = api.post("/v1/campaigns", &new).await?;
     output.result(&campaign, |campaign| {
         let Campaign { name, selected, keys_per_wave, .. } = campaign;
         format!(
@@ -79,7 +79,7 @@ async fn create(args: args::CreateCampaign, api: &Api<'_>, output: Output) -> Re
 }
 
 async fn turn(name: &str, what: &str, says: &str, api: &Api<'_>, output: Output) -> Result<(), Failure> {
-    let campaign: Campaign = api.post(&format!("{}/{what}", path(name)), &(), Repeat::Safe).await?;
+    let campaign: Campaign = api.post(&format!("{}/{what}", path(name)), &()).await?;
     output.result(&campaign, |campaign| {
         format!(
             "Campaign {name} is {}: it {says}.\n\nNext: keywheel campaign show {name}",

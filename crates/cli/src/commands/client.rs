@@ -3,7 +3,7 @@ use keywheel_api::{Client, CreateClient, Revoke, RevokedClient, UpdateClient};
 use super::key::{filters, label_changes, labelled, or_none, segment};
 use crate::args;
 use crate::failure::Failure;
-use crate::http::{Api, Repeat};
+use crate::http::Api;
 use crate::output::{Output, table};
 
 pub(crate) async fn run(command: args::Client, api: &Api<'_>, output: Output) -> Result<(), Failure> {
@@ -11,7 +11,7 @@ pub(crate) async fn run(command: args::Client, api: &Api<'_>, output: Output) ->
         args::Client::Create { name, owner, contact, labels, policy } => {
             let labels = labels.into_iter().collect();
             let new = CreateClient { name, owner, contact, labels, policy };
-            let client: Client = api.post("/v1/clients", &new, Repeat::Safe).await?;
+            let client: Client = api.post("/v1/clients", &new).await?;
             output.result(&client, |client| {
                 let name = &client.name;
                 format!("Client {name} is registered.\n\nNext: keywheel key create --client {name}")
@@ -35,7 +35,7 @@ pub(crate) async fn run(command: args::Client, api: &Api<'_>, output: Output) ->
         }
         args::Client::Revoke { name, compromised } => {
             let path = format!("/v1/clients/{}/revoke", segment(&name));
-            let revoked: RevokedClient = api.post(&path, &Revoke { compromised }, Repeat::Safe).await?;
+            let revoked: RevokedClient = api.post(&path, &Revoke { compromised }).await?;
             output.result(&revoked, |revoked| {
                 format!("{} keys of client {} are revoked.", revoked.keys, revoked.client)
             })

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::key::segment;
 use crate::args::{self, Format};
 use crate::failure::Failure;
-use crate::http::{Api, Repeat};
+use crate::http::Api;
 use crate::output::{Output, table};
 
 /// Refused lines that are shown to a person; JSON has them all.
@@ -116,7 +116,7 @@ async fn send(
     let import =
         Import { items: std::mem::take(batch), dry_run: args.dry_run, create_clients: args.create_clients };
     // A batch whose answer was lost finds its keys there.
-    let Imported { imported, present, refused, .. } = api.post(path, &import, Repeat::Safe).await?;
+    let Imported { imported, present, refused, .. } = api.post(path, &import).await?;
     report.imported = report.imported.saturating_add(imported);
     report.present = report.present.saturating_add(present);
     for RefusedItem { item, reason, detail } in refused {

@@ -11,7 +11,7 @@ use keywheel_keyring::{KeyPrefix, PlainKey, VersionId};
 
 use crate::args;
 use crate::failure::Failure;
-use crate::http::{Api, Repeat};
+use crate::http::Api;
 use crate::output::{Output, table};
 
 pub(crate) async fn run(command: args::Key, api: &Api<'_>, output: Output) -> Result<(), Failure> {
@@ -23,7 +23,7 @@ pub(crate) async fn run(command: args::Key, api: &Api<'_>, output: Output) -> Re
             let (ring, version) = (Some(ring), Some(version));
             let labels = labels.into_iter().collect();
             let new = CreateKey { client, ring, scopes, not_before, expires_at, version, labels, policy };
-            let mut made: KeyWithSecret = api.post("/v1/keys", &new, Repeat::Safe).await?;
+            let mut made: KeyWithSecret = api.post("/v1/keys", &new).await?;
             made.secret = Some(secret.expose().to_owned());
             output.result(&made, created)
         }
@@ -57,7 +57,7 @@ pub(crate) async fn run(command: args::Key, api: &Api<'_>, output: Output) -> Re
             let path = format!("/v1/keys/{}", segment(&key));
             let key: Key = api.get(&path).await?;
             let (secret, version) = make(api, &key.ring).await?;
-            let key: Key = api.post(&format!("{path}/next"), &Deposit { version }, Repeat::Safe).await?;
+            let key: Key = api.post(&format!("{path}/next"), &Deposit { version }).await?;
             let made = KeyWithSecret { key, secret: Some(secret.expose().to_owned()) };
             output.result(&made, deposited)
         }
@@ -70,7 +70,7 @@ pub(crate) async fn run(command: args::Key, api: &Api<'_>, output: Output) -> Re
             let key: Key = api.get(&path).await?;
             let (secret, version) = make(api, &key.ring).await?;
             let new = AddVersion { not_before: None, version: Some(version) };
-            let mut made: KeyWithSecret = api.post(&format!("{path}/versions"), &new, Repeat::Safe).await?;
+            let mut made: KeyWithSecret = api.post(&format!("{path}/versions"), &new).await?;
             made.secret = Some(secret.expose().to_owned());
             output.result(&made, |made| {
                 let secret = made.secret.as_deref().unwrap_or_default();
@@ -94,8 +94,7 @@ pub(crate) async fn run(command: args::Key, api: &Api<'_>, output: Output) -> Re
             let overlap_seconds = overlap.map(|overlap| overlap.as_secs());
             let new =
                 StartRotation { overlap_seconds, not_before, supersede, replaces, version: Some(version) };
-            let mut made: RotationWithSecret =
-                api.post(&format!("{path}/rotations"), &new, Repeat::Safe).await?;
+            let mut made: RotationWithSecret = api.post(&format!("{path}/rotations"), &new).await?;
             made.secret = Some(secret.expose().to_owned());
             output.result(&made, rotated)
         }
@@ -104,7 +103,7 @@ pub(crate) async fn run(command: args::Key, api: &Api<'_>, output: Output) -> Re
                 Some(version) => format!("/v1/keys/{}/versions/{}/revoke", segment(&key), segment(version)),
                 None => format!("/v1/keys/{}/revoke", segment(&key)),
             };
-            let key: Key = api.post(&path, &Revoke { compromised }, Repeat::Safe).await?;
+            let key: Key = api.post(&path, &Revoke { compromised }).await?;
             output.result(&key, |key| match version {
                 Some(version) => format!("Version {version} is revoked.\n\n{}", show(key)),
                 None => format!("Key {} is revoked: none of its versions is accepted any more.", key.id),
@@ -117,7 +116,7 @@ pub(crate) async fn run(command: args::Key, api: &Api<'_>, output: Output) -> Re
                 }
                 None => format!("/v1/keys/{}/reinstate", segment(&key)),
             };
-            let key: Key = api.post(&path, &(), Repeat::Safe).await?;
+            let key: Key = api.post(&path, &()).await?;
             output.result(&key, |key| {
                 let what = version.map_or_else(|| format!("Key {}", key.id), |id| format!("Version {id}"));
                 format!("{what} is reinstated.\n\n{}", show(key))

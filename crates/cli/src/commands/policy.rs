@@ -4,7 +4,7 @@ use keywheel_api::{BrownoutPlan, CreatePolicy, Policy, Retire, Terms};
 use super::key::{segment, span};
 use crate::args::{self, TermsArgs, Unset};
 use crate::failure::Failure;
-use crate::http::{Api, Repeat};
+use crate::http::Api;
 use crate::output::{Output, table};
 
 pub(crate) async fn run(command: args::Policy, api: &Api<'_>, output: Output) -> Result<(), Failure> {
@@ -12,7 +12,7 @@ pub(crate) async fn run(command: args::Policy, api: &Api<'_>, output: Output) ->
         args::Policy::Create { name, terms } => {
             let mut new = CreatePolicy { name, terms: Terms::default() };
             change(&mut new.terms, terms);
-            let policy: Policy = api.post("/v1/policies", &new, Repeat::Safe).await?;
+            let policy: Policy = api.post("/v1/policies", &new).await?;
             output.result(&policy, |policy| {
                 let name = &policy.name;
                 format!(

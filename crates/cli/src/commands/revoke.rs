@@ -8,7 +8,7 @@ use keywheel_keyring::{Digest, PlainKey};
 use super::key::state;
 use crate::args;
 use crate::failure::Failure;
-use crate::http::{Api, Repeat};
+use crate::http::Api;
 use crate::output::{Output, table};
 
 pub(crate) async fn run(command: args::Revoke, api: &Api<'_>, output: Output) -> Result<(), Failure> {
@@ -19,7 +19,7 @@ pub(crate) async fn run(command: args::Revoke, api: &Api<'_>, output: Output) ->
     let mut report = Compromised::default();
     for digests in digests.chunks(MAX_COMPROMISED) {
         let leaked = ReportCompromised { digests: digests.to_vec() };
-        let part: Compromised = api.post("/v1/compromised", &leaked, Repeat::Safe).await?;
+        let part: Compromised = api.post("/v1/compromised", &leaked).await?;
         report.versions.extend(part.versions);
         report.unknown.extend(part.unknown);
     }

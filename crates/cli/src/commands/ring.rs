@@ -7,7 +7,7 @@ use super::{export, push, signing_key};
 use crate::applied::Waiting;
 use crate::args::{self, Connection};
 use crate::failure::Failure;
-use crate::http::{Api, Repeat, token};
+use crate::http::{Api, token};
 use crate::output::{Output, print, table};
 use crate::source::Source;
 
@@ -30,7 +30,7 @@ pub(crate) async fn run(
             let silent_for_seconds = silent_for.map(|silent| silent.as_secs());
             let which = ForgetProxies { instances: instance, silent_for_seconds };
             let path = format!("/v1/rings/{}/proxies/forget", segment(&ring));
-            let forgotten: ForgottenProxies = api()?.post(&path, &which, Repeat::Safe).await?;
+            let forgotten: ForgottenProxies = api()?.post(&path, &which).await?;
             output.result(&forgotten, |gone| {
                 let names: Vec<_> = gone
                     .forgotten

@@ -10,7 +10,7 @@ use keywheel_api::{
 use super::key::{segment, span, when};
 use crate::args;
 use crate::failure::Failure;
-use crate::http::{Api, Repeat};
+use crate::http::Api;
 use crate::output::{Output, table};
 
 pub(crate) async fn run(command: args::Rotation, api: &Api<'_>, output: Output) -> Result<(), Failure> {
@@ -18,7 +18,7 @@ pub(crate) async fn run(command: args::Rotation, api: &Api<'_>, output: Output) 
         args::Rotation::Rollback { rotation, overlap, revoke_new } => {
             let path = format!("/v1/rotations/{}/rollback", segment(&rotation));
             let how = RollBack { overlap_seconds: overlap.map(|overlap| overlap.as_secs()), revoke_new };
-            let rotation: Rotation = api.post(&path, &how, Repeat::Safe).await?;
+            let rotation: Rotation = api.post(&path, &how).await?;
             output.result(&rotation, |rotation| {
                 let Rotation { id, key, old_version, .. } = rotation;
                 format!(
@@ -35,7 +35,7 @@ pub(crate) async fn run(command: args::Rotation, api: &Api<'_>, output: Output) 
             let path = format!("/v1/rotations/{}/brownout", segment(&rotation));
             let how = StartBrownout { share, seconds: length.as_secs() };
             // Sent again it would only end a little later.
-            let rotation: Rotation = api.post(&path, &how, Repeat::Safe).await?;
+            let rotation: Rotation = api.post(&path, &how).await?;
             output.result(&rotation, |rotation| {
                 let old = &rotation.old_version;
                 if share == 0.0 {
@@ -50,7 +50,7 @@ pub(crate) async fn run(command: args::Rotation, api: &Api<'_>, output: Output) 
         }
         args::Rotation::Cancel { rotation } => {
             let path = format!("/v1/rotations/{}/cancel", segment(&rotation));
-            let rotation: Rotation = api.post(&path, &(), Repeat::Safe).await?;
+            let rotation: Rotation = api.post(&path, &()).await?;
             output.result(&rotation, |rotation| {
                 format!(
                     "Rotation {} is cancelled: version {} is never accepted.",

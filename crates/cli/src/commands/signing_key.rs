@@ -3,7 +3,7 @@ use keywheel_api::{ActivateSigningKey, List, RingSigningKey, SigningKeyState};
 use super::key::segment;
 use crate::args;
 use crate::failure::Failure;
-use crate::http::{Api, Repeat};
+use crate::http::Api;
 use crate::output::{Output, table};
 
 pub(crate) async fn run(command: args::SigningKey, api: &Api<'_>, output: Output) -> Result<(), Failure> {
@@ -14,21 +14,20 @@ pub(crate) async fn run(command: args::SigningKey, api: &Api<'_>, output: Output
             let keys: List<RingSigningKey> = api.get(&keys(&ring)).await?;
             return output.result(&keys.items, |keys| list(keys));
         }
-        args::SigningKey::Create { ring } => (
-            api.post(&keys(&ring), &(), Repeat::Unsafe).await?,
-            "Next: `keywheel ring signing-key publish` it.",
-        ),
+        args::SigningKey::Create { ring } => {
+            (api.post(&keys(&ring), &()).await?, "Next: `keywheel ring signing-key publish` it.")
+        }
         args::SigningKey::Publish { ring, key } => (
-            api.post(&step(&ring, &key, "publish"), &(), Repeat::Safe).await?,
+            api.post(&step(&ring, &key, "publish"), &()).await?,
             "Next: bring what `keywheel ring trust` prints to the configuration of every proxy, and only then \
              `keywheel ring signing-key activate` it. A proxy that does not trust it refuses all that it signs.",
         ),
         args::SigningKey::Activate { ring, key, force } => (
-            api.post(&step(&ring, &key, "activate"), &ActivateSigningKey { force }, Repeat::Safe).await?,
+            api.post(&step(&ring, &key, "activate"), &ActivateSigningKey { force }).await?,
             "The key before stays published. Once no proxy needs it, `keywheel ring signing-key retire` it.",
         ),
         args::SigningKey::Retire { ring, key } => (
-            api.post(&step(&ring, &key, "retire"), &(), Repeat::Safe).await?,
+            api.post(&step(&ring, &key, "retire"), &()).await?,
             "`keywheel ring trust` leaves it out: proxies may forget it with their next configuration.",
         ),
     };

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::key::{from_now, segment};
 use crate::args;
 use crate::failure::Failure;
-use crate::http::{Api, Repeat};
+use crate::http::Api;
 use crate::output::{Output, table};
 
 pub(crate) async fn run(command: args::Token, api: &Api<'_>, output: Output) -> Result<(), Failure> {
@@ -16,7 +16,7 @@ pub(crate) async fn run(command: args::Token, api: &Api<'_>, output: Output) -> 
         args::Token::Create { role, name, rings, expires_in } => {
             let rings = if rings.is_empty() { None } else { Some(rings) };
             let new = CreateToken { role, name, rings, expires_at: expires_in.map(from_now) };
-            let token: TokenWithSecret = api.post("/v1/tokens", &new, Repeat::Unsafe).await?;
+            let token: TokenWithSecret = api.post("/v1/tokens", &new).await?;
             output.result(&token, |token| {
                 format!("Token {} of role {} is made.{}", token.about.id, role, once(token))
             })
@@ -27,13 +27,13 @@ pub(crate) async fn run(command: args::Token, api: &Api<'_>, output: Output) -> 
         }
         args::Token::Revoke { id } => {
             let path = format!("/v1/tokens/{}/revoke", segment(&id));
-            let token: Token = api.post(&path, &(), Repeat::Safe).await?;
+            let token: Token = api.post(&path, &()).await?;
             output.result(&token, |token| format!("Token {} is revoked.", token.id))
         }
         args::Token::Rotate { id, overlap } => {
             let path = format!("/v1/tokens/{}/rotate", segment(&id));
             let how = RotateToken { overlap_seconds: Some(overlap.as_secs()) };
-            let token: TokenWithSecret = api.post(&path, &how, Repeat::Unsafe).await?;
+            let token: TokenWithSecret = api.post(&path, &how).await?;
             output.result(&token, |token| {
                 let until = match token.about.old_secret_expires_at {
                     Some(at) => format!("its old text is valid until {}", time(at)),
@@ -58,7 +58,14 @@ pub(crate) async fn recover(
 }
 
 fn once(token: &TokenWithSecret) -> String {
-    format!("\n\n  {}\n\nThis is the only time it is shown.", token.token)
+    match &token.token {
+        Some(text) => format!("\n\n  {text}\n\nThis is the only time it is shown."),
+        // The first answer was lost on its way.
+        None => format!(
+            " Its text was lost with an answer that did not arrive: get another with `keywheel token rotate {}`.",
+            token.about.id
+        ),
+    }
 }
 
 fn list(tokens: &[Token]) -> String {

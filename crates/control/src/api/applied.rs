@@ -26,7 +26,7 @@ const TOGETHER: Duration = Duration::from_millis(2);
 /// A proxy may fall silent without a word.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// No answer to a change is longer.
-const MAX_ANSWER: usize = 16 * 1024 * 1024;
+pub(super) const MAX_ANSWER: usize = 16 * 1024 * 1024;
 
 /// Holds back the answer to a change that asks for it. The change itself happens as without it: who hangs up, or
 /// gives up at the time limit, does not undo it.

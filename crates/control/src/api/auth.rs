@@ -17,10 +17,11 @@ use tracing::warn;
 
 use super::error::ApiError;
 use super::request::RequestId;
+use super::texts;
 use crate::metrics::{Listener, Refused};
 use crate::secret::{HashedToken, PlainToken};
 use crate::serve::ClientCertificate;
-use crate::store::{Bearer, Committed, Context, Refusal, StoreError, TokenEnd};
+use crate::store::{Attempt, Bearer, Committed, Context, Refusal, StoreError, TokenEnd};
 use crate::{Control, RingAuth, clock};
 
 /// What a route asks of a token.
@@ -178,9 +179,9 @@ async fn check_names(
     let names = request.extract_parts::<RawPathParams>().await;
     let names = names.map_err(|_| Problem::field("path", "percent-encoded UTF-8"))?;
     for (what, name) in &names {
-        // No name has one, and not every database could look for it.
-        let plain = !name.chars().any(char::is_control);
-        super::require(plain, what, "a name without control characters")?;
+        if !texts::is_plain(name) {
+            return Err(texts::refused(what));
+        }
         if let Some((caller, control, access)) = caller.filter(|_| what == "ring") {
             caller.require_ring(name).inspect_err(|_| {
                 control.runtime.metrics.refused(access.listener(), Refused::Ring);
@@ -395,6 +396,8 @@ impl<S: Send + Sync> FromRequestParts<S> for By {
         let client_address = peer(&parts.extensions);
         // Present where somebody waits for what is committed.
         let committed = parts.extensions.get::<Committed>().cloned().unwrap_or_default();
-        Ok(Self(Context { actor: caller.id, now: clock::now(), request_id, client_address, committed }))
+        let attempt = parts.extensions.get::<Attempt>().cloned();
+        let now = clock::now();
+        Ok(Self(Context { actor: caller.id, now, request_id, client_address, committed, attempt }))
     }
 }

@@ -1,4 +1,4 @@
-//! Bodies and queries that say which field broke which rule.
+//! Bodies and queries that say which field broke which rule. No text in them has a control character.
 
 use std::time::Duration;
 
@@ -8,11 +8,13 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
+use keywheel_api::object::Object;
 use keywheel_api::{Problem, ProblemKind};
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use super::error::ApiError;
+use super::texts;
 use crate::app::MAX_BODY;
 
 /// How long, and how many bytes, a body that is too large is read on.
@@ -36,7 +38,10 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
-        Ok(Self(parse(&bytes(request, WHAT, MAX_BODY).await?)?))
+        let bytes = bytes(request, WHAT, MAX_BODY).await?;
+        texts::check(&bytes)?;
+        let Object(body) = parse(&bytes)?;
+        Ok(Self(body))
     }
 }
 
@@ -48,7 +53,8 @@ impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for JsonOrDef
         if bytes.is_empty() {
             return Ok(Self(T::default()));
         }
-        Ok(Self(parse::<Option<T>>(&bytes)?.unwrap_or_default()))
+        texts::check(&bytes)?;
+        Ok(Self(parse::<Option<Object<T>>>(&bytes)?.map(|Object(body)| body).unwrap_or_default()))
     }
 }
 
@@ -145,6 +151,7 @@ fn require_json(headers: &HeaderMap) -> Result<(), ApiError> {
     Err(Problem::new(ProblemKind::UnsupportedMediaType, detail).into())
 }
 
+/// Texts in it are as they came: whoever takes them says which they may be.
 pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
@@ -167,7 +174,9 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
-        let pairs = form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes());
+        let query = parts.uri.query().unwrap_or_default();
+        texts::check_query(query)?;
+        let pairs = form_urlencoded::parse(query.as_bytes());
         let query = serde_urlencoded::Deserializer::new(pairs);
         let query = serde_path_to_error::deserialize(query).map_err(|error| {
             let field = error.path().to_string();

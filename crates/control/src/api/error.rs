@@ -124,7 +124,7 @@ impl From<StoreError> for ApiError {
             StoreError::Failed(_) | StoreError::Corrupt(_) | StoreError::Shared(_) => {
                 Self::Database(error.to_string())
             }
-            StoreError::Random(_) => Self::Internal(error.to_string()),
+            StoreError::Random(_) | StoreError::Repeated => Self::Internal(error.to_string()),
         }
     }
 }

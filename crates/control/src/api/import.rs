@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use axum::extract::{Path, Request, State};
 use keywheel_api::import::MAX_IMPORT;
+use keywheel_api::object::Object;
 use keywheel_api::time::{millis, timestamp};
 use keywheel_api::{
     ExportedVersion, Import, ImportItem, ImportRefusal, Imported, List, Problem, RefusedItem,
@@ -19,7 +20,7 @@ use super::{keys, require, rings, uncancelled};
 use crate::Control;
 
 /// Some 400 bytes for each item.
-const MAX_BODY: usize = 2 * 1024 * 1024;
+pub(super) const MAX_BODY: usize = 2 * 1024 * 1024;
 
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -37,7 +38,7 @@ pub(crate) async fn import(
     By(context): By,
     request: Request,
 ) -> Result<axum::Json<Imported>, ApiError> {
-    let import: Import = parse(&bytes(request, "an import", MAX_BODY).await?)?;
+    let Object(import): Object<Import> = parse(&bytes(request, "an import", MAX_BODY).await?)?;
     require((1..=MAX_IMPORT).contains(&import.items.len()), "items", "1 to 5,000 of them")?;
     let imported = uncancelled(async move {
         let Import { items, dry_run, create_clients } = import;

@@ -13,6 +13,7 @@ pub(crate) mod health;
 pub(crate) mod import;
 pub(crate) mod keys;
 pub(crate) mod notices;
+pub(crate) mod once;
 pub(crate) mod openapi;
 pub(crate) mod policies;
 pub(crate) mod request;
@@ -20,6 +21,7 @@ pub(crate) mod rings;
 pub(crate) mod rotations;
 pub(crate) mod routes;
 pub(crate) mod signing_keys;
+mod texts;
 pub(crate) mod tokens;
 pub(crate) mod usage;
 

@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 
 use keywheel_api::openapi::{ClientName, Digest, DigestCursor, Epoch, LabelFilter};
 use keywheel_api::problem::MEDIA_TYPE;
-use keywheel_api::{Applied, Problem, ProblemKind};
+use keywheel_api::{Applied, List, Problem, ProblemKind};
 use serde_json::{Map, Value, json};
 use utoipa::openapi::path::{Parameter, ParameterIn};
 use utoipa::openapi::{RefOr, Schema};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::{IntoParams, PartialSchema as _, ToSchema};
 
 use super::applied::{DEFAULT_SECONDS, MAX_SECONDS};
 use super::auth::Access;
+use super::once;
 
 const SECURITY: &str = "token";
 
@@ -31,6 +32,7 @@ pub(crate) struct Operation {
     body: Option<Value>,
     answers: BTreeMap<u16, Value>,
     waits: bool,
+    repeats: bool,
     links: Map<String, Value>,
     problems: Vec<ProblemKind>,
     schemas: Vec<(String, RefOr<Schema>)>,
@@ -66,7 +68,9 @@ impl Document {
 
     fn keep(&mut self, schemas: &[(String, RefOr<Schema>)]) {
         for (name, schema) in schemas {
-            self.schemas.insert(name.clone(), json!(schema));
+            let schema = json!(schema);
+            let before = self.schemas.insert(name.clone(), schema.clone());
+            debug_assert!(before.is_none_or(|before| before == schema), "two schemas are called {name}");
         }
     }
 
@@ -100,6 +104,7 @@ impl Operation {
             body: None,
             answers: BTreeMap::new(),
             waits: false,
+            repeats: false,
             links: Map::new(),
             problems: Vec::new(),
             schemas: Vec::new(),
@@ -145,6 +150,18 @@ impl Operation {
     pub(crate) fn answers<T: ToSchema>(mut self, description: &str) -> Self {
         self.schemas.extend(schemas_of::<T>());
         self.answer(200, description, Some(("application/json", reference::<T>())))
+    }
+
+    /// A page of them. What it is called says what it holds: as a generic type every list has the same name.
+    pub(crate) fn lists<T: ToSchema>(mut self, description: &str) -> Self
+    where
+        List<T>: ToSchema,
+    {
+        let name = format!("{}List", T::name());
+        let schema = json!({ "$ref": format!("#/components/schemas/{name}") });
+        self.schemas.extend(schemas_of::<T>());
+        self.schemas.push((name, List::<T>::schema()));
+        self.answer(200, description, Some(("application/json", schema)))
     }
 
     /// Instead of a problem.
@@ -197,6 +214,13 @@ impl Operation {
         self
     }
 
+    /// It takes an `Idempotency-Key`.
+    pub(crate) fn repeats(mut self) -> Self {
+        self.problems.push(ProblemKind::IdempotencyKeyReused);
+        self.repeats = true;
+        self
+    }
+
     /// Its answer's member `member` is what another operation calls `parameter`.
     pub(crate) fn link(mut self, operation: &str, parameter: &str, member: &str) -> Self {
         let to = json!({ "operationId": operation, "parameters": { parameter: format!("$response.body#/{member}") } });
@@ -218,6 +242,9 @@ impl Operation {
         parameters.extend(self.query.iter().map(|parameter| json!(parameter)));
         if self.waits {
             parameters.extend(wait_parameters());
+        }
+        if self.repeats {
+            parameters.push(key_parameter());
         }
         let mut responses = Map::new();
         for (status, mut answer) in self.answers {
@@ -307,6 +334,13 @@ fn wait_parameters() -> [Value; 2] {
                 "schema": { "type": "string", "enum": ["applied"] } }),
         json!({ "name": "timeout", "in": "query", "required": false, "description": timeout, "schema": seconds }),
     ]
+}
+
+fn key_parameter() -> Value {
+    let description = "Names this request: sent again with the same key within 24 hours, it is not carried out again, and gets \
+                       the same answer without any secret.";
+    json!({ "name": once::HEADER.as_str(), "in": "header", "required": false, "description": description,
+            "schema": { "type": "string", "pattern": once::PATTERN } })
 }
 
 /// What waiting adds to an answer.

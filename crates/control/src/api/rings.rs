@@ -4,6 +4,7 @@ use std::time::Duration;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use keywheel_api::policy::MAX_SECONDS;
 use keywheel_api::time::timestamp;
 use keywheel_api::{ForgetProxies, ForgottenProxies, Ring, RingProxies};
 use keywheel_keyring::document::AHEAD_HEADER;
@@ -106,14 +107,17 @@ pub(crate) async fn forget_proxies(
     require(some, "instances", "the instances to forget, unless `silent_for_seconds` says which")?;
     require(which.instances.len() <= MAX_FORGET, "instances", "at most 500 of them")?;
     // Who is there comes back with its next call, and until then nobody would wait for it.
-    let silent = which.silent_for_seconds.is_none_or(|seconds| seconds >= proxies::MAY_BE_SILENT / 1000);
-    require(silent, "silent_for_seconds", "at least 60 seconds: a proxy may be silent for so long")?;
+    let sane = proxies::MAY_BE_SILENT / 1000..=MAX_SECONDS;
+    let silent = which.silent_for_seconds.is_none_or(|seconds| sane.contains(&seconds));
+    let rule = "60 seconds, for which a proxy may be silent, up to 315360000, which are 10 years";
+    require(silent, "silent_for_seconds", rule)?;
     let (id, proxies) = (publisher.record.id, publisher.proxies.clone());
     let change = async move {
         // When each was heard of last must be known where they are deleted.
         proxies.write(true).await?;
         let forgotten = control.store.forget_proxies(&context, (id, &ring), &which).await?;
-        proxies.forget(&forgotten);
+        let gone = forgotten.clone();
+        context.once_committed(move || proxies.forget(&gone));
         info!(ring, count = forgotten.len(), "Forgot {} proxies of ring {ring}", forgotten.len());
         Ok::<_, StoreError>(ForgottenProxies { ring, forgotten })
     };

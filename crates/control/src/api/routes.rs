@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::auth::{Access, Guard, OPEN, guard};
 use super::error::{no_such_method, no_such_path};
 use super::openapi::{Document, Operation};
-use super::{applied, request};
+use super::{applied, once, request};
 use crate::Control;
 use crate::metrics::Listener;
 
@@ -78,7 +78,12 @@ impl Routes {
         mut route: MethodRouter<Arc<Control>>,
         mut operation: Operation,
     ) -> Self {
+        if self.listener == Listener::Admin && method == "post" {
+            route = route.route_layer(from_fn_with_state(self.control.clone(), once::once));
+            operation = operation.repeats();
+        }
         if self.listener == Listener::Admin && method != "get" {
+            // Around what is carried out once, so that a repeat may wait, too.
             // Behind the guard: who may not change anything waits for nothing.
             route = route.route_layer(from_fn_with_state(self.control.clone(), applied::wait));
             operation = operation.waits();

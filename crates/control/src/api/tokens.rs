@@ -82,5 +82,5 @@ pub(crate) async fn rotate(
 }
 
 fn handed_over(about: Token, secret: &PlainToken) -> TokenWithSecret {
-    TokenWithSecret { about, token: secret.expose().to_owned() }
+    TokenWithSecret { about, token: Some(secret.expose().to_owned()) }
 }

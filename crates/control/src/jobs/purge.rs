@@ -1,4 +1,4 @@
-//! Has proxies forget versions that ended long ago, and forgets old usage and notices.
+//! Has proxies forget versions that ended long ago, and forgets old usage, notices and answers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tracing::{error, info};
 
 use crate::clock;
-use crate::store::{Context, Store, StoreError};
+use crate::store::{Context, KEEP_ANSWERS, Store, StoreError};
 use crate::usage::LATELY;
 
 /// How long an ended version stays in the ring, so that its use is refused with the true reason.
@@ -57,6 +57,15 @@ pub async fn forget_notices(store: &Store, now: Millis) -> Result<u64, StoreErro
     store.forget_notices(before(now, KEEP_NOTICES)).await
 }
 
+/// Forgets what requests with an `Idempotency-Key` were answered, once nobody may ask again. Returns how many.
+///
+/// # Errors
+///
+/// [`StoreError`]; what was forgotten before it stays so.
+pub async fn forget_answers(store: &Store, now: Millis) -> Result<u64, StoreError> {
+    store.forget_answers(before(now, Duration::from_millis(KEEP_ANSWERS))).await
+}
+
 fn before(now: Millis, keep: Duration) -> Millis {
     Millis(now.0.saturating_sub(u64::try_from(keep.as_millis()).unwrap_or(u64::MAX)))
 }
@@ -78,6 +87,11 @@ pub async fn run(store: Arc<Store>, keep: Duration, mut shutdown: watch::Receive
             Ok(0) => {}
             Ok(notices) => info!(notices, "Forgot {notices} notices of long ago"),
             Err(error) => error!(%error, "Old notices could not be forgotten; trying again in an hour"),
+        }
+        match forget_answers(&store, clock::now()).await {
+            Ok(0) => {}
+            Ok(answers) => info!(answers, "Forgot {answers} answers that could be asked for again"),
+            Err(error) => error!(%error, "Old answers could not be forgotten; trying again in an hour"),
         }
         tokio::select! {
             () = tokio::time::sleep(INTERVAL) => {}

@@ -12,6 +12,7 @@ use sqlx::{Any, Row as _, Transaction};
 use tokio::sync::watch;
 
 use super::db::Dialect;
+use super::repeats::Attempt;
 use super::replicas::CHANNEL;
 use super::rows::{int, uint};
 use super::{Store, StoreError};
@@ -26,6 +27,8 @@ pub struct Context {
     pub client_address: Option<IpAddr>,
     /// Is told what the change committed.
     pub committed: Committed,
+    /// Of a request that is carried out once: commits its change.
+    pub attempt: Option<Attempt>,
 }
 
 /// The revisions that a request's changes took: the last one of each ring, and when it was committed. Clones share
@@ -41,6 +44,19 @@ pub(super) struct Change<'a> {
     heads: BTreeMap<i64, u64>,
     /// The end of the audit trail, once this change has its record in it.
     pub(super) audited: Option<Head>,
+    /// The count of switches of signing keys, if this is one.
+    pub(super) activation: Option<u64>,
+}
+
+/// A change that lacks nothing but the commit. Dropped, it never was.
+pub(super) struct Uncommitted {
+    pub(super) tx: Transaction<'static, Any>,
+    heads: BTreeMap<i64, u64>,
+    /// Absent where only an answer is kept.
+    audited: Option<Head>,
+    activation: Option<u64>,
+    /// What the caller does once it is committed.
+    then: Vec<Box<dyn FnOnce() + Send>>,
 }
 
 /// A point to which a change can go back.
@@ -63,14 +79,32 @@ impl Context {
             request_id: None,
             client_address: None,
             committed: Committed::default(),
+            attempt: None,
+        }
+    }
+
+    /// The same, for a request of which each change commits by itself.
+    #[must_use]
+    pub fn in_parts(&self) -> Self {
+        Self { attempt: None, ..self.clone() }
+    }
+
+    /// Does something that nobody may see before the change is committed.
+    pub fn once_committed(&self, then: impl FnOnce() + Send + 'static) {
+        match &self.attempt {
+            Some(attempt) => attempt.once_committed(Box::new(then)),
+            None => then(),
         }
     }
 }
 
 impl Store {
     pub(super) async fn begin<'a>(&'a self, context: &'a Context) -> Result<Change<'a>, StoreError> {
-        let tx = self.db.write().await?;
-        Ok(Change { tx, context, store: self, heads: BTreeMap::new(), audited: None })
+        let mut tx = self.db.write().await?;
+        if let Some(attempt) = &context.attempt {
+            attempt.begin(&mut tx, context.now).await?;
+        }
+        Ok(Change { tx, context, store: self, heads: BTreeMap::new(), audited: None, activation: None })
     }
 
     /// Tells those who follow a ring that `head` is committed. A reader may see a commit before the
@@ -144,14 +178,41 @@ impl Change<'_> {
         Ok(self.tx.commit().await?)
     }
 
+    /// Commits, or leaves that to whoever keeps the answer.
+    ///
     /// # Errors
     ///
     /// [`StoreError`]; then nothing of the change happened.
-    pub(super) async fn commit(mut self) -> Result<(), StoreError> {
-        let Some(audited) = self.audited else {
+    pub(super) async fn commit(self) -> Result<(), StoreError> {
+        if self.audited.is_none() {
             return Err(StoreError::Corrupt("a change without an audit record was about to commit".into()));
-        };
-        if self.store.db.dialect == Dialect::Postgres {
+        }
+        let Self { tx, context, store, heads, audited, activation } = self;
+        let uncommitted = Uncommitted { tx, heads, audited, activation, then: Vec::new() };
+        match &context.attempt {
+            Some(attempt) => {
+                attempt.park(uncommitted);
+                Ok(())
+            }
+            None => uncommitted.commit(store, context).await,
+        }
+    }
+}
+
+// === impl Uncommitted ===
+
+impl Uncommitted {
+    /// Of what is no state change.
+    pub(super) fn of(tx: Transaction<'static, Any>) -> Self {
+        Self { tx, heads: BTreeMap::new(), audited: None, activation: None, then: Vec::new() }
+    }
+
+    pub(super) fn once_committed(&mut self, then: Box<dyn FnOnce() + Send>) {
+        self.then.push(then);
+    }
+
+    pub(super) async fn commit(mut self, store: &Store, context: &Context) -> Result<(), StoreError> {
+        if let Some(audited) = self.audited.filter(|_| store.db.dialect == Dialect::Postgres) {
             let rings = self.heads.iter().map(|(ring, head)| format!(" {ring}:{head}"));
             let payload = format!("{}{}", audited.seq, rings.collect::<String>());
             sqlx::query("SELECT pg_notify($1, $2)")
@@ -160,12 +221,20 @@ impl Change<'_> {
                 .execute(&mut *self.tx)
                 .await?;
         }
-        self.store.db.commit(self.tx).await?;
+        store.db.commit(self.tx).await?;
         for (ring, head) in self.heads {
-            self.store.heads.publish(ring, head);
-            self.context.committed.add(ring, head);
+            store.heads.publish(ring, head);
+            context.committed.add(ring, head);
         }
-        self.store.committed(audited.seq);
+        if let Some(activation) = self.activation {
+            store.signed_by(activation);
+        }
+        if let Some(audited) = self.audited {
+            store.committed(audited.seq);
+        }
+        for then in self.then {
+            then();
+        }
         Ok(())
     }
 }

@@ -27,6 +27,7 @@
 //! | [`figures`] | counts for whoever watches |
 //! | [`rows`] | rows as types |
 //! | [`presence`] | whether the database file is still there |
+//! | [`repeats`] | requests that are carried out once, and their answers |
 //! | [`replicas`] | what other control planes on the same database commit |
 
 mod audit;
@@ -48,6 +49,7 @@ mod plans;
 mod policies;
 mod presence;
 mod proxies;
+mod repeats;
 mod replicas;
 mod restore;
 mod retirement;
@@ -70,6 +72,7 @@ pub use keys::{KeyFilter, NewKey};
 pub use migrations::OpenError;
 pub use plans::AUTOMATIC_STARTS_A_MINUTE;
 pub use presence::Vanished;
+pub use repeats::{Answered, Attempt, Found, KEEP_ANSWERS, Request, Reused};
 pub use restore::{Restoration, RestorePoint, Restored};
 pub use rings::{Cut, RingRecord};
 pub use rotations::{NewRotation, RollBackTo};
@@ -121,6 +124,9 @@ pub enum StoreError {
     Vanished(#[from] Vanished),
     #[error("the database failed: {0}")]
     Failed(#[source] sqlx::Error),
+    /// Somebody else was quicker with the same request; what they were answered is in its [`Attempt`].
+    #[error("the request was carried out meanwhile")]
+    Repeated,
     /// Asking again later will help.
     #[error("too many usage reports wait to be written")]
     Busy,

@@ -139,10 +139,8 @@ impl Store {
         let key = change.signing_key(ring_id, id).await?.key;
         let after = json!({ "ring": ring, "key": key, "replaces": replaced });
         change.audit(action, id, Some(json!({ "ring": ring, "key": before })), Some(after)).await?;
+        change.activation = activation;
         change.commit().await?;
-        if let Some(activation) = activation {
-            self.signed_by(activation);
-        }
         Ok(key)
     }
 

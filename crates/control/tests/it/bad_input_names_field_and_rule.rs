@@ -40,7 +40,7 @@ async fn bad_input_names_field_and_rule() {
     check(&plane, "/v1/tokens", json!({ "role": "root" }), "role").await;
     assert_eq!(plane.head(), head, "nothing changed");
 
-    for broken in ["", "{", "[]", "{} {}", "\u{0}"] {
+    for broken in ["", "{", "[]", "[\"acme\"]", "{} {}", "\u{0}"] {
         let answer = plane.admin("POST", "/v1/keys", broken.into()).await;
         assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{broken:?}");
         answer.problem("invalid-request");

@@ -52,7 +52,8 @@ async fn a_token_that_ended_is_a_bad_one() {
     let serving = Serving::plain(plane).await;
     let client = http().build().unwrap();
     let ring = format!("http://{}/v1/rings/production/snapshot", serving.ring);
-    let ask = async || client.get(&ring).bearer_auth(&made.token).send().await.unwrap().status();
+    let ask =
+        async || client.get(&ring).bearer_auth(made.token.as_deref().unwrap()).send().await.unwrap().status();
     for n in 0..10 {
         assert_eq!(ask().await, StatusCode::UNAUTHORIZED, "{n}");
     }

@@ -20,7 +20,7 @@ async fn metrics_need_a_token_of_any_role() {
     ask("Bearer kwt_0").await.problem("unauthorized");
     let token: TokenWithSecret =
         plane.post("/v1/tokens", json!({ "role": "proxy" })).await.json(StatusCode::CREATED);
-    let answer = ask(&format!("Bearer {}", token.token)).await;
+    let answer = ask(&format!("Bearer {}", token.token.as_deref().unwrap())).await;
     assert_eq!(answer.status, StatusCode::OK);
     assert_eq!(answer.headers["content-type"], "application/openmetrics-text; version=1.0.0; charset=utf-8");
     assert!(answer.body.ends_with(b"# EOF\n"));
@@ -40,7 +40,7 @@ async fn a_database_that_is_gone_shows_in_them() {
     assert!(sample(&metrics, "keywheel_control_database_errors_total{kind=\"metrics\"}") >= 1.0);
 
     // Who did not ask before is not known, and what was bad is not good now.
-    for token in [other.token.as_str(), "kwt_0"] {
+    for token in [other.token.as_deref().unwrap(), "kwt_0"] {
         let request = Request::builder().uri("/metrics").header("authorization", format!("Bearer {token}"));
         let request = request.body(Body::empty()).unwrap();
         let answer = call(app::admin(serving.plane.control.clone()), request).await;

@@ -16,7 +16,7 @@ async fn no_plaintext_key_or_token_is_stored() {
         plane.post(&rotations, json!({ "overlap_seconds": 60 })).await.json(StatusCode::CREATED);
     let token: TokenWithSecret =
         plane.post("/v1/tokens", json!({ "role": "proxy" })).await.json(StatusCode::CREATED);
-    let secrets = [made.secret.unwrap(), rotated.secret.unwrap(), token.token, plane.token.clone()];
+    let secrets = [made.secret.unwrap(), rotated.secret.unwrap(), token.token.unwrap(), plane.token.clone()];
 
     let digest = PlainKey::from(secrets[0].clone()).digest();
     assert!(plane.changes(0).await.entries.iter().any(|entry| entry.digest == digest));

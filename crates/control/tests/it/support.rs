@@ -25,6 +25,7 @@ pub(crate) static POSTGRES: LazyLock<Postgres> = LazyLock::new(|| Postgres::star
 /// The database of each directory.
 static DATABASES: Mutex<BTreeMap<PathBuf, PostgresUrl>> = Mutex::new(BTreeMap::new());
 
+#[derive(Clone)]
 pub(crate) struct Plane {
     pub(crate) dir: Arc<TempDir>,
     pub(crate) control: Arc<Control>,
@@ -123,7 +124,7 @@ impl Plane {
     pub(crate) async fn token_of(&self, new: Value) -> String {
         let made: keywheel_api::TokenWithSecret =
             self.post("/v1/tokens", new).await.json(StatusCode::CREATED);
-        made.token
+        made.token.unwrap()
     }
 
     /// Asks as somebody else, or as nobody.
