@@ -171,7 +171,7 @@ pub(crate) async fn brown_out(
 }
 
 /// In milliseconds.
-fn overlap(seconds: u64) -> Result<u64, ApiError> {
+pub(super) fn overlap(seconds: u64) -> Result<u64, ApiError> {
     let sane = seconds <= MAX_OVERLAP_SECONDS;
     require(sane, "overlap_seconds", "0 to 7776000 seconds, which are 90 days")?;
     Ok(seconds.saturating_mul(1000))
