@@ -163,6 +163,19 @@ async fn a_repeated_request_finds_what_the_first_one_made() {
 }
 
 #[tokio::test]
+async fn of_two_requests_at_once_one_rotates() {
+    let plane = allowed().await;
+    let (key, secret) = plane.key_with_secret().await;
+    let ask = async || plane.as_holder(&secret, "POST", ROTATIONS, json!({ "version": new_version() })).await;
+    let (one, other) = tokio::join!(ask(), ask());
+    let (made, refused) = if one.status == StatusCode::CREATED { (one, other) } else { (other, one) };
+    made.json::<SelfRotationWithSecret>(StatusCode::CREATED);
+    // The other one's version was the newest when it was let in, and is retiring by the time that it is judged.
+    refused.problem("version-superseded");
+    assert_eq!(plane.show(&key).await.versions.len(), 2);
+}
+
+#[tokio::test]
 async fn where_versions_stand_beside_each_other_the_others_stay() {
     let plane = plane().await;
     let terms = json!({ "self_rotation": true, "max_versions": 3 });
