@@ -25,6 +25,9 @@ pub(crate) enum Failure {
         "cannot reach the consumer listener at {url}: {cause}. Does `keywheel serve --consumer-listen` run there, or a proxy in front of it? Set --consumer-url or KEYWHEEL_CONSUMER_URL if it is elsewhere"
     )]
     ConsumerUnreachable { url: String, cause: String },
+    /// As the filter in front of the listener puts it.
+    #[error("the proxy at {url} refuses the key: {title} ({code})")]
+    ByProxy { url: String, title: String, code: String },
     #[error("no key: give --key-file a file that holds yours, or set KEYWHEEL_API_KEY")]
     NoKey,
     #[error("what was given as the key is none: a key is one word of visible ASCII characters")]
@@ -142,7 +145,7 @@ impl Failure {
             | Self::HalfIdentity => 2,
             Self::Unreachable { .. } | Self::RingUnreachable { .. } | Self::ConsumerUnreachable { .. } => 3,
             Self::NoToken | Self::BadToken | Self::TokenFile { .. } => 4,
-            Self::NoKey | Self::BadKey | Self::KeyFile { .. } => 4,
+            Self::NoKey | Self::BadKey | Self::KeyFile { .. } | Self::ByProxy { .. } => 4,
             Self::Refused(problem) if matches!(problem.status, 401 | 403) => 4,
             Self::Audit(_) => 5,
             Self::NotApplied => 6,

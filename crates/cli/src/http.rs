@@ -8,8 +8,8 @@ use keywheel_api::{List, Problem};
 use keywheel_keyring::PlainKey;
 use reqwest::header::{self, HeaderName, HeaderValue};
 use reqwest::{Certificate, Client, ClientBuilder, Identity, Method, RequestBuilder, StatusCode};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
@@ -40,6 +40,13 @@ enum Credential {
     Token(String),
     /// The consumer listener's: the header that a key is in.
     Key(HeaderName, HeaderValue),
+}
+
+/// What the filter answers in an Envoy in front of the consumer listener.
+#[derive(Deserialize)]
+struct FilterProblem {
+    title: String,
+    code: String,
 }
 
 /// Whether a request that may have arrived can be sent again.
@@ -321,8 +328,19 @@ impl<'a> Api<'a> {
         if status.is_success() {
             return serde_json::from_slice(&body).map_err(not_keywheel);
         }
-        let problem: Problem = serde_json::from_slice(&body).map_err(not_keywheel)?;
-        Err((Failure::Refused(Box::new(problem)), Repeat::Unsafe))
+        let by_filter = || serde_json::from_slice::<FilterProblem>(&body).ok().filter(|_| self.is_a_key());
+        let problem = match (serde_json::from_slice::<Problem>(&body), by_filter()) {
+            (Ok(problem), _) => Failure::Refused(Box::new(problem)),
+            (Err(_), Some(FilterProblem { title, code })) => {
+                Failure::ByProxy { url: self.url.clone(), title, code }
+            }
+            (Err(error), None) => return Err(not_keywheel(error)),
+        };
+        Err((problem, Repeat::Unsafe))
+    }
+
+    const fn is_a_key(&self) -> bool {
+        matches!(self.credential, Credential::Key(..))
     }
 }
 

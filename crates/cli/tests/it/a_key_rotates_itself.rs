@@ -121,6 +121,22 @@ fn what_is_wrong_is_told_apart() {
     assert_eq!(json(&holder(url, &key, &["show", "--output", "json"]))["open_rotation"], Value::Null);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_filter_on_the_way_refuses_is_told_as_it_says() {
+    let refusal = json!({ "type": "https://example.com/key_expired", "title": "The key has expired", "status": 401,
+                          "code": "key_expired" });
+    let app =
+        Router::new().route("/v1/self", get(async move || (StatusCode::UNAUTHORIZED, axum::Json(refusal))));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let server = tokio::spawn(async move { axum::serve(listener, app).await });
+    let refused = holder(&url, "sk_own", &["show"]);
+    assert_eq!(refused.status.code(), Some(4));
+    let message = String::from_utf8_lossy(&refused.stderr);
+    assert!(message.contains("The key has expired (key_expired)"), "{message}");
+    server.abort();
+}
+
 /// Answers who asks, and never whether it rotated. Keeps the versions that it was sent.
 async fn never_says(State(sent): State<Arc<Mutex<Vec<Value>>>>, body: String) -> (StatusCode, &'static str) {
     let body: Value = serde_json::from_str(&body).unwrap();
