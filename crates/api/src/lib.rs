@@ -13,6 +13,7 @@
 //! | [`policy`] | rules by which keys rotate |
 //! | [`notice`] | what is announced before it happens |
 //! | [`rotation`] | the move from one version to the next |
+//! | [`self_service`] | what a key sees and does of itself |
 //! | [`ring`] | what proxies enforce, and what they report |
 //! | [`push`] | what a proxy answers that takes pushed documents |
 //! | [`usage`] | what proxies counted |
@@ -50,6 +51,7 @@ pub mod problem;
 pub mod push;
 pub mod ring;
 pub mod rotation;
+pub mod self_service;
 pub mod time;
 pub mod token;
 pub mod usage;
@@ -78,6 +80,9 @@ pub use ring::{
 pub use rotation::{
     Brownout, Evidence, NextStep, Requests, RollBack, Rotation, RotationEnd, RotationProgress, RotationState,
     RotationWithSecret, StartBrownout, StartRotation, Step, VersionProgress, WaitsFor,
+};
+pub use self_service::{
+    SelfKey, SelfPolicy, SelfRotation, SelfRotationWithSecret, SelfVersion, StartSelfRotation,
 };
 pub use token::{CreateToken, Role, RotateToken, Token, TokenWithSecret};
 pub use usage::{KeyUsage, Reporting, RingUsage, UsageHour};

@@ -46,6 +46,7 @@ pub enum ProblemKind {
     BodyTooLarge,
     RequestTimeout,
     Unauthorized,
+    KeyNotAccepted,
     TooManyFailures,
     Forbidden,
     NotFound,
@@ -58,6 +59,8 @@ pub enum ProblemKind {
     VersionRemoved,
     Compromised,
     RotationOpen,
+    TooManyRotations,
+    VersionSuperseded,
     RotationEnded,
     RotationBegun,
     KeyPending,
@@ -82,11 +85,12 @@ pub enum ProblemKind {
 }
 
 impl ProblemKind {
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 40] = [
         Self::InvalidRequest,
         Self::BodyTooLarge,
         Self::RequestTimeout,
         Self::Unauthorized,
+        Self::KeyNotAccepted,
         Self::TooManyFailures,
         Self::Forbidden,
         Self::NotFound,
@@ -99,6 +103,8 @@ impl ProblemKind {
         Self::VersionRemoved,
         Self::Compromised,
         Self::RotationOpen,
+        Self::TooManyRotations,
+        Self::VersionSuperseded,
         Self::RotationEnded,
         Self::RotationBegun,
         Self::KeyPending,
@@ -150,7 +156,8 @@ impl ProblemKind {
             Self::BodyTooLarge => ("body-too-large", 413, "The body is too large"),
             Self::RequestTimeout => ("request-timeout", 408, "The body did not come in time"),
             Self::Unauthorized => ("unauthorized", 401, "No valid token"),
-            Self::TooManyFailures => ("too-many-failures", 429, "Too many bad tokens"),
+            Self::KeyNotAccepted => ("key-not-accepted", 401, "No API key that is accepted"),
+            Self::TooManyFailures => ("too-many-failures", 429, "Too many bad tokens or keys"),
             Self::Forbidden => ("forbidden", 403, "The token does not allow this"),
             Self::NotFound => ("not-found", 404, "There is no such thing"),
             Self::MethodNotAllowed => ("method-not-allowed", 405, "This path has no such method"),
@@ -162,6 +169,8 @@ impl ProblemKind {
             Self::VersionRemoved => ("version-removed", 409, "The version is gone from the ring"),
             Self::Compromised => ("compromised", 409, "The secret is compromised"),
             Self::RotationOpen => ("rotation-open", 409, "A rotation is open"),
+            Self::TooManyRotations => ("too-many-rotations", 429, "The key was rotated too often"),
+            Self::VersionSuperseded => ("version-superseded", 409, "A newer version took its place"),
             Self::RotationEnded => ("rotation-ended", 409, "The rotation has ended"),
             Self::RotationBegun => ("rotation-begun", 409, "The rotation has begun"),
             Self::KeyPending => ("key-pending", 409, "The key is not accepted yet"),

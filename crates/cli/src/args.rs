@@ -5,6 +5,7 @@ mod campaign;
 mod key;
 mod policy;
 mod ring;
+mod self_service;
 mod serve;
 mod token;
 mod value;
@@ -23,6 +24,7 @@ pub(crate) use campaign::{Campaign, CreateCampaign};
 pub(crate) use key::{Client, Export, Format, Import, Key, Revoke, Rotation};
 pub(crate) use policy::{Notice, Policy, Retire, TermsArgs, Unset};
 pub(crate) use ring::{Push, Ring, SigningKey};
+pub(crate) use self_service::{OwnKey, SelfService};
 pub(crate) use serve::{LogFormat, MasterKey, Restore, RingAuth, Serve, ServeTls};
 pub(crate) use token::Token;
 use value::duration;
@@ -33,7 +35,7 @@ Exit codes:
   1  the operation failed: the server said no, and why
   2  the command line is wrong
   3  the control plane cannot be reached
-  4  no token, or not one that may do this
+  4  no token or key, or not one that may do this
   5  the audit trail is not whole
   6  done, but not every proxy is known to enforce it (--wait)";
 
@@ -102,6 +104,9 @@ pub(crate) enum Command {
     /// Rules by which keys rotate
     #[command(subcommand)]
     Policy(Policy),
+    /// What the holder of a key does with the key itself, without a token
+    #[command(subcommand, name = "self")]
+    SelfService(SelfService),
     /// What is announced before it happens
     #[command(subcommand)]
     Notice(Notice),

@@ -22,6 +22,21 @@ pub(crate) enum Failure {
     )]
     RingUnreachable { url: String, cause: String },
     #[error(
+        "cannot reach the consumer listener at {url}: {cause}. Does `keywheel serve --consumer-listen` run there, or a proxy in front of it? Set --consumer-url or KEYWHEEL_CONSUMER_URL if it is elsewhere"
+    )]
+    ConsumerUnreachable { url: String, cause: String },
+    /// As the filter in front of the listener puts it.
+    #[error("the proxy at {url} refuses the key: {title} ({code})")]
+    ByProxy { url: String, title: String, code: String },
+    #[error("no key: give --key-file a file that holds yours, or set KEYWHEEL_API_KEY")]
+    NoKey,
+    #[error("what was given as the key is none: a key is one word of visible ASCII characters")]
+    BadKey,
+    #[error("cannot read the key file {}: {cause}", .path.display())]
+    KeyFile { path: PathBuf, cause: std::io::Error },
+    #[error("{} is there already and holds no new key of an earlier try; give --out a file that is not there", .path.display())]
+    OutTaken { path: PathBuf },
+    #[error(
         "no token: set KEYWHEEL_TOKEN, or KEYWHEEL_TOKEN_FILE to a file that holds one. The first start of `keywheel serve` printed it"
     )]
     NoToken,
@@ -37,6 +52,10 @@ pub(crate) enum Failure {
         "`{0}` cannot be the ring listener's URL: write it like http://127.0.0.1:7071 or https://keywheel.example:7071"
     )]
     RingUrl(String),
+    #[error(
+        "`{0}` cannot be the consumer listener's URL: write it like http://127.0.0.1:7072 or https://api.example"
+    )]
+    ConsumerUrl(String),
     #[error("{option} {}: {cause}; give a PEM file that this user may read", .path.display())]
     Pem { option: &'static str, path: PathBuf, cause: String },
     #[error("--client-cert and --client-key belong together: give both, or neither")]
@@ -49,6 +68,10 @@ pub(crate) enum Failure {
         "the answer of {url} is not one of a keywheel control plane ({cause}); is --url the admin listener?"
     )]
     NotKeywheel { url: String, cause: String },
+    #[error(
+        "the answer of {url} is not one of a consumer listener ({cause}); does --consumer-url lead to one, through every proxy on the way?"
+    )]
+    NotConsumer { url: String, cause: String },
     #[error("the answer of {url} is not one of a ring listener ({cause}); is --ring-url the ring listener?")]
     NotRing { url: String, cause: String },
     #[error("the ring listener refuses even a first page; is --ring-url a keywheel ring listener?")]
@@ -115,9 +138,14 @@ impl Failure {
     /// As `keywheel --help` lists them.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Url(_) | Self::RingUrl(_) | Self::TargetUrl(_) | Self::HalfIdentity => 2,
-            Self::Unreachable { .. } | Self::RingUnreachable { .. } => 3,
+            Self::Url(_)
+            | Self::RingUrl(_)
+            | Self::ConsumerUrl(_)
+            | Self::TargetUrl(_)
+            | Self::HalfIdentity => 2,
+            Self::Unreachable { .. } | Self::RingUnreachable { .. } | Self::ConsumerUnreachable { .. } => 3,
             Self::NoToken | Self::BadToken | Self::TokenFile { .. } => 4,
+            Self::NoKey | Self::BadKey | Self::KeyFile { .. } | Self::ByProxy { .. } => 4,
             Self::Refused(problem) if matches!(problem.status, 401 | 403) => 4,
             Self::Audit(_) => 5,
             Self::NotApplied => 6,

@@ -1,4 +1,4 @@
-//! The admin API over HTTP.
+//! The admin API over HTTP, and the consumer listener's for the holder of a key.
 
 use std::fs;
 use std::path::PathBuf;
@@ -6,15 +6,17 @@ use std::time::Duration;
 
 use keywheel_api::{List, Problem};
 use keywheel_control::secret::random;
+use keywheel_keyring::PlainKey;
 use keywheel_keyring::key_text::random_id;
+use reqwest::header::{self, HeaderName, HeaderValue};
 use reqwest::{Certificate, Client, ClientBuilder, Identity, Method, RequestBuilder, StatusCode};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
 use crate::applied::Waiting;
-use crate::args::Connection;
+use crate::args::{Connection, OwnKey};
 use crate::failure::Failure;
 
 /// Waits between tries.
@@ -31,7 +33,22 @@ pub(crate) struct Api<'a> {
     http: Client,
     applied: &'a Waiting,
     url: String,
-    token: String,
+    credential: Credential,
+}
+
+/// What a request bears. Each listener takes its own.
+enum Credential {
+    /// The admin listener's.
+    Token(String),
+    /// The consumer listener's: the header that a key is in.
+    Key(HeaderName, HeaderValue),
+}
+
+/// What the filter answers in an Envoy in front of the consumer listener.
+#[derive(Deserialize)]
+struct FilterProblem {
+    title: String,
+    code: String,
 }
 
 /// Whether a request that may have arrived can be sent again.
@@ -124,8 +141,33 @@ impl<'a> Api<'a> {
         }
         let token = token(connection)?;
         let http = client(connection, &url)?.timeout(Duration::from_secs(30));
-        let http = http.build().map_err(|error| unreachable(&url, &error))?;
-        Ok(Self { http, applied, url, token })
+        let credential = Credential::Token(token);
+        let http = http.build().map_err(|error| credential.unreachable(&url, &error))?;
+        Ok(Self { http, applied, url, credential })
+    }
+
+    /// The consumer listener, for a key.
+    pub(crate) fn of_holder(
+        about: &OwnKey,
+        key: &PlainKey,
+        connection: &Connection,
+        applied: &'a Waiting,
+    ) -> Result<Self, Failure> {
+        let url = about.consumer_url.trim_end_matches('/').to_owned();
+        if !is_url(&url) {
+            return Err(Failure::ConsumerUrl(url));
+        }
+        let (header, text) = if about.bearer {
+            (header::AUTHORIZATION, Zeroizing::new(format!("Bearer {}", key.expose())))
+        } else {
+            (HeaderName::from_static("x-api-key"), Zeroizing::new(key.expose().to_owned()))
+        };
+        let mut value = HeaderValue::from_str(&text).map_err(|_| Failure::BadKey)?;
+        value.set_sensitive(true);
+        let credential = Credential::Key(header, value);
+        let http = client(connection, &url)?.timeout(Duration::from_secs(30));
+        let http = http.build().map_err(|error| credential.unreachable(&url, &error))?;
+        Ok(Self { http, applied, url, credential })
     }
 
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
@@ -142,6 +184,16 @@ impl<'a> Api<'a> {
         let key = random_id("cli", random()?);
         let request = || self.request(Method::POST, path).header("idempotency-key", &key).json(body);
         self.change(request, Repeat::Safe).await
+    }
+
+    /// Where no change waits for proxies.
+    pub(crate) async fn post_here<B: Serialize, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &B,
+        repeat: Repeat,
+    ) -> Result<T, Failure> {
+        self.send(|| self.request(Method::POST, path).json(body), repeat).await
     }
 
     pub(crate) async fn put<B: Serialize, T: DeserializeOwned>(
@@ -198,7 +250,7 @@ impl<'a> Api<'a> {
     }
 
     pub(crate) fn lost(&self, error: &reqwest::Error) -> Failure {
-        unreachable(&self.url, error)
+        self.credential.unreachable(&self.url, error)
     }
 
     /// Every page of a list.
@@ -230,7 +282,11 @@ impl<'a> Api<'a> {
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http.request(method, format!("{}{path}", self.url)).bearer_auth(&self.token)
+        let request = self.http.request(method, format!("{}{path}", self.url));
+        match &self.credential {
+            Credential::Token(token) => request.bearer_auth(token),
+            Credential::Key(header, key) => request.header(header, key),
+        }
     }
 
     async fn send<T: DeserializeOwned>(
@@ -257,23 +313,39 @@ impl<'a> Api<'a> {
     async fn try_once<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, (Failure, Repeat)> {
         let answer = request.send().await.map_err(|error| {
             let again = if error.is_connect() { Repeat::Safe } else { Repeat::Unsafe };
-            (unreachable(&self.url, &error), again)
+            (self.lost(&error), again)
         })?;
         let status = answer.status();
         let body = answer.bytes().await;
-        let body = body.map_err(|error| (unreachable(&self.url, &error), Repeat::Unsafe))?;
+        let body = body.map_err(|error| (self.lost(&error), Repeat::Unsafe))?;
         let not_keywheel = |cause: serde_json::Error| {
             let cause = match short(&body) {
                 Some(text) => format!("HTTP {status}, `{text}`"),
                 None => format!("HTTP {status}, {cause}"),
             };
-            (Failure::NotKeywheel { url: self.url.clone(), cause }, Repeat::Unsafe)
+            let url = self.url.clone();
+            let failure = match &self.credential {
+                Credential::Token(_) => Failure::NotKeywheel { url, cause },
+                Credential::Key(..) => Failure::NotConsumer { url, cause },
+            };
+            (failure, Repeat::Unsafe)
         };
         if status.is_success() {
             return serde_json::from_slice(&body).map_err(not_keywheel);
         }
-        let problem: Problem = serde_json::from_slice(&body).map_err(not_keywheel)?;
-        Err((Failure::Refused(Box::new(problem)), Repeat::Unsafe))
+        let by_filter = || serde_json::from_slice::<FilterProblem>(&body).ok().filter(|_| self.is_a_key());
+        let problem = match (serde_json::from_slice::<Problem>(&body), by_filter()) {
+            (Ok(problem), _) => Failure::Refused(Box::new(problem)),
+            (Err(_), Some(FilterProblem { title, code })) => {
+                Failure::ByProxy { url: self.url.clone(), title, code }
+            }
+            (Err(error), None) => return Err(not_keywheel(error)),
+        };
+        Err((problem, Repeat::Unsafe))
+    }
+
+    const fn is_a_key(&self) -> bool {
+        matches!(self.credential, Credential::Key(..))
     }
 }
 
@@ -285,14 +357,22 @@ fn short(body: &[u8]) -> Option<&str> {
 
 fn transient(failure: &Failure) -> bool {
     match failure {
-        Failure::Unreachable { .. } => true,
+        Failure::Unreachable { .. } | Failure::ConsumerUnreachable { .. } => true,
         Failure::Refused(problem) => problem.status == StatusCode::SERVICE_UNAVAILABLE.as_u16(),
         _ => false,
     }
 }
 
-fn unreachable(url: &str, error: &reqwest::Error) -> Failure {
-    Failure::Unreachable { url: url.to_owned(), cause: lost(url, error) }
+// === impl Credential ===
+
+impl Credential {
+    fn unreachable(&self, url: &str, error: &reqwest::Error) -> Failure {
+        let (url, cause) = (url.to_owned(), lost(url, error));
+        match self {
+            Self::Token(_) => Failure::Unreachable { url, cause },
+            Self::Key(..) => Failure::ConsumerUnreachable { url, cause },
+        }
+    }
 }
 
 /// The innermost cause says it best: "Connection refused".

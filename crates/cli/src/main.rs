@@ -52,6 +52,9 @@ async fn run(args: Args) -> Result<(), Failure> {
         Command::Rotation(command) => commands::rotation::run(command, &api()?, output).await,
         Command::Campaign(command) => commands::campaign::run(command, &api()?, output).await,
         Command::Policy(command) => commands::policy::run(command, &api()?, output).await,
+        Command::SelfService(command) => {
+            commands::self_service::run(command, &connection, &applied, output).await
+        }
         Command::Notice(command) => commands::notice::run(command, &api()?, output).await,
         Command::Revoke(command) => commands::revoke::run(command, &api()?, output).await,
         Command::Ring(command) => commands::ring::run(command, &connection, &applied, output).await,

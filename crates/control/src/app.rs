@@ -1,4 +1,4 @@
-//! The two applications: a call without a socket goes through the same routes.
+//! The three applications: a call without a socket goes through the same routes.
 
 use std::sync::Arc;
 
@@ -8,19 +8,22 @@ use keywheel_api::{
     Checkpoint, Checkpoints, Client, Compromised, CreateCampaign, CreateClient, CreateKey, CreatePolicy,
     CreateToken, Deposit, ExportedVersion, ForgetProxies, ForgottenProxies, Import, Imported, Key, KeyUsage,
     KeyWithSecret, Notice, Policy, ProblemKind, ReportCompromised, Revoke, RevokedClient, Ring, RingProxies,
-    RingSigningKey, RollBack, RotateToken, Rotation, RotationProgress, RotationWithSecret, SetPolicy,
-    StartBrownout, StartRotation, Terms, Token, TokenWithSecret, UpdateClient, UpdateKey,
+    RingSigningKey, RollBack, RotateToken, Rotation, RotationProgress, RotationWithSecret, SelfKey,
+    SelfRotation, SelfRotationWithSecret, SetPolicy, StartBrownout, StartRotation, StartSelfRotation, Terms,
+    Token, TokenWithSecret, UpdateClient, UpdateKey,
 };
 use keywheel_keyring::usage::MAX_BATCHES;
 use serde_json::{Value, json};
 
 use crate::Control;
-use crate::api::auth::{ADMINISTER, AUDIT, CHANGE, CHANGE_ALL, OPEN, READ, READ_RING, REPORT, SCRAPE};
+use crate::api::auth::{
+    ADMINISTER, AUDIT, CHANGE, CHANGE_ALL, OPEN, OWN_KEY, READ, READ_RING, REPORT, SCRAPE,
+};
 use crate::api::openapi::{Document, Operation};
 use crate::api::routes::Routes;
 use crate::api::{
     After, audit, backup, campaigns, clients, figures, health, import, keys, notices, policies, rings,
-    rotations, signing_keys, tokens, usage,
+    rotations, self_service, signing_keys, tokens, usage,
 };
 use crate::metrics::Listener;
 
@@ -76,6 +79,53 @@ pub fn ring(control: Arc<Control>) -> Router {
                 .takes_json(report(), &json!({ "batches": [] }))
                 .answers_nothing("It is on disk")
                 .problems(&[ProblemKind::RingHeld]),
+        );
+    health(routes).finish()
+}
+
+/// What the holders of keys talk to, each for its own key.
+pub fn consumer(control: Arc<Control>) -> Router {
+    use ProblemKind as P;
+    let op = Operation::new;
+    let document = Document::new("keywheel, consumer listener", "What a key sees and does of itself.");
+    let version = json!({ "id": EXAMPLE_VERSION, "digest": EXAMPLE_DIGEST });
+    let routes = Routes::new(control, Listener::Consumer, document)
+        .get(
+            "/v1/self",
+            OWN_KEY,
+            self_service::show,
+            op("showSelf", "Shows the key that the request bears, and what its policy allows it")
+                .answers::<SelfKey>("The key"),
+        )
+        .post(
+            "/v1/self/rotations",
+            OWN_KEY,
+            self_service::rotate,
+            op("rotateSelf", "Makes a new version of the key; the old one is accepted until the overlap ends")
+                .says(
+                    "Only the newest active version may, where the key's policy says `self_rotation`. Send a version \
+                     that you made: then the request can be repeated when its answer is lost.",
+                )
+                .may_take::<StartSelfRotation>(&json!({ "version": version }))
+                .creates::<SelfRotationWithSecret>("The rotation, and the new version's text if the server made it")
+                .problems(&[
+                    P::NotByPolicy,
+                    P::VersionSuperseded,
+                    P::RotationOpen,
+                    P::TooManyRotations,
+                    P::VersionConflict,
+                    P::Compromised,
+                    P::KeyPending,
+                    P::KeyRevoked,
+                    P::KeyExpired,
+                ])
+                .link("showSelfRotation", "rotation", "id"),
+        )
+        .get(
+            "/v1/self/rotations/{rotation}",
+            OWN_KEY,
+            self_service::rotation,
+            op("showSelfRotation", "Shows a rotation of the key").answers::<SelfRotation>("The rotation"),
         );
     health(routes).finish()
 }

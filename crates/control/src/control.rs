@@ -1,4 +1,4 @@
-//! The control plane as one value: opened from a data directory, served on two listeners.
+//! The control plane as one value: opened from a data directory, served on two listeners or three.
 
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
@@ -298,6 +298,7 @@ impl Control {
         self: Arc<Self>,
         admin: impl Into<Endpoint>,
         ring: impl Into<Endpoint>,
+        consumer: Option<Endpoint>,
         shutdown: impl Future<Output = ()>,
     ) -> io::Result<()> {
         let (admin, ring) = (admin.into(), ring.into());
@@ -312,7 +313,8 @@ impl Control {
             let job = jobs::proxies::run(self.store.clone(), ring, proxies, self.stop.subscribe());
             jobs.push(tokio::spawn(job));
         }
-        for tls in [&admin.tls, &ring.tls].into_iter().flatten() {
+        let consumer_tls = consumer.as_ref().and_then(|consumer| consumer.tls.as_ref());
+        for tls in [admin.tls.as_ref(), ring.tls.as_ref(), consumer_tls].into_iter().flatten() {
             jobs.push(tokio::spawn(tls.clone().follow(self.stop.subscribe())));
         }
         for name in self.rings.keys() {
@@ -327,10 +329,13 @@ impl Control {
             let (metrics, limits) = (self.runtime.metrics.clone(), self.runtime.limits);
             tokio::spawn(serve::run(kind, endpoint, app, metrics, limits, self.stop.subscribe()))
         };
-        let listeners = [
+        let mut listeners = vec![
             listen(Listener::Admin, admin, app::admin(self.clone())),
             listen(Listener::Ring, ring, app::ring(self.clone())),
         ];
+        if let Some(consumer) = consumer {
+            listeners.push(listen(Listener::Consumer, consumer, app::consumer(self.clone())));
+        }
         shutdown.await;
         info!("Stopping");
         self.stop();

@@ -1,4 +1,4 @@
-//! Who sent bad tokens lately. Good ones are let in from everywhere, so that nobody can lock out who shares an
+//! Who sent bad tokens, or bad keys, lately. Good ones are let in from everywhere, so that nobody can lock out who shares an
 //! address with him.
 
 use std::collections::HashMap;

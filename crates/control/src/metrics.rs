@@ -25,6 +25,7 @@ const PROPAGATION: [f64; 14] =
 pub enum Listener {
     Admin,
     Ring,
+    Consumer,
 }
 
 /// Why somebody was not let in.
@@ -329,6 +330,7 @@ impl Listener {
         match self {
             Self::Admin => "admin",
             Self::Ring => "ring",
+            Self::Consumer => "consumer",
         }
     }
 }

@@ -14,6 +14,8 @@ pub(crate) struct Runtime {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) limits: Limits,
     pub(crate) failed_logins: FailedLogins,
+    /// Of the consumer listener, where others ask than operators and proxies.
+    pub(crate) failed_keys: FailedLogins,
     pub(crate) scrapes: Scrapes,
     pub(crate) last_scraper: LastScraper,
     pub(crate) uses: Uses,

@@ -23,6 +23,9 @@ pub(crate) struct Serve {
     /// Where proxies connect
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7071")]
     pub(crate) ring_listen: String,
+    /// Where the holders of keys connect to see and rotate their own, through a proxy; nowhere if not given
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) consumer_listen: Option<String>,
     /// How to write the log
     #[arg(long, value_enum, env = "KEYWHEEL_LOG_FORMAT", default_value = "text")]
     pub(crate) log_format: LogFormat,
@@ -67,6 +70,15 @@ pub(crate) struct ServeTls {
     /// Let proxies read the ring with a certificate that one of these signed, instead of a token
     #[arg(long, value_name = "FILE", env = "KEYWHEEL_RING_CLIENT_CA", requires = "ring_tls_cert")]
     pub(crate) ring_client_ca: Option<PathBuf>,
+    /// Speak TLS on the consumer listener, with this certificate and those between it and a root
+    #[arg(long, value_name = "FILE", env = "KEYWHEEL_CONSUMER_TLS_CERT", requires = "consumer_tls_key")]
+    pub(crate) consumer_tls_cert: Option<PathBuf>,
+    /// The key of --consumer-tls-cert
+    #[arg(long, value_name = "FILE", env = "KEYWHEEL_CONSUMER_TLS_KEY", requires = "consumer_tls_cert")]
+    pub(crate) consumer_tls_key: Option<PathBuf>,
+    /// Let nobody onto the consumer listener without a certificate that one of these signed: the proxy in front of it
+    #[arg(long, value_name = "FILE", env = "KEYWHEEL_CONSUMER_CLIENT_CA", requires = "consumer_tls_cert")]
+    pub(crate) consumer_client_ca: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -261,7 +261,7 @@ fn list(keys: &[Key]) -> String {
         let states: Vec<_> = key.versions.iter().map(|version| state(version.state)).collect();
         let expires = key.expires_at.map_or_else(|| "never".into(), when);
         let rotation = key.schedule.as_ref().map_or_else(|| "-".into(), schedule);
-        [key.id.clone(), key.client.clone(), states.join(","), expires, rotation, scopes(key)]
+        [key.id.clone(), key.client.clone(), states.join(","), expires, rotation, scopes(&key.scopes)]
     };
     let head = ["KEY", "CLIENT", "VERSIONS", "EXPIRES", "NEXT ROTATION", "SCOPES"];
     table(head, &keys.iter().map(row).collect::<Vec<_>>())
@@ -282,7 +282,7 @@ fn show(key: &Key) -> String {
         format!("Key      {}", key.id),
         format!("Client   {}", key.client),
         format!("Ring     {}", key.ring),
-        format!("Scopes   {}", scopes(key)),
+        format!("Scopes   {}", scopes(&key.scopes)),
         format!("Expires  {}", key.expires_at.map_or_else(|| "never".into(), when)),
     ];
     if !key.labels.is_empty() {
@@ -338,8 +338,8 @@ fn used(usage: &KeyUsage) -> String {
     format!("Key   {}\nFrom  {from}\nTo    {to}\n\n{counts}\n\n{proxies}{more}", usage.key)
 }
 
-fn scopes(key: &Key) -> String {
-    if key.scopes.is_empty() { "-".into() } else { key.scopes.join(" ") }
+pub(super) fn scopes(scopes: &[String]) -> String {
+    if scopes.is_empty() { "-".into() } else { scopes.join(" ") }
 }
 
 pub(super) fn when(at: Timestamp) -> String {

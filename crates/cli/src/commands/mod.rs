@@ -13,6 +13,7 @@ pub(crate) mod push;
 pub(crate) mod revoke;
 pub(crate) mod ring;
 pub(crate) mod rotation;
+pub(crate) mod self_service;
 pub(crate) mod serve;
 pub(crate) mod signing_key;
 pub(crate) mod token;

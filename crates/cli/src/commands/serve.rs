@@ -17,12 +17,14 @@ use crate::output::Output;
 /// On Linux and the BSDs alike.
 const SIGXFSZ: i32 = 25;
 
-/// What is printed on stdout when both listeners answer.
+/// What is printed on stdout when the listeners answer.
 #[derive(Serialize)]
 struct Ready {
     event: &'static str,
     admin_url: String,
     ring_url: String,
+    /// Where it is served.
+    consumer_url: Option<String>,
     /// At the first start only, unless a file took it.
     admin_token: Option<String>,
     ring: String,
@@ -32,10 +34,15 @@ struct Ready {
 
 pub(crate) async fn run(args: args::Serve, output: Output) -> Result<(), Failure> {
     start_log(args.log_format);
-    let (admin_tls, ring_tls) = (admin_tls(&args.tls)?, ring_tls(&args.tls)?);
+    let (admin_tls, ring_tls, consumer_tls) =
+        (admin_tls(&args.tls)?, ring_tls(&args.tls)?, consumer_tls(&args.tls)?);
     // The addresses first: where one is taken, a first start has not happened yet.
     let (admin, admin_address) = listen(&args.admin_listen, "--admin-listen").await?;
     let (ring, ring_address) = listen(&args.ring_listen, "--ring-listen").await?;
+    let consumer = match &args.consumer_listen {
+        Some(address) => Some(listen(address, "--consumer-listen").await?),
+        None => None,
+    };
 
     let options = Options {
         database: args.database,
@@ -47,7 +54,7 @@ pub(crate) async fn run(args: args::Serve, output: Output) -> Result<(), Failure
     };
     // From here on a signal ends the server in order.
     let shutdown = shutdown()?;
-    reload_on_hangup([&admin_tls, &ring_tls].into_iter().flatten().cloned().collect())?;
+    reload_on_hangup([&admin_tls, &ring_tls, &consumer_tls].into_iter().flatten().cloned().collect())?;
     // A file that may not grow further is then an error of that write, as a full disk is, and not the end.
     let _too_large = signal(SignalKind::from_raw(SIGXFSZ))?;
     let (control, token) = Control::open(&options).await?;
@@ -62,6 +69,7 @@ pub(crate) async fn run(args: args::Serve, output: Output) -> Result<(), Failure
         event: "ready",
         admin_url: url(admin_tls.as_ref(), admin_address),
         ring_url: url(ring_tls.as_ref(), ring_address),
+        consumer_url: consumer.as_ref().map(|(_, address)| url(consumer_tls.as_ref(), *address)),
         admin_token: token.as_ref().map(|token| token.expose().to_owned()),
         epoch: publisher.map(|ring| ring.record.epoch.to_string()),
         trust: trust.iter().map(ToString::to_string).collect(),
@@ -71,7 +79,8 @@ pub(crate) async fn run(args: args::Serve, output: Output) -> Result<(), Failure
     drop((ready, token));
     let admin = Endpoint { listener: admin, tls: admin_tls };
     let ring = Endpoint { listener: ring, tls: ring_tls };
-    Ok(Arc::new(control).serve(admin, ring, shutdown).await?)
+    let consumer = consumer.map(|(listener, _)| Endpoint { listener, tls: consumer_tls });
+    Ok(Arc::new(control).serve(admin, ring, consumer, shutdown).await?)
 }
 
 fn admin_tls(args: &args::ServeTls) -> Result<Option<Arc<Tls>>, Failure> {
@@ -88,6 +97,14 @@ fn ring_tls(args: &args::ServeTls) -> Result<Option<Arc<Tls>>, Failure> {
     };
     let files = TlsFiles { cert, key, client_ca: args.ring_client_ca.clone() };
     Ok(Some(Arc::new(Tls::open("ring", files, WithoutCertificate::NeedsToken)?)))
+}
+
+fn consumer_tls(args: &args::ServeTls) -> Result<Option<Arc<Tls>>, Failure> {
+    let (Some(cert), Some(key)) = (args.consumer_tls_cert.clone(), args.consumer_tls_key.clone()) else {
+        return Ok(None);
+    };
+    let files = TlsFiles { cert, key, client_ca: args.consumer_client_ca.clone() };
+    Ok(Some(Arc::new(Tls::open("consumer", files, WithoutCertificate::Refused)?)))
 }
 
 fn url(tls: Option<&Arc<Tls>>, address: SocketAddr) -> String {
@@ -115,6 +132,9 @@ fn human(ready: &Ready) -> String {
         ready.ring,
         ready.trust.join(" "),
     );
+    if let Some(url) = &ready.consumer_url {
+        text += &format!("  self   {url}/v1/self\n");
+    }
     if let Some(token) = &ready.admin_token {
         text += &format!(
             "\nThe admin token is shown this once:\n\n  {token}\n\nNext, in another terminal:\n\n  export KEYWHEEL_URL={} KEYWHEEL_TOKEN={token}\n  keywheel client create acme\n",

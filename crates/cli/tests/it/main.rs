@@ -8,6 +8,7 @@ mod support;
 mod a_backup_is_taken_and_restored;
 mod a_change_waits_for_proxies;
 mod a_key_lives_its_life;
+mod a_key_rotates_itself;
 mod a_leaked_list_is_revoked;
 mod a_ring_is_pushed;
 mod a_seed_is_a_whole_ring;

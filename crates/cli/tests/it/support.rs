@@ -17,6 +17,8 @@ pub(crate) fn keywheel() -> Command {
     for name in [
         "KEYWHEEL_URL",
         "KEYWHEEL_RING_URL",
+        "KEYWHEEL_CONSUMER_URL",
+        "KEYWHEEL_API_KEY",
         "KEYWHEEL_TOKEN",
         "KEYWHEEL_TOKEN_FILE",
         "KEYWHEEL_LOG",

@@ -35,6 +35,8 @@ pub(crate) struct Access {
     pub(crate) ring_listener: bool,
     /// Whether the last caller is let in for [`SCRAPER_KNOWN`] while the database does not answer.
     pub(crate) in_outages: bool,
+    /// Whether an API key is asked for in place of a token, which then reaches itself alone.
+    pub(crate) own_key: bool,
 }
 
 /// Nothing: it holds no secret and changes nothing.
@@ -52,6 +54,8 @@ pub(crate) const SCRAPE: Access = Access { in_outages: true, ..Access::of(&Role:
 /// Whoever may see or change a ring may read it.
 pub(crate) const READ_RING: Access = Access::of(&Role::ALL).on_the_ring_listener();
 pub(crate) const REPORT: Access = Access::of(&[Role::Admin, Role::Proxy]).on_the_ring_listener();
+/// No token is a key.
+pub(crate) const OWN_KEY: Access = Access { own_key: true, ..Access::of(&[]) };
 
 /// The shortest time between two notes of one token's use, in milliseconds.
 const NOTE_USE_EVERY: u64 = 60 * 1000;
@@ -65,14 +69,14 @@ pub(crate) struct Guard {
     pub(crate) access: Access,
 }
 
-/// The id of a token, or of a client certificate. Rides in the response, for the layer that logs requests.
+/// The id of a token, of a client certificate, or of a key and its version. Rides in the response, for the layer that logs requests.
 #[derive(Debug, Clone)]
 pub(crate) struct Actor(pub(crate) String);
 
 /// Who asks.
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
-    /// The id of a token, or of a client certificate.
+    /// The id of a token, of a client certificate, or of a key and its version.
     id: String,
     /// All rings when absent.
     rings: Option<Vec<String>>,
@@ -172,7 +176,7 @@ fn judge(control: &Arc<Control>, access: Access, bearer: Bearer, now: Millis) ->
 }
 
 /// What stands in the path, and whether the caller may reach it.
-async fn check_names(
+pub(super) async fn check_names(
     request: &mut Request,
     caller: Option<(&Caller, &Control, Access)>,
 ) -> Result<(), ApiError> {
@@ -230,7 +234,7 @@ async fn bearer(
 }
 
 /// Absent where the application is called without a socket.
-fn peer(extensions: &Extensions) -> Option<IpAddr> {
+pub(super) fn peer(extensions: &Extensions) -> Option<IpAddr> {
     extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip().to_canonical())
 }
 
@@ -257,7 +261,12 @@ fn note_use(control: &Arc<Control>, bearer: &Bearer, now: Millis) {
 
 impl Access {
     const fn of(roles: &'static [Role]) -> Self {
-        Self { roles, all_rings: false, ring_listener: false, in_outages: false }
+        Self { roles, all_rings: false, ring_listener: false, in_outages: false, own_key: false }
+    }
+
+    /// Whether somebody has to be known.
+    pub(crate) const fn is_guarded(self) -> bool {
+        self.own_key || !self.roles.is_empty()
     }
 
     const fn over_all_rings(self) -> Self {
@@ -297,6 +306,11 @@ impl Access {
 // === impl Caller ===
 
 impl Caller {
+    /// A key that asks for itself.
+    pub(super) fn holder(id: String, ring: &str) -> Self {
+        Self { id, rings: Some(vec![ring.to_owned()]) }
+    }
+
     /// Whether lists show this ring's things.
     pub(crate) fn reaches(&self, ring: &str) -> bool {
         self.rings.as_ref().is_none_or(|rings| rings.iter().any(|name| name == ring))
@@ -341,7 +355,7 @@ impl Caller {
     }
 }
 
-fn not_found(what: &'static str, name: &str) -> ApiError {
+pub(super) fn not_found(what: &'static str, name: &str) -> ApiError {
     StoreError::from(Refusal::NotFound { what, name: name.to_owned() }).into()
 }
 

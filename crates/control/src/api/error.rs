@@ -24,8 +24,10 @@ pub(crate) enum ApiError {
     Vanished(String),
     /// The cause, for the log alone.
     Internal(String),
-    /// Too many bad tokens came from where this one came from.
+    /// Too many bad tokens or keys came from where this one came from.
     TooManyFailures { retry_after: Duration },
+    /// The key was rotated too often.
+    TooManyRotations { retry_after: Duration, detail: String },
 }
 
 /// Rides in the response of a request that the database failed: how.
@@ -59,9 +61,13 @@ impl IntoResponse for ApiError {
             }
             Self::TooManyFailures { retry_after: after } => {
                 retry_after = after;
-                let detail = "too many requests without a good token came from this address; one with a good \
-                              token is let in all the same";
+                let detail = "too many requests without a good token or key came from this address; one with a good \
+                              one is let in all the same";
                 Problem::new(ProblemKind::TooManyFailures, detail)
+            }
+            Self::TooManyRotations { retry_after: after, detail } => {
+                retry_after = after;
+                Problem::new(ProblemKind::TooManyRotations, detail)
             }
             Self::Vanished(cause) => {
                 error!(cause, "The database is gone");
@@ -78,11 +84,11 @@ impl IntoResponse for ApiError {
         let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = status.into_response();
         match problem.known_kind() {
-            Some(ProblemKind::Unauthorized) => {
+            Some(ProblemKind::Unauthorized | ProblemKind::KeyNotAccepted) => {
                 let bearer = HeaderValue::from_static("Bearer realm=\"keywheel\"");
                 response.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);
             }
-            Some(ProblemKind::Unavailable | ProblemKind::TooManyFailures) => {
+            Some(ProblemKind::Unavailable | ProblemKind::TooManyFailures | ProblemKind::TooManyRotations) => {
                 let seconds = retry_after.as_secs().max(1);
                 response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
             }
@@ -108,6 +114,9 @@ impl From<Problem> for ApiError {
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match error {
+            StoreError::Refused(Refusal::TooManyRotations { wait }) => {
+                Self::TooManyRotations { retry_after: Duration::from_secs(wait), detail: error.to_string() }
+            }
             StoreError::Refused(refusal) => refused(refusal).into(),
             StoreError::Busy => {
                 let detail = format!("{error}; send this one again later");
@@ -139,6 +148,8 @@ fn refused(refusal: Refusal) -> Problem {
         Refusal::VersionRemoved(_) => ProblemKind::VersionRemoved,
         Refusal::VersionCompromised(_) | Refusal::DigestCompromised(_) => ProblemKind::Compromised,
         Refusal::RotationOpen(_) => ProblemKind::RotationOpen,
+        Refusal::VersionSuperseded(_) => ProblemKind::VersionSuperseded,
+        Refusal::TooManyRotations { .. } => ProblemKind::TooManyRotations,
         Refusal::RotationEnded(_) => ProblemKind::RotationEnded,
         Refusal::RotationBegun(_) => ProblemKind::RotationBegun,
         Refusal::KeyPending { .. } => ProblemKind::KeyPending,
@@ -154,7 +165,9 @@ fn refused(refusal: Refusal) -> Problem {
         Refusal::CampaignState { .. } => ProblemKind::CampaignState,
         Refusal::Selected(_) => return Problem::field("select", refusal.to_string()),
         Refusal::Labels => return Problem::field("labels", refusal.to_string()),
-        Refusal::NoOverlap(_) => return Problem::field("overlap_seconds", refusal.to_string()),
+        Refusal::NoOverlap(_) | Refusal::OwnOverlap { .. } => {
+            return Problem::field("overlap_seconds", refusal.to_string());
+        }
         Refusal::SigningKeyStep { .. } => ProblemKind::SigningKeyState,
     };
     let problem = Problem::new(kind, refusal.to_string());

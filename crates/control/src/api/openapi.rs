@@ -15,12 +15,15 @@ use super::auth::Access;
 use super::once;
 
 const SECURITY: &str = "token";
+/// An API key, in either header.
+const KEY_SECURITY: [&str; 2] = ["key", "keyHeader"];
 
 /// A document under way.
 pub(crate) struct Document {
     info: Value,
     paths: Map<String, Value>,
     schemas: BTreeMap<String, Value>,
+    security: BTreeMap<&'static str, Value>,
 }
 
 /// One operation, beside what its route says of it.
@@ -46,7 +49,8 @@ impl Document {
             "version": env!("CARGO_PKG_VERSION"),
             "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
         });
-        let mut document = Self { info, paths: Map::new(), schemas: BTreeMap::new() };
+        let mut document =
+            Self { info, paths: Map::new(), schemas: BTreeMap::new(), security: BTreeMap::new() };
         document.keep(&schemas_of::<Problem>());
         // What query parameters refer to: deriving those collects no schemas.
         document.keep(&schemas_of::<super::Cursor>());
@@ -60,6 +64,7 @@ impl Document {
 
     pub(crate) fn add(&mut self, method: &'static str, path: &str, access: Access, operation: Operation) {
         self.keep(&operation.schemas);
+        self.security.extend(security_schemes(access));
         let item = self.paths.entry(path).or_insert_with(|| json!({}));
         if let Some(item) = item.as_object_mut() {
             item.insert(method.to_owned(), operation.write(path, access));
@@ -81,13 +86,7 @@ impl Document {
             "paths": self.paths,
             "components": {
                 "schemas": self.schemas,
-                "securitySchemes": { SECURITY: {
-                    "type": "http",
-                    "scheme": "bearer",
-                    "description": "A token of the control plane, `kwt_…`. Each operation says in `x-keywheel-role` which \
-                                    roles suffice, and in `x-keywheel-all-rings` whether a token that is limited to some \
-                                    rings does not.",
-                } },
+                "securitySchemes": self.security,
             },
         })
         .to_string()
@@ -273,7 +272,7 @@ impl Operation {
             "description": describe(self.description, access),
             "parameters": parameters,
             "responses": responses,
-            "security": if roles.is_empty() { json!([]) } else { json!([{ SECURITY: roles }]) },
+            "security": security(access),
             "x-keywheel-role": roles,
             "x-keywheel-all-rings": access.all_rings,
         });
@@ -284,13 +283,16 @@ impl Operation {
     }
 
     fn add_common_problems(&mut self, named: bool, access: Access) {
-        let guarded = !access.roles.is_empty();
+        let guarded = access.is_guarded();
+        let by_token = guarded && !access.own_key;
         let takes = self.body.is_some();
         let common = [
             (ProblemKind::InvalidRequest, named || takes || self.waits || !self.query.is_empty()),
-            (ProblemKind::Unauthorized, guarded),
+            (ProblemKind::Unauthorized, by_token),
+            (ProblemKind::KeyNotAccepted, access.own_key),
+            (ProblemKind::RingHeld, access.own_key),
             (ProblemKind::TooManyFailures, guarded),
-            (ProblemKind::Forbidden, guarded),
+            (ProblemKind::Forbidden, by_token),
             (ProblemKind::NotFound, named),
             (ProblemKind::BodyTooLarge, takes),
             (ProblemKind::RequestTimeout, takes),
@@ -307,7 +309,9 @@ fn describe(description: &str, access: Access) -> String {
     if !description.is_empty() {
         lines.push(description.to_owned());
     }
-    lines.push(if access.roles.is_empty() {
+    lines.push(if access.own_key {
+        "Needs an API key that proxies accept, and is about that key.".to_owned()
+    } else if !access.is_guarded() {
         "Needs no token.".to_owned()
     } else {
         format!("Needs a token of role {}.", access.in_words())
@@ -321,6 +325,35 @@ fn describe(description: &str, access: Access) -> String {
         lines.push("With `--ring-auth open` or a client certificate it needs no token.".to_owned());
     }
     lines.join(" ")
+}
+
+fn security_schemes(access: Access) -> Vec<(&'static str, Value)> {
+    if access.own_key {
+        let description = "An API key, in one of the two headers, once.";
+        let [bearer, header] = KEY_SECURITY;
+        return vec![
+            (bearer, json!({ "type": "http", "scheme": "bearer", "description": description })),
+            (
+                header,
+                json!({ "type": "apiKey", "in": "header", "name": "x-api-key", "description": description }),
+            ),
+        ];
+    }
+    if !access.is_guarded() {
+        return Vec::new();
+    }
+    let description = "A token of the control plane, `kwt_…`. Each operation says in `x-keywheel-role` which roles \
+                       suffice, and in `x-keywheel-all-rings` whether a token that is limited to some rings does not.";
+    vec![(SECURITY, json!({ "type": "http", "scheme": "bearer", "description": description }))]
+}
+
+/// What of them an operation asks for.
+fn security(access: Access) -> Value {
+    if access.own_key {
+        return json!(KEY_SECURITY.map(|scheme| json!({ scheme: [] })));
+    }
+    let roles: Vec<_> = access.roles.iter().map(|role| role.as_str()).collect();
+    if roles.is_empty() { json!([]) } else { json!([{ SECURITY: roles }]) }
 }
 
 fn wait_parameters() -> [Value; 2] {
@@ -385,14 +418,19 @@ fn problem(kinds: &[ProblemKind]) -> Value {
     let examples: Map<String, Value> = kinds.iter().map(example).collect();
     let mut headers = request_id();
     let text = json!({ "type": "string" });
-    if kinds.contains(&ProblemKind::Unauthorized) {
+    if kinds.contains(&ProblemKind::Unauthorized) || kinds.contains(&ProblemKind::KeyNotAccepted) {
         put(
             &mut headers,
             "www-authenticate",
             json!({ "description": "Which credential is missing", "schema": text }),
         );
     }
-    let later = [ProblemKind::Unavailable, ProblemKind::RingHeld, ProblemKind::TooManyFailures];
+    let later = [
+        ProblemKind::Unavailable,
+        ProblemKind::RingHeld,
+        ProblemKind::TooManyFailures,
+        ProblemKind::TooManyRotations,
+    ];
     if kinds.iter().any(|kind| later.contains(kind)) {
         put(
             &mut headers,

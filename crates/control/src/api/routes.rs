@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::auth::{Access, Guard, OPEN, guard};
 use super::error::{no_such_method, no_such_path};
 use super::openapi::{Document, Operation};
-use super::{applied, once, request};
+use super::{applied, holder, once, request};
 use crate::Control;
 use crate::metrics::Listener;
 
@@ -89,7 +89,12 @@ impl Routes {
             operation = operation.waits();
         }
         let state = Guard { control: self.control.clone(), access };
-        self.router = self.router.route(path, route.route_layer(from_fn_with_state(state, guard)));
+        route = if access.own_key {
+            route.route_layer(from_fn_with_state(state, holder::guard))
+        } else {
+            route.route_layer(from_fn_with_state(state, guard))
+        };
+        self.router = self.router.route(path, route);
         self.document.add(method, path, access, operation);
         self
     }

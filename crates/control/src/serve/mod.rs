@@ -47,6 +47,8 @@ pub struct Limits {
     pub admin_connections: usize,
     /// As `admin_connections`. A proxy holds one or two.
     pub ring_connections: usize,
+    /// As `admin_connections`. An Envoy in front of it holds a few.
+    pub consumer_connections: usize,
 }
 
 /// Where connections come in.
@@ -71,6 +73,7 @@ impl Default for Limits {
             body: Duration::from_secs(20),
             admin_connections: 1024,
             ring_connections: 16_384,
+            consumer_connections: 1024,
         }
     }
 }
@@ -88,6 +91,7 @@ pub(crate) async fn run(
     let most = match kind {
         Listener::Admin => limits.admin_connections,
         Listener::Ring => limits.ring_connections,
+        Listener::Consumer => limits.consumer_connections,
     };
     let room = Arc::new(Semaphore::new(most));
     let mut said: Option<Instant> = None;

@@ -20,7 +20,7 @@ use super::{Store, StoreError};
 /// Who asks for a change, when, and in which request.
 #[derive(Debug, Clone)]
 pub struct Context {
-    /// The id of a token, or [`SYSTEM`].
+    /// The id of a token, of a key and its version, or [`SYSTEM`].
     pub actor: String,
     pub now: Millis,
     pub request_id: Option<String>,

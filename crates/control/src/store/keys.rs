@@ -327,9 +327,7 @@ impl Change<'_> {
     }
 
     pub(super) async fn version(&mut self, id: &str) -> Result<Option<VersionRow>, StoreError> {
-        let sql = sqlx::AssertSqlSafe(format!("{VERSION} WHERE id = $1"));
-        let row = sqlx::query(sql).bind(id).fetch_optional(&mut *self.tx).await?;
-        row.as_ref().map(version).transpose()
+        load_version(&mut self.tx, id).await
     }
 
     pub(super) async fn versions(&mut self, key: &str) -> Result<Vec<VersionRow>, StoreError> {
@@ -393,7 +391,7 @@ pub(super) fn bind_labels<'q>(
     query
 }
 
-async fn load_key(connection: &mut AnyConnection, id: &str) -> Result<Key, StoreError> {
+pub(super) async fn load_key(connection: &mut AnyConnection, id: &str) -> Result<Key, StoreError> {
     let sql = sqlx::AssertSqlSafe(format!("{KEY} WHERE k.id = $1"));
     let row = sqlx::query(sql).bind(id).fetch_optional(&mut *connection).await?;
     let row = row.ok_or_else(|| Refusal::NotFound { what: "key", name: id.to_owned() })?;
@@ -402,7 +400,19 @@ async fn load_key(connection: &mut AnyConnection, id: &str) -> Result<Key, Store
     Ok(key)
 }
 
-async fn load_versions(connection: &mut AnyConnection, key: &str) -> Result<Vec<VersionRow>, StoreError> {
+pub(super) async fn load_version(
+    connection: &mut AnyConnection,
+    id: &str,
+) -> Result<Option<VersionRow>, StoreError> {
+    let sql = sqlx::AssertSqlSafe(format!("{VERSION} WHERE id = $1"));
+    let row = sqlx::query(sql).bind(id).fetch_optional(connection).await?;
+    row.as_ref().map(version).transpose()
+}
+
+pub(super) async fn load_versions(
+    connection: &mut AnyConnection,
+    key: &str,
+) -> Result<Vec<VersionRow>, StoreError> {
     let sql = sqlx::AssertSqlSafe(format!("{VERSION} WHERE key_id = $1 ORDER BY created_at, id"));
     let rows = sqlx::query(sql).bind(key).fetch_all(connection).await?;
     rows.iter().map(version).collect()

@@ -22,6 +22,7 @@ const SQLITE: &[Step] = &[
     (7, "signing keys", include_str!("../../migrations/sqlite/0007_signing_keys.sql")),
     (8, "proxies", include_str!("../../migrations/sqlite/0008_proxies.sql")),
     (9, "usage minutes", include_str!("../../migrations/sqlite/0009_usage_minutes.sql")),
+    (10, "self service", include_str!("../../migrations/sqlite/0010_self_service.sql")),
     (11, "repeats", include_str!("../../migrations/sqlite/0011_repeats.sql")),
     (12, "campaigns", include_str!("../../migrations/sqlite/0012_campaigns.sql")),
 ];
@@ -32,6 +33,7 @@ const POSTGRES: &[Step] = &[
     (7, "signing keys", include_str!("../../migrations/postgres/0007_signing_keys.sql")),
     (8, "proxies", include_str!("../../migrations/postgres/0008_proxies.sql")),
     (9, "usage minutes", include_str!("../../migrations/postgres/0009_usage_minutes.sql")),
+    (10, "self service", include_str!("../../migrations/postgres/0010_self_service.sql")),
     (11, "repeats", include_str!("../../migrations/postgres/0011_repeats.sql")),
     (12, "campaigns", include_str!("../../migrations/postgres/0012_campaigns.sql")),
 ];
@@ -153,6 +155,7 @@ mod tests {
             "a697ad201c7ea1a830a939f907a0a8820a2db54437afc44e49cac772056e60e2",
             "95f6b1ee490be5f9e4c86b46a9f0ff05653d2c9937ab172bb23a9b49decd3e7d",
             "cfcae8bd7f958e8e955c68de2f106cbc9e1038a5deac335d99a4a3441499eda2",
+            "0b56173b31c47d331b0d267cbd4e469a0325240bbcea6dda268e369f9e46fc2d",
             "f7853401a832547cf6ef7de4eff995709391f46f648c197c687c3dec142a1f70",
             "601dc4960335e0883e8f76385f577780a1b2be11288fa40efc89c8aca7e82495",
         ];

@@ -25,6 +25,7 @@
 //! | [`proxies`] | what proxies said of themselves |
 //! | [`usage`] | what proxies counted, written for all who wait |
 //! | [`figures`] | counts for whoever watches |
+//! | [`holders`] | keys that come for themselves |
 //! | [`rows`] | rows as types |
 //! | [`presence`] | whether the database file is still there |
 //! | [`repeats`] | requests that are carried out once, and their answers |
@@ -42,6 +43,7 @@ mod db;
 mod deadlines;
 mod endings;
 mod figures;
+mod holders;
 mod import;
 mod keys;
 mod migrations;
@@ -68,6 +70,8 @@ pub use db::{BadUrl, Location, PostgresUrl};
 pub use deadlines::{Due, News};
 pub use endings::Ending;
 pub use figures::{AGES, Ages, Figures};
+pub(crate) use holders::overlaps;
+pub use holders::{Holder, NotAccepted, OwnKey, OwnRotation};
 pub use keys::{KeyFilter, NewKey};
 pub use migrations::OpenError;
 pub use plans::AUTOMATIC_STARTS_A_MINUTE;
@@ -84,6 +88,7 @@ pub use usage::NewUsage;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use keywheel_api::self_service::ROTATIONS_AN_HOUR;
 use keywheel_api::{SigningKeyState, Timestamp};
 use keywheel_keyring::Digest;
 use sqlx::postgres::PgDatabaseError;
@@ -164,6 +169,14 @@ pub enum Refusal {
     DigestCompromised(Digest),
     #[error("rotation `{0}` is open; wait for its end, roll it back, or start this one with `supersede`")]
     RotationOpen(String),
+    #[error(
+        "version `{0}` may not start a rotation: a newer version of the key took its place, so use that one"
+    )]
+    VersionSuperseded(String),
+    #[error("the key was rotated {most} times within an hour; start the next one in {wait} seconds", most = ROTATIONS_AN_HOUR)]
+    TooManyRotations { wait: u64 },
+    #[error("{least} to {most} seconds, which is what the key's policy allows")]
+    OwnOverlap { least: u64, most: u64 },
     #[error("rotation `{0}` has ended; reinstate a version of its key to have that accepted again")]
     RotationEnded(String),
     #[error("rotation `{0}` has begun, and its new version may be in use; roll it back instead")]

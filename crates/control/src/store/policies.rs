@@ -1,8 +1,8 @@
 use keywheel_api::time::timestamp;
 use keywheel_api::{CreatePolicy, Policy, Terms};
 use serde_json::json;
-use sqlx::Row as _;
 use sqlx::any::AnyRow;
+use sqlx::{AnyConnection, Row as _};
 
 use super::change::{Change, Context};
 use super::rows::{int, json as parse, time};
@@ -180,14 +180,7 @@ impl Change<'_> {
 
     /// The terms of the policy that a key follows: its own, its client's or its ring's.
     pub(super) async fn terms(&mut self, key: &str) -> Result<Option<Terms>, StoreError> {
-        let row = sqlx::query(
-            "SELECT f.terms FROM keys k JOIN clients c ON c.id = k.client_id JOIN rings r ON r.id = k.ring_id
-             JOIN policies f ON f.id = coalesce(k.policy_id, c.policy_id, r.policy_id) WHERE k.id = $1",
-        )
-        .bind(key)
-        .fetch_optional(&mut *self.tx)
-        .await?;
-        row.map(|row| parse(row.try_get(0)?)).transpose()
+        Ok(followed(&mut self.tx, key).await?.map(|(_, terms)| terms))
     }
 
     /// Has the scheduler look at some keys: those for which `which` holds of `$2`.
@@ -216,6 +209,22 @@ impl Change<'_> {
         let found = self.policy(name).await?;
         Ok(found.ok_or_else(|| Refusal::NotFound { what: "policy", name: name.to_owned() })?)
     }
+}
+
+/// The name and the terms of the policy that a key follows: its own, its client's or its ring's.
+pub(super) async fn followed(
+    connection: &mut AnyConnection,
+    key: &str,
+) -> Result<Option<(String, Terms)>, StoreError> {
+    let row = sqlx::query(
+        "SELECT f.name, f.terms FROM keys k JOIN clients c ON c.id = k.client_id
+         JOIN rings r ON r.id = k.ring_id
+         JOIN policies f ON f.id = coalesce(k.policy_id, c.policy_id, r.policy_id) WHERE k.id = $1",
+    )
+    .bind(key)
+    .fetch_optional(connection)
+    .await?;
+    row.map(|row| Ok((row.try_get("name")?, parse(row.try_get("terms")?)?))).transpose()
 }
 
 fn policy(row: &AnyRow) -> Result<Policy, StoreError> {

@@ -51,7 +51,7 @@ impl NewRotation {
     }
 
     /// Whether this is the request that `made` and its new version came from.
-    fn repeats(&self, made: &Rotation, version: &VersionRow) -> bool {
+    pub(super) fn repeats(&self, made: &Rotation, version: &VersionRow) -> bool {
         made.key == self.key
             && self.overlap.is_none_or(|asked| overlap(made) == Some(asked))
             && self.replaces.as_ref().is_none_or(|replaces| made.old_version == *replaces)
@@ -306,9 +306,7 @@ impl Change<'_> {
 
     /// The rotation of a key that goes on.
     pub(super) async fn open_rotation(&mut self, key: &str) -> Result<Option<Rotation>, StoreError> {
-        let sql = sqlx::AssertSqlSafe(format!("{ROTATION} WHERE key_id = $1 AND ended_at IS NULL"));
-        let row = sqlx::query(sql).bind(key).fetch_optional(&mut *self.tx).await?;
-        row.as_ref().map(rotation).transpose()
+        load_open(&mut self.tx, key).await
     }
 
     pub(super) async fn end_rotation(
@@ -429,9 +427,7 @@ impl Change<'_> {
     }
 
     async fn rotation_that_made(&mut self, version: &str) -> Result<Option<Rotation>, StoreError> {
-        let sql = sqlx::AssertSqlSafe(format!("{ROTATION} WHERE new_version = $1"));
-        let row = sqlx::query(sql).bind(version).fetch_optional(&mut *self.tx).await?;
-        row.as_ref().map(rotation).transpose()
+        load_maker(&mut self.tx, version).await
     }
 }
 
@@ -439,6 +435,26 @@ impl Change<'_> {
 fn overlap(rotation: &Rotation) -> Option<u64> {
     let begins_at = time::millis(rotation.begins_at)?;
     Some(time::millis(rotation.deadline)?.saturating_since(begins_at))
+}
+
+/// The rotation of a key that goes on.
+pub(super) async fn load_open(
+    connection: &mut AnyConnection,
+    key: &str,
+) -> Result<Option<Rotation>, StoreError> {
+    let sql = sqlx::AssertSqlSafe(format!("{ROTATION} WHERE key_id = $1 AND ended_at IS NULL"));
+    let row = sqlx::query(sql).bind(key).fetch_optional(connection).await?;
+    row.as_ref().map(rotation).transpose()
+}
+
+/// The rotation that made a version.
+pub(super) async fn load_maker(
+    connection: &mut AnyConnection,
+    version: &str,
+) -> Result<Option<Rotation>, StoreError> {
+    let sql = sqlx::AssertSqlSafe(format!("{ROTATION} WHERE new_version = $1"));
+    let row = sqlx::query(sql).bind(version).fetch_optional(connection).await?;
+    row.as_ref().map(rotation).transpose()
 }
 
 async fn load(connection: &mut AnyConnection, id: &str) -> Result<Rotation, StoreError> {

@@ -21,7 +21,7 @@ async fn a_new_server_certificate_is_shown_and_no_request_fails() {
     let plane = plane().await;
     let dir = plane.dir.clone();
     let ring = tls(old.server().write(dir.path()), WithoutCertificate::NeedsToken);
-    let serving = Serving::with(plane, Certificates { admin: None, ring: Some(ring) }).await;
+    let serving = Serving::with(plane, Certificates { ring: Some(ring), ..Certificates::default() }).await;
     assert!(is_vouched_for(&serving, &old).await && !is_vouched_for(&serving, &new).await);
 
     // A connection of its own for each request, and one that is kept over the change.
@@ -58,7 +58,8 @@ async fn what_cannot_be_used_leaves_the_old_certificate() {
     let dir = plane.dir.clone();
     let files = old.server().write(dir.path());
     let ring = tls(files.clone(), WithoutCertificate::NeedsToken);
-    let serving = Serving::with(plane, Certificates { admin: None, ring: Some(ring.clone()) }).await;
+    let serving =
+        Serving::with(plane, Certificates { ring: Some(ring.clone()), ..Certificates::default() }).await;
 
     let pair = new.server();
     for broken in [
@@ -90,7 +91,8 @@ async fn a_client_ca_that_is_replaced_admits_its_own_and_no_others() {
     let files = authority.server().write(dir.path());
     let files = TlsFiles { client_ca: Some(client_ca.clone()), ..files };
     let ring = tls(files, WithoutCertificate::NeedsToken);
-    let serving = Serving::with(plane, Certificates { admin: None, ring: Some(ring.clone()) }).await;
+    let serving =
+        Serving::with(plane, Certificates { ring: Some(ring.clone()), ..Certificates::default() }).await;
     let url = format!("https://{}/v1/rings/production/snapshot", serving.ring);
     let fetch = async |pair: &Pair| {
         let client = https(&[&authority.pem]).identity(identity(pair)).build().unwrap();

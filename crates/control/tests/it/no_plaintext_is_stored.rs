@@ -1,5 +1,5 @@
 use axum::http::StatusCode;
-use keywheel_api::{KeyWithSecret, RotationWithSecret, TokenWithSecret};
+use keywheel_api::{KeyWithSecret, RotationWithSecret, SelfRotationWithSecret, TokenWithSecret};
 use keywheel_keyring::PlainKey;
 use serde_json::json;
 
@@ -16,7 +16,24 @@ async fn no_plaintext_key_or_token_is_stored() {
         plane.post(&rotations, json!({ "overlap_seconds": 60 })).await.json(StatusCode::CREATED);
     let token: TokenWithSecret =
         plane.post("/v1/tokens", json!({ "role": "proxy" })).await.json(StatusCode::CREATED);
-    let secrets = [made.secret.unwrap(), rotated.secret.unwrap(), token.token.unwrap(), plane.token.clone()];
+    let terms = json!({ "self_rotation": true });
+    plane.post("/v1/policies", json!({ "name": "own", "terms": terms })).await;
+    let new = json!({ "client": "acme", "policy": "own" });
+    let own: KeyWithSecret = plane.post("/v1/keys", new).await.json(StatusCode::CREATED);
+    let own = own.secret.unwrap();
+    let rotated_by_itself = plane.as_holder(&own, "POST", "/v1/self/rotations", json!({})).await;
+    let rotated_by_itself: SelfRotationWithSecret = rotated_by_itself.json(StatusCode::CREATED);
+    let not_ours = format!("kw_live_0123456789abcdef_{}", "Z".repeat(49));
+    plane.as_holder(&not_ours, "GET", "/v1/self", json!(null)).await.problem("key-not-accepted");
+    let secrets = [
+        made.secret.unwrap(),
+        rotated.secret.unwrap(),
+        token.token.unwrap(),
+        plane.token.clone(),
+        own,
+        rotated_by_itself.secret.unwrap(),
+        not_ours,
+    ];
 
     let digest = PlainKey::from(secrets[0].clone()).digest();
     assert!(plane.changes(0).await.entries.iter().any(|entry| entry.digest == digest));

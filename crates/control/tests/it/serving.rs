@@ -19,6 +19,7 @@ pub(crate) struct Serving {
     pub(crate) plane: Plane,
     pub(crate) admin: SocketAddr,
     pub(crate) ring: SocketAddr,
+    pub(crate) consumer: SocketAddr,
     stop: oneshot::Sender<()>,
     server: JoinHandle<()>,
 }
@@ -28,6 +29,7 @@ pub(crate) struct Serving {
 pub(crate) struct Certificates {
     pub(crate) admin: Option<Arc<Tls>>,
     pub(crate) ring: Option<Arc<Tls>>,
+    pub(crate) consumer: Option<Arc<Tls>>,
 }
 
 impl Serving {
@@ -38,15 +40,19 @@ impl Serving {
     pub(crate) async fn with(plane: Plane, certificates: Certificates) -> Self {
         let admin = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let ring = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let consumer = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let consumer_address = consumer.local_addr().unwrap();
         let (admin_address, ring_address) = (admin.local_addr().unwrap(), ring.local_addr().unwrap());
         let admin = Endpoint { listener: admin, tls: certificates.admin };
         let ring = Endpoint { listener: ring, tls: certificates.ring };
+        let consumer = Endpoint { listener: consumer, tls: certificates.consumer };
         let (stop, stopped) = oneshot::channel::<()>();
         let control: Arc<Control> = plane.control.clone();
         let server = tokio::spawn(async move {
-            control.serve(admin, ring, async { drop(stopped.await) }).await.unwrap();
+            control.serve(admin, ring, Some(consumer), async { drop(stopped.await) }).await.unwrap();
         });
-        Self { plane, admin: admin_address, ring: ring_address, stop, server }
+        let (admin, ring, consumer) = (admin_address, ring_address, consumer_address);
+        Self { plane, admin, ring, consumer, stop, server }
     }
 
     /// Ends it in order.

@@ -10,7 +10,7 @@ use std::sync::{Arc, LazyLock, Mutex};
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
-use keywheel_api::{ImportItem, Imported, Key, Rotation};
+use keywheel_api::{ImportItem, Imported, Key, KeyWithSecret, Rotation};
 use keywheel_control::secret::random;
 use keywheel_control::store::{Context, Location, PostgresUrl, Store};
 use keywheel_control::{Control, Options, RingAuth, app, clock};
@@ -169,6 +169,19 @@ impl Plane {
         self.ring(&format!("changes?epoch={}&since={since}", self.epoch()))
             .await
             .document(&self.trust().await)
+    }
+
+    /// Asks on the consumer listener with a key.
+    pub(crate) async fn as_holder(&self, key: &str, method: &str, path: &str, body: Value) -> Answer {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        self.ask(app::consumer(self.control.clone()), Some(key), method, path, &body).await
+    }
+
+    /// A key of client `acme`, which is there, and its text.
+    pub(crate) async fn key_with_secret(&self) -> (Key, String) {
+        let made = self.post("/v1/keys", json!({ "client": "acme", "scopes": ["trade"] })).await;
+        let made: KeyWithSecret = made.json(StatusCode::CREATED);
+        (made.key, made.secret.unwrap())
     }
 
     pub(crate) async fn client(&self, name: &str) {

@@ -13,6 +13,11 @@ use crate::support::{Plane, plane_with};
 /// The only operations that need no token.
 const OPEN: [&str; 3] = ["/healthz", "/openapi.json", "/readyz"];
 
+fn listeners(plane: &Plane) -> [Router; 3] {
+    let control = || plane.control.clone();
+    [app::admin(control()), app::ring(control()), app::consumer(control())]
+}
+
 async fn document(plane: &Plane, app: &Router) -> Value {
     plane.ask(app.clone(), None, "GET", "/openapi.json", "").await.json(StatusCode::OK)
 }
@@ -77,9 +82,33 @@ async fn every_operation_asks_for_the_role_that_it_declares() {
 }
 
 #[tokio::test]
+async fn every_operation_of_the_consumer_listener_asks_for_a_key_and_takes_no_token() {
+    let plane = plane_with(RingAuth::Token).await;
+    let app = app::consumer(plane.control.clone());
+    let mut paths = BTreeSet::new();
+    for (method, path, operation) in operations(&document(&plane, &app).await) {
+        let nobody = plane.ask(app.clone(), None, &method, &path, "").await;
+        if OPEN.contains(&path.as_str()) {
+            assert_eq!((&operation["security"], nobody.status), (&json!([]), StatusCode::OK), "{path}");
+            continue;
+        }
+        assert_eq!(operation["security"], json!([{ "key": [] }, { "keyHeader": [] }]), "{path}");
+        nobody.problem("key-not-accepted");
+        for role in Role::ALL {
+            let token = plane.token_of(json!({ "role": role })).await;
+            let answer = plane.ask(app.clone(), Some(&token), &method, &path, "").await;
+            answer.problem("key-not-accepted");
+        }
+        paths.insert(path);
+    }
+    let expected = ["/v1/self", "/v1/self/rotations", "/v1/self/rotations/none"];
+    assert_eq!(paths, expected.into_iter().map(str::to_owned).collect());
+}
+
+#[tokio::test]
 async fn what_is_documented_is_served_and_nothing_else() {
     let plane = plane_with(RingAuth::Open).await;
-    for app in [app::admin(plane.control.clone()), app::ring(plane.control.clone())] {
+    for app in listeners(&plane) {
         let mut methods: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for (method, path, _) in operations(&document(&plane, &app).await) {
             methods.entry(path).or_default().insert(method);
@@ -124,7 +153,7 @@ async fn every_documented_problem_has_its_page() {
     let plane = plane_with(RingAuth::Open).await;
     let known: BTreeSet<_> = ProblemKind::ALL.into_iter().map(ProblemKind::page).collect();
     let mut found = BTreeSet::new();
-    for app in [app::admin(plane.control.clone()), app::ring(plane.control.clone())] {
+    for app in listeners(&plane) {
         for (method, path, operation) in operations(&document(&plane, &app).await) {
             for (status, response) in operation["responses"].as_object().unwrap() {
                 let schema = &response["content"]["application/problem+json"]["schema"];
@@ -160,7 +189,7 @@ async fn every_reference_leads_to_a_schema() {
         }
     }
     let plane = plane_with(RingAuth::Open).await;
-    for app in [app::admin(plane.control.clone()), app::ring(plane.control.clone())] {
+    for app in listeners(&plane) {
         let document = document(&plane, &app).await;
         walk(&document, &document);
     }
@@ -169,9 +198,7 @@ async fn every_reference_leads_to_a_schema() {
 #[tokio::test]
 async fn every_change_on_the_admin_listener_may_wait_and_nothing_else() {
     let plane = plane_with(RingAuth::Open).await;
-    for (changes_wait, app) in
-        [(true, app::admin(plane.control.clone())), (false, app::ring(plane.control.clone()))]
-    {
+    for (changes_wait, app) in [true, false, false].into_iter().zip(listeners(&plane)) {
         for (method, path, operation) in operations(&document(&plane, &app).await) {
             let parameters = operation["parameters"].as_array().unwrap();
             let waits = parameters.iter().any(|parameter| parameter["schema"]["enum"] == json!(["applied"]));

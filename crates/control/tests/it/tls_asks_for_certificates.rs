@@ -23,7 +23,7 @@ async fn on_the_admin_listener_a_certificate_is_needed_beside_the_token() {
     let dir = plane.dir.clone();
     let files = with_client_ca(authority.server().write(dir.path()), dir.path(), &authority);
     let admin = tls(files, WithoutCertificate::Refused);
-    let serving = Serving::with(plane, Certificates { admin: Some(admin), ring: None }).await;
+    let serving = Serving::with(plane, Certificates { admin: Some(admin), ..Certificates::default() }).await;
     let url = format!("https://{}/v1/keys", serving.admin);
     let token = serving.plane.token.clone();
 
@@ -56,7 +56,7 @@ async fn on_the_ring_listener_a_certificate_stands_in_for_a_token() {
     let dir = plane.dir.clone();
     let files = with_client_ca(authority.server().write(dir.path()), dir.path(), &authority);
     let ring = tls(files, WithoutCertificate::NeedsToken);
-    let serving = Serving::with(plane, Certificates { admin: None, ring: Some(ring) }).await;
+    let serving = Serving::with(plane, Certificates { ring: Some(ring), ..Certificates::default() }).await;
     let url = format!("https://{}/v1/rings/production/snapshot", serving.ring);
 
     let known = https(&[&authority.pem]).identity(identity(&authority.client())).build().unwrap();
@@ -77,7 +77,7 @@ async fn who_waits_over_tls_is_answered_when_the_control_plane_stops() {
     let plane = plane().await;
     let dir = plane.dir.clone();
     let ring = tls(authority.server().write(dir.path()), WithoutCertificate::NeedsToken);
-    let serving = Serving::with(plane, Certificates { admin: None, ring: Some(ring) }).await;
+    let serving = Serving::with(plane, Certificates { ring: Some(ring), ..Certificates::default() }).await;
     let client = https(&[&authority.pem]).build().unwrap();
     let waiter = client.get(format!("https://{}{}", serving.ring, serving.long_poll())).send();
     let waiter = tokio::spawn(waiter);
@@ -96,7 +96,7 @@ async fn plain_http_on_a_tls_listener_is_told_so() {
     let plane = plane().await;
     let dir = plane.dir.clone();
     let ring = tls(authority.server().write(dir.path()), WithoutCertificate::NeedsToken);
-    let serving = Serving::with(plane, Certificates { admin: None, ring: Some(ring) }).await;
+    let serving = Serving::with(plane, Certificates { ring: Some(ring), ..Certificates::default() }).await;
     let mut stream = connect(serving.ring).await;
     stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     let mut answer = String::new();
@@ -114,7 +114,7 @@ async fn a_stalled_handshake_delays_nobody_and_is_ended() {
     let plane = impatient(plane().await, limits);
     let dir = plane.dir.clone();
     let ring = tls(authority.server().write(dir.path()), WithoutCertificate::NeedsToken);
-    let serving = Serving::with(plane, Certificates { admin: None, ring: Some(ring) }).await;
+    let serving = Serving::with(plane, Certificates { ring: Some(ring), ..Certificates::default() }).await;
 
     // Nothing at all, and the beginning of a record whose rest never comes.
     let mut stalled = Vec::new();

@@ -13,7 +13,7 @@ async fn waiters_are_answered_and_do_not_hold_up_a_stop() {
     let ring = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = ring.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
-    let serve = plane.control.clone().serve(admin, ring, async { drop(stopped.await) });
+    let serve = plane.control.clone().serve(admin, ring, None, async { drop(stopped.await) });
     let server = tokio::spawn(serve);
 
     let mut waiter = TcpStream::connect(address).await.unwrap();
@@ -37,7 +37,7 @@ async fn the_scheduler_retires_on_time() {
     let admin = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let ring = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
-    let server = tokio::spawn(plane.control.clone().serve(admin, ring, async { drop(stopped.await) }));
+    let server = tokio::spawn(plane.control.clone().serve(admin, ring, None, async { drop(stopped.await) }));
     tokio::time::sleep(Duration::from_millis(100)).await;
 
     let start = Instant::now();
