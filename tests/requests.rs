@@ -414,7 +414,8 @@ fn without_a_ring_only_what_needs_no_key_is_served() {
 fn a_stale_ring_serves_or_refuses_as_configured() {
     let ask = |fields: &str, hours: u64| {
         let mut proxy = Proxy::with(fields);
-        proxy.world.wall += hours * 3_600_000;
+        // Of its last document, which came a moment after the clock stood still.
+        proxy.world.wall += hours * 3_600_000 + 1_000;
         proxy.outcome(&get("/", "good"))
     };
     let refuse = r#""stale":{"after":"2h","then":"refuse"}"#;

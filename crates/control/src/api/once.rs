@@ -131,7 +131,7 @@ mod tests {
         let of = |values: &[&'static str]| {
             let mut headers = HeaderMap::new();
             for value in values {
-                headers.append(HEADER, HeaderValue::from_static(value));
+                headers.append(HEADER, HeaderValue::from_bytes(value.as_bytes()).unwrap());
             }
             key(&headers).map_err(|_| ())
         };

@@ -96,13 +96,9 @@ impl Store {
             .bind(int(MAX_ENTRIES as u64 + 1))
             .fetch_all(&mut *tx)
             .await?;
-        let ahead = match rows.get(MAX_ENTRIES) {
-            Some(first) => end_of_page(&mut tx, ring, first).await?,
-            None => None,
-        };
         self.known(ring, head.revision);
         self.signed_by(head.activation);
-        Ok(Cut { ahead, ..Cut::new(head, &rows)? })
+        Cut::new(head, &rows)
     }
 
     /// The entries after digest `after`, in the order of their digests.
@@ -123,9 +119,13 @@ impl Store {
             .bind(int(MAX_ENTRIES as u64 + 1))
             .fetch_all(&mut *tx)
             .await?;
+        let ahead = match rows.get(MAX_ENTRIES) {
+            Some(first) => end_of_page(&mut tx, ring, first).await?,
+            None => None,
+        };
         self.known(ring, head.revision);
         self.signed_by(head.activation);
-        Cut::new(head, &rows)
+        Ok(Cut { ahead, ..Cut::new(head, &rows)? })
     }
 
     /// Has proxies forget up to one document's worth of versions that ended before `before`. Their
