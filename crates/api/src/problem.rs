@@ -67,6 +67,7 @@ pub enum ProblemKind {
     KeyRevoked,
     KeyExpired,
     IdempotencyKeyReused,
+    PreconditionFailed,
     LastAdmin,
     TokenEnded,
     PolicyExists,
@@ -85,7 +86,7 @@ pub enum ProblemKind {
 }
 
 impl ProblemKind {
-    pub const ALL: [Self; 40] = [
+    pub const ALL: [Self; 41] = [
         Self::InvalidRequest,
         Self::BodyTooLarge,
         Self::RequestTimeout,
@@ -111,6 +112,7 @@ impl ProblemKind {
         Self::KeyRevoked,
         Self::KeyExpired,
         Self::IdempotencyKeyReused,
+        Self::PreconditionFailed,
         Self::LastAdmin,
         Self::TokenEnded,
         Self::PolicyExists,
@@ -179,6 +181,7 @@ impl ProblemKind {
             Self::IdempotencyKeyReused => {
                 ("idempotency-key-reused", 422, "The Idempotency-Key was used for another request")
             }
+            Self::PreconditionFailed => ("precondition-failed", 412, "It was changed meanwhile"),
             Self::LastAdmin => ("last-admin", 409, "The last admin token"),
             Self::TokenEnded => ("token-ended", 409, "The token has ended"),
             Self::PolicyExists => ("policy-exists", 409, "A policy of that name exists"),

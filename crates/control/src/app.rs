@@ -179,8 +179,15 @@ fn clients(routes: Routes) -> Routes {
                 .takes::<CreateClient>(&json!({ "name": "acme", "owner": "payments team" }))
                 .creates::<Client>("The client")
                 .problems(&[P::ClientExists, P::NotFound])
+                .link("showClient", "client", "name")
                 .link("updateClient", "client", "name")
                 .link("revokeClient", "client", "name"),
+        )
+        .get(
+            "/v1/clients/{client}",
+            READ,
+            clients::show,
+            op("showClient", "Shows a client").answers::<Client>("The client"),
         )
         .patch(
             "/v1/clients/{client}",

@@ -21,7 +21,7 @@ use super::texts;
 use crate::metrics::{Listener, Refused};
 use crate::secret::{HashedToken, PlainToken};
 use crate::serve::ClientCertificate;
-use crate::store::{Attempt, Bearer, Committed, Context, Refusal, StoreError, TokenEnd};
+use crate::store::{Attempt, Bearer, Committed, Context, Precondition, Refusal, StoreError, TokenEnd};
 use crate::{Control, RingAuth, clock};
 
 /// What a route asks of a token.
@@ -411,7 +411,8 @@ impl<S: Send + Sync> FromRequestParts<S> for By {
         // Present where somebody waits for what is committed.
         let committed = parts.extensions.get::<Committed>().cloned().unwrap_or_default();
         let attempt = parts.extensions.get::<Attempt>().cloned();
+        let condition = parts.extensions.get::<Precondition>().cloned();
         let now = clock::now();
-        Ok(Self(Context { actor: caller.id, now, request_id, client_address, committed, attempt }))
+        Ok(Self(Context { actor: caller.id, now, request_id, client_address, committed, attempt, condition }))
     }
 }

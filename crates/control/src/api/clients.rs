@@ -56,6 +56,13 @@ pub(crate) async fn list(
     Ok(axum::Json(List::new(items, PAGE, |client| client.name.clone())))
 }
 
+pub(crate) async fn show(
+    State(control): State<Arc<Control>>,
+    Path(client): Path<String>,
+) -> Result<axum::Json<Client>, ApiError> {
+    Ok(axum::Json(control.store.client(&client).await?))
+}
+
 pub(crate) async fn update(
     State(control): State<Arc<Control>>,
     Path(client): Path<String>,

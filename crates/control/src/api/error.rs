@@ -140,6 +140,7 @@ impl From<StoreError> for ApiError {
 
 fn refused(refusal: Refusal) -> Problem {
     let kind = match &refusal {
+        Refusal::Changed { .. } => ProblemKind::PreconditionFailed,
         Refusal::NotFound { .. } => ProblemKind::NotFound,
         Refusal::ClientExists(_) => ProblemKind::ClientExists,
         Refusal::VersionExists(_) | Refusal::DigestTaken => ProblemKind::VersionConflict,

@@ -13,6 +13,7 @@ pub(crate) mod health;
 pub(crate) mod holder;
 pub(crate) mod import;
 pub(crate) mod keys;
+mod matching;
 pub(crate) mod notices;
 pub(crate) mod once;
 pub(crate) mod openapi;

@@ -12,7 +12,7 @@ use utoipa::{IntoParams, PartialSchema as _, ToSchema};
 
 use super::applied::{DEFAULT_SECONDS, MAX_SECONDS};
 use super::auth::Access;
-use super::once;
+use super::{matching, once};
 
 const SECURITY: &str = "token";
 /// An API key, in either header.
@@ -36,6 +36,10 @@ pub(crate) struct Operation {
     answers: BTreeMap<u16, Value>,
     waits: bool,
     repeats: bool,
+    /// It takes `If-Match`.
+    matches: bool,
+    /// Its answer has an `ETag`.
+    tagged: bool,
     links: Map<String, Value>,
     problems: Vec<ProblemKind>,
     schemas: Vec<(String, RefOr<Schema>)>,
@@ -104,6 +108,8 @@ impl Operation {
             answers: BTreeMap::new(),
             waits: false,
             repeats: false,
+            matches: false,
+            tagged: false,
             links: Map::new(),
             problems: Vec::new(),
             schemas: Vec::new(),
@@ -220,6 +226,14 @@ impl Operation {
         self
     }
 
+    /// It may be made on condition of an entity tag, or answers with one.
+    pub(crate) fn tagged(mut self, matches: bool, tagged: bool) -> Self {
+        if matches {
+            self.problems.push(ProblemKind::PreconditionFailed);
+        }
+        Self { matches, tagged, ..self }
+    }
+
     /// Its answer's member `member` is what another operation calls `parameter`.
     pub(crate) fn link(mut self, operation: &str, parameter: &str, member: &str) -> Self {
         let to = json!({ "operationId": operation, "parameters": { parameter: format!("$response.body#/{member}") } });
@@ -245,10 +259,16 @@ impl Operation {
         if self.repeats {
             parameters.push(key_parameter());
         }
+        if self.matches {
+            parameters.push(match_parameter());
+        }
         let mut responses = Map::new();
         for (status, mut answer) in self.answers {
             if self.waits {
                 add_applied(&mut answer);
+            }
+            if self.tagged {
+                add_tag(&mut answer);
             }
             if !self.links.is_empty() {
                 put(&mut answer, "links", Value::Object(self.links.clone()));
@@ -374,6 +394,20 @@ fn key_parameter() -> Value {
                        the same answer without any secret.";
     json!({ "name": once::HEADER.as_str(), "in": "header", "required": false, "description": description,
             "schema": { "type": "string", "pattern": once::PATTERN } })
+}
+
+fn match_parameter() -> Value {
+    let description = "Make the change only if one of these is still the entity tag of what it changes.";
+    json!({ "name": matching::HEADER.as_str(), "in": "header", "required": false, "description": description,
+            "schema": { "type": "string", "pattern": matching::PATTERN } })
+}
+
+fn add_tag(answer: &mut Value) {
+    let description = "How it is now: a strong entity tag";
+    if let Some(headers) = answer.get_mut("headers") {
+        let tag = json!({ "description": description, "required": true, "schema": { "type": "string" } });
+        put(headers, "etag", tag);
+    }
 }
 
 /// What waiting adds to an answer.

@@ -12,6 +12,7 @@ use sqlx::{Any, Row as _, Transaction};
 use tokio::sync::watch;
 
 use super::db::Dialect;
+use super::preconditions::Precondition;
 use super::repeats::Attempt;
 use super::replicas::CHANNEL;
 use super::rows::{int, uint};
@@ -29,6 +30,8 @@ pub struct Context {
     pub committed: Committed,
     /// Of a request that is carried out once: commits its change.
     pub attempt: Option<Attempt>,
+    /// What the change is made on condition of.
+    pub condition: Option<Precondition>,
 }
 
 /// The revisions that a request's changes took: the last one of each ring, and when it was committed. Clones share
@@ -80,6 +83,7 @@ impl Context {
             client_address: None,
             committed: Committed::default(),
             attempt: None,
+            condition: None,
         }
     }
 
@@ -104,7 +108,12 @@ impl Store {
         if let Some(attempt) = &context.attempt {
             attempt.begin(&mut tx, context.now).await?;
         }
-        Ok(Change { tx, context, store: self, heads: BTreeMap::new(), audited: None, activation: None })
+        let mut change =
+            Change { tx, context, store: self, heads: BTreeMap::new(), audited: None, activation: None };
+        if let Some(condition) = &context.condition {
+            change.require(condition).await?;
+        }
+        Ok(change)
     }
 
     /// Tells those who follow a ring that `head` is committed. A reader may see a commit before the

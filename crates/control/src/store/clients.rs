@@ -94,6 +94,16 @@ impl Store {
         Ok(after)
     }
 
+    /// # Errors
+    ///
+    /// [`Refusal::NotFound`].
+    pub async fn client(&self, name: &str) -> Result<Client, StoreError> {
+        let sql = sqlx::AssertSqlSafe(format!("{CLIENT} WHERE c.name = $1"));
+        let row = sqlx::query(sql).bind(name).fetch_optional(self.db.readers()).await?;
+        let row = row.ok_or_else(|| Refusal::NotFound { what: "client", name: name.to_owned() })?;
+        client(&row)
+    }
+
     /// Up to `limit` clients that have these labels, in the order of their names, after `after`.
     ///
     /// # Errors
@@ -114,7 +124,7 @@ impl Store {
 }
 
 impl Change<'_> {
-    async fn client(&mut self, name: &str) -> Result<Option<Client>, StoreError> {
+    pub(super) async fn client(&mut self, name: &str) -> Result<Option<Client>, StoreError> {
         let sql = sqlx::AssertSqlSafe(format!("{CLIENT} WHERE c.name = $1"));
         let row = sqlx::query(sql).bind(name).fetch_optional(&mut *self.tx).await?;
         row.as_ref().map(client).transpose()

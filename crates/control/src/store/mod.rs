@@ -49,6 +49,7 @@ mod keys;
 mod migrations;
 mod plans;
 mod policies;
+mod preconditions;
 mod presence;
 mod proxies;
 mod repeats;
@@ -75,6 +76,7 @@ pub use holders::{Holder, NotAccepted, OwnKey, OwnRotation};
 pub use keys::{KeyFilter, NewKey};
 pub use migrations::OpenError;
 pub use plans::AUTOMATIC_STARTS_A_MINUTE;
+pub use preconditions::{Precondition, Resource, Tags, entity_tag};
 pub use presence::Vanished;
 pub use repeats::{Answered, Attempt, Found, KEEP_ANSWERS, Request, Reused};
 pub use restore::{Restoration, RestorePoint, Restored};
@@ -147,6 +149,8 @@ pub enum StoreError {
 /// What stands in the way of a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
+    #[error("{what} `{name}` was changed meanwhile: its ETag is {tag} now; look at it again, then decide")]
+    Changed { what: &'static str, name: String, tag: String },
     #[error("there is no {what} `{name}`")]
     NotFound { what: &'static str, name: String },
     #[error("client `{0}` exists already")]

@@ -199,7 +199,7 @@ impl Change<'_> {
         .await
     }
 
-    async fn policy(&mut self, name: &str) -> Result<Option<(i64, Policy)>, StoreError> {
+    pub(super) async fn policy(&mut self, name: &str) -> Result<Option<(i64, Policy)>, StoreError> {
         let sql = sqlx::AssertSqlSafe(format!("{POLICY} WHERE name = $1"));
         let row = sqlx::query(sql).bind(name).fetch_optional(&mut *self.tx).await?;
         row.map(|row| Ok((row.try_get("id")?, policy(&row)?))).transpose()

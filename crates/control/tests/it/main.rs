@@ -27,6 +27,7 @@ mod bad_tokens_are_limited;
 mod campaigns_rotate_keys_in_waves;
 mod campaigns_stop_and_go_on;
 mod certificates_are_read_again;
+mod changes_do_not_cross;
 mod clients_may_leave_or_dawdle;
 mod compromised_is_for_ever;
 mod ended_versions_are_removed_after_their_time;
