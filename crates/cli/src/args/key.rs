@@ -32,6 +32,8 @@ pub(crate) enum Client {
         #[arg(long = "label", value_name = "LABEL")]
         labels: Vec<String>,
     },
+    /// Show a client
+    Show { name: String },
     /// Change what is said of a client; what is not named stays
     Update {
         name: String,

@@ -23,6 +23,10 @@ pub(crate) async fn run(command: args::Client, api: &Api<'_>, output: Output) ->
             let clients: Vec<Client> = api.list("/v1/clients", &query).await?;
             output.result(&clients, |clients| list(clients))
         }
+        args::Client::Show { name } => {
+            let client: Client = api.get(&format!("/v1/clients/{}", segment(&name))).await?;
+            output.result(&client, |client| list(std::slice::from_ref(client)))
+        }
         args::Client::Update { name, owner, contact, labels, unlabels, policy } => {
             let update = UpdateClient {
                 owner: owner.map(Some),

@@ -8,6 +8,7 @@ use crate::support::Server;
 fn a_key_is_created_rotated_retired_and_revoked() {
     let server = Server::start();
     assert!(server.human(&["client", "create", "acme", "--owner", "trading"]).contains("key create"));
+    assert_eq!(server.json(&["client", "show", "acme"])["owner"], "trading");
     let made = server.json(&["key", "create", "--client", "acme", "--scope", "trade", "--expires-in", "90d"]);
     let (key, secret) = (made["id"].as_str().unwrap(), made["secret"].as_str().unwrap());
     let version = made["versions"][0]["id"].as_str().unwrap();
