@@ -61,7 +61,7 @@ pub struct Selection {
     pub clients: Vec<String>,
     /// Keys that have all of these labels: with that value, or with any for `null`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, crate::openapi::LabelChange>))]
+    #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<crate::openapi::Label, crate::openapi::LabelChange>))]
     pub labels: BTreeMap<String, Option<String>>,
     /// The version that would give way has been active for longer.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -89,6 +89,7 @@ pub enum WaveSize {
 #[serde(deny_unknown_fields, default)]
 pub struct StopConditions {
     /// More rotations of its waves than this were rolled back.
+    #[cfg_attr(feature = "openapi", schema(maximum = 100_000))]
     pub max_rolled_back: u64,
     /// More of the requests with the campaign's keys than this share were refused since the versions moved, 0.0 to
     /// 1.0; not looked at when absent.

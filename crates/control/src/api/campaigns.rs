@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use keywheel_api::campaign::{MAX_CLIENTS, MAX_PAUSE_SECONDS, MAX_WAVE, is_campaign_name};
+use keywheel_api::campaign::{MAX_CLIENTS, MAX_KEYS, MAX_PAUSE_SECONDS, MAX_WAVE, is_campaign_name};
 use keywheel_api::labels::{MAX_LABELS, is_label};
 use keywheel_api::policy::MAX_SECONDS;
 use keywheel_api::{
@@ -176,6 +176,8 @@ fn checked(
         require(at <= now || is_expiry(at, now), "not_before", "a time at most 100 years away")?;
     }
     new.overlap_seconds.map(rotations::overlap).transpose()?;
+    let rolled_back = new.stop.max_rolled_back <= MAX_KEYS;
+    require(rolled_back, "stop.max_rolled_back", "0 to 100000 rotations")?;
     let share = new.stop.max_refused_share.is_none_or(|share| (0.0..=1.0).contains(&share));
     require(share, "stop.max_refused_share", "a number from 0 to 1")?;
     let ring = new.ring.take().unwrap_or_else(|| control.default_ring().to_owned());

@@ -397,9 +397,10 @@ fn key_parameter() -> Value {
 }
 
 fn match_parameter() -> Value {
-    let description = "Make the change only if one of these is still the entity tag of what it changes.";
+    let description = "Make the change only if this is still the entity tag of what it changes, or one of several, separated by \
+                       commas. `*` is any, as long as it is there.";
     json!({ "name": matching::HEADER.as_str(), "in": "header", "required": false, "description": description,
-            "schema": { "type": "string", "pattern": matching::PATTERN } })
+            "schema": { "type": "string" } })
 }
 
 fn add_tag(answer: &mut Value) {

@@ -242,6 +242,7 @@ async fn a_bad_campaign_names_field_and_rule() {
         ("pause_seconds", json!({ "pause_seconds": 7_776_001 })),
         ("not_before", json!({ "not_before": "9998-01-01T00:00:00Z" })),
         ("overlap_seconds", json!({ "overlap_seconds": 7_776_001 })),
+        ("stop.max_rolled_back", json!({ "stop": { "max_rolled_back": 100_001 } })),
         ("stop.max_refused_share", json!({ "stop": { "max_refused_share": 1.5 } })),
         ("stop.max_rolled_back", json!({ "stop": { "max_rolled_back": -1 } })),
         ("select.clients", json!({ "select": { "clients": ["a b"] } })),

@@ -35,7 +35,7 @@ async fn a_change_is_made_only_to_what_the_caller_saw() {
     assert_ne!(now, seen);
     assert_eq!(tag(&plane.get(&path).await), now);
 
-    for stale in [seen.as_str(), "W/\"weak\"", &format!("W/{now}"), "\"\", \"other\""] {
+    for stale in [seen.as_str(), "", "team", "W/\"weak\"", &format!("W/{now}"), "\"\", \"other\""] {
         let refused = change(&plane, "PATCH", &path, stale, labels("two")).await;
         assert_eq!(refused.status, StatusCode::PRECONDITION_FAILED);
         let detail = refused.problem("precondition-failed").detail;
@@ -46,7 +46,7 @@ async fn a_change_is_made_only_to_what_the_caller_saw() {
     let key: Key = plane.get(&path).await.json(StatusCode::OK);
     assert_eq!((key.labels["team"].as_str(), key.revoked_at), ("one", None));
 
-    for good in ["*", &format!("{seen}, {now}")] {
+    for good in ["*", &format!("{seen}, {now}"), now.trim_matches('"')] {
         assert_eq!(
             change(&plane, "PATCH", &path, good, labels("one")).await.status,
             StatusCode::OK,
@@ -116,15 +116,7 @@ async fn a_repeat_is_answered_though_the_first_changed_the_tag() {
 #[tokio::test]
 async fn a_condition_that_means_nothing_is_refused() {
     let plane = plane().await;
-    let key = plane.key().await;
-    let path = format!("/v1/keys/{}", key.id);
-    for (method, path, tag) in [
-        ("PATCH", path.as_str(), "team"),
-        ("PATCH", &path, ""),
-        ("PATCH", &path, "*, \"a\""),
-        ("POST", "/v1/clients", "*"),
-        ("POST", "/v1/tokens", "\"a\""),
-    ] {
+    for (method, path, tag) in [("POST", "/v1/clients", "*"), ("POST", "/v1/tokens", "\"a\"")] {
         let problem = change(&plane, method, path, tag, labels("one")).await.problem("invalid-request");
         assert_eq!(problem.errors[0].field, "if-match", "{method} {path} {tag}");
     }
