@@ -295,6 +295,20 @@ impl WaveSize {
 }
 
 impl CampaignState {
+    /// As in "it is rolling back".
+    #[must_use]
+    pub const fn in_words(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Halted => "halted",
+            Self::RollingBack => "rolling back",
+            Self::Completed => "completed",
+            Self::Cancelled => "cancelled",
+            Self::RolledBack => "rolled back",
+        }
+    }
+
     /// Whether it starts no wave any more, whatever anybody does.
     #[must_use]
     pub const fn is_over(self) -> bool {

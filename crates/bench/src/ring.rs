@@ -48,7 +48,7 @@ struct Size {
     workers: usize,
     /// From the start of Envoy's process until it holds the ring, in seconds.
     sync: Vec<f64>,
-    /// For how many of them Envoy's main thread ran, which fetches the ring and stores it.
+    /// For how many of them the busiest thread ran: the one whose VM fetches the ring and stores it.
     busy: Vec<f64>,
     /// The same with few keys: Envoy's own start.
     start: Vec<f64>,
@@ -132,7 +132,7 @@ impl Size {
 struct Cold {
     /// The seconds until it held the whole ring.
     took: f64,
-    /// The seconds of them in which its main thread ran.
+    /// The seconds of them in which its busiest thread ran.
     busy: f64,
     /// What it holds of the machine's memory after it then answered requests for a while, in bytes.
     memory: f64,
@@ -145,7 +145,7 @@ async fn cold(paths: &Paths, ring: &RingServer, workers: usize) -> anyhow::Resul
     // Asked for its statistics again and again, Envoy's main thread would be busy with the answers.
     told.wait().await?;
     let took = start.elapsed().as_secs_f64();
-    let busy = stats::main_thread(envoy.pid())?.as_secs_f64();
+    let busy = stats::busiest_thread(envoy.pid())?.as_secs_f64();
     synced(&envoy, ring.keys().len() as u64).await?;
     load::run(Plan { requests: WARM_UP, rate: None, ..uniform(&envoy, ring) }).await?;
     Ok(Cold { took, busy, memory: stats::resident(envoy.pid())? as f64 })
@@ -270,7 +270,7 @@ fn tables(
     revokes: &[f64],
 ) -> String {
     let mut text = format!(
-        "A ring of {} keys.\n\n| workers | cold sync | rounds | main thread runs | with {FEW} keys | memory per key | rounds |\n\
+        "A ring of {} keys.\n\n| workers | cold sync | rounds | busiest thread | with {FEW} keys | memory per key | rounds |\n\
          |---|---|---|---|---|---|---|\n",
         count(args.keys.into()),
     );

@@ -75,19 +75,22 @@ pub(crate) fn micros(time: Duration) -> f64 {
 /// CPU time of a process so far: user and system, of all the threads that it has. To the nanosecond,
 /// where `/proc/<pid>/stat` counts in hundredths of a second, which a slice may not last.
 pub(crate) fn cpu(pid: u32) -> anyhow::Result<Duration> {
-    let mut sum = Duration::ZERO;
+    Ok(threads(pid)?.into_iter().sum())
+}
+
+/// CPU time so far of the thread of a process that had most.
+pub(crate) fn busiest_thread(pid: u32) -> anyhow::Result<Duration> {
+    Ok(threads(pid)?.into_iter().max().unwrap_or_default())
+}
+
+fn threads(pid: u32) -> anyhow::Result<Vec<Duration>> {
+    let mut all = Vec::new();
     for thread in std::fs::read_dir(format!("/proc/{pid}/task")).context("Envoy is gone")? {
         let file = thread?.path().join("schedstat");
         let Ok(schedstat) = std::fs::read_to_string(&file) else { continue };
-        sum += cpu_in(&schedstat).with_context(|| format!("not the shape of {}", file.display()))?;
+        all.push(cpu_in(&schedstat).with_context(|| format!("not the shape of {}", file.display()))?);
     }
-    Ok(sum)
-}
-
-/// CPU time of a process's first thread so far.
-pub(crate) fn main_thread(pid: u32) -> anyhow::Result<Duration> {
-    let schedstat = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/schedstat"));
-    cpu_in(&schedstat.context("Envoy is gone")?).context("not the shape of /proc/<pid>/schedstat")
+    Ok(all)
 }
 
 /// Memory of a process that is in RAM, in bytes.

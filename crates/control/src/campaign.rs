@@ -30,7 +30,7 @@ pub enum Event {
 
 /// An event that cannot happen to a campaign in this state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("it is {}", in_words(*.0))]
+#[error("it is {}", .0.in_words())]
 pub struct Refused(pub CampaignState);
 
 /// The state after `event`. What an operator asks for twice happens once.
@@ -162,20 +162,6 @@ impl Wait {
                 Millis(now.0.saturating_add(LOOK_AGAIN))
             }
         }
-    }
-}
-
-/// As in "it is rolling back".
-#[must_use]
-pub const fn in_words(state: CampaignState) -> &'static str {
-    match state {
-        CampaignState::Running => "running",
-        CampaignState::Paused => "paused",
-        CampaignState::Halted => "halted",
-        CampaignState::RollingBack => "rolling back",
-        CampaignState::Completed => "completed",
-        CampaignState::Cancelled => "cancelled",
-        CampaignState::RolledBack => "rolled back",
     }
 }
 

@@ -1,6 +1,3 @@
-use std::io::{self, IsTerminal as _};
-use std::time::Duration;
-
 use clap::ValueEnum as _;
 use keywheel_api::{
     Campaign, CampaignKey, CampaignKeyState, CampaignKeys, CampaignPreview, CampaignProgress, CampaignState,
@@ -8,6 +5,7 @@ use keywheel_api::{
 };
 
 use super::key::{from_now, segment, span, when};
+use super::watch::watch;
 use crate::args;
 use crate::failure::Failure;
 use crate::http::Api;
@@ -30,7 +28,7 @@ pub(crate) async fn run(command: args::Campaign, api: &Api<'_>, output: Output) 
             let keys: Vec<CampaignKey> = api.list(&format!("{}/keys", path(&name)), &query).await?;
             output.result(&keys, |found| keys_of(found))
         }
-        args::Campaign::Watch { name, every } => watch(&name, every, api, output).await,
+        args::Campaign::Watch { name, every } => watch(&path(&name), every, api, output, draw, is_over).await,
         args::Campaign::Pause { name } => {
             turn(&name, "pause", "starts no wave until it is resumed", api, output).await
         }
@@ -83,33 +81,15 @@ async fn turn(name: &str, what: &str, says: &str, api: &Api<'_>, output: Output)
     output.result(&campaign, |campaign| {
         format!(
             "Campaign {name} is {}: it {says}.\n\nNext: keywheel campaign show {name}",
-            state(campaign.state)
+            campaign.state.in_words()
         )
     })
 }
 
-/// A line of JSON each time, or on a terminal a picture that is drawn over.
-async fn watch(name: &str, every: Duration, api: &Api<'_>, output: Output) -> Result<(), Failure> {
-    let path = path(name);
-    let mut drawn = 0;
-    loop {
-        let progress: CampaignProgress = api.get(&path).await?;
-        if output == Output::Human && drawn > 0 && io::stdout().is_terminal() {
-            // Up to its first line, and clear what is below.
-            print!("\x1b[{drawn}A\x1b[J");
-        }
-        output.result(&progress, |progress| {
-            let picture = draw(progress);
-            drawn = picture.lines().count();
-            picture
-        })?;
-        // Of a cancelled one rotations may go on.
-        let over = progress.campaign.state.is_over() && progress.campaign.state != CampaignState::RollingBack;
-        if over && progress.keys.rotating == 0 {
-            return Ok(());
-        }
-        tokio::time::sleep(every.max(Duration::from_millis(200))).await;
-    }
+/// Of a cancelled one rotations may go on.
+fn is_over(progress: &CampaignProgress) -> bool {
+    let state = progress.campaign.state;
+    state.is_over() && state != CampaignState::RollingBack && progress.keys.rotating == 0
 }
 
 fn path(name: &str) -> String {
@@ -121,7 +101,7 @@ fn draw(progress: &CampaignProgress) -> String {
     const SHOWN: usize = 10;
     let CampaignProgress { campaign, keys, skipped, latest_waves, waits_for } = progress;
     let mut lines = vec![
-        format!("Campaign {} of ring {}: {}", campaign.name, campaign.ring, state(campaign.state)),
+        format!("Campaign {} of ring {}: {}", campaign.name, campaign.ring, campaign.state.in_words()),
         format!("{}  {}", bar(keys, campaign.selected), counts(keys)),
         format!(
             "Waves    {} of {} so far, {} between them",
@@ -244,7 +224,7 @@ fn list(campaigns: &[Campaign]) -> String {
         [
             campaign.name.clone(),
             campaign.ring.clone(),
-            state(campaign.state).into(),
+            campaign.state.in_words().into(),
             campaign.selected.to_string(),
             campaign.waves.to_string(),
             when(campaign.created_at),
@@ -273,16 +253,4 @@ fn keys_of(keys: &[CampaignKey]) -> String {
         [key.key.clone(), key.client.clone(), wave, rotation, state]
     };
     table(["KEY", "CLIENT", "WAVE", "ROTATION", "STATE"], &keys.iter().map(row).collect::<Vec<_>>())
-}
-
-const fn state(state: CampaignState) -> &'static str {
-    match state {
-        CampaignState::Running => "running",
-        CampaignState::Paused => "paused",
-        CampaignState::Halted => "halted",
-        CampaignState::RollingBack => "rolling back",
-        CampaignState::Completed => "completed",
-        CampaignState::Cancelled => "cancelled",
-        CampaignState::RolledBack => "rolled back",
-    }
 }

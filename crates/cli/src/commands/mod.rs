@@ -17,3 +17,4 @@ pub(crate) mod self_service;
 pub(crate) mod serve;
 pub(crate) mod signing_key;
 pub(crate) mod token;
+mod watch;

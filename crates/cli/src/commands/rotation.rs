@@ -1,6 +1,3 @@
-use std::io::{self, IsTerminal as _};
-use std::time::Duration;
-
 use keywheel_api::rotation::ReportingVm;
 use keywheel_api::{
     NextStep, Requests, Retire, RollBack, Rotation, RotationProgress, RotationState, StartBrownout, Step,
@@ -8,6 +5,7 @@ use keywheel_api::{
 };
 
 use super::key::{segment, span, when};
+use super::watch::watch;
 use crate::args;
 use crate::failure::Failure;
 use crate::http::Api;
@@ -30,7 +28,11 @@ pub(crate) async fn run(command: args::Rotation, api: &Api<'_>, output: Output) 
             let rotation: Rotation = api.get(&format!("/v1/rotations/{}", segment(&rotation))).await?;
             output.result(&rotation, show)
         }
-        args::Rotation::Watch { rotation, every } => watch(&rotation, every, api, output).await,
+        args::Rotation::Watch { rotation, every } => {
+            let path = format!("/v1/rotations/{}/progress", segment(&rotation));
+            let is_over = |progress: &RotationProgress| progress.next.is_none();
+            watch(&path, every, api, output, draw, is_over).await
+        }
         args::Rotation::Brownout { rotation, share, length } => {
             let path = format!("/v1/rotations/{}/brownout", segment(&rotation));
             let how = StartBrownout { share, seconds: length.as_secs() };
@@ -58,28 +60,6 @@ pub(crate) async fn run(command: args::Rotation, api: &Api<'_>, output: Output) 
                 )
             })
         }
-    }
-}
-
-/// A line of JSON each time, or on a terminal a picture that is drawn over.
-async fn watch(rotation: &str, every: Duration, api: &Api<'_>, output: Output) -> Result<(), Failure> {
-    let path = format!("/v1/rotations/{}/progress", segment(rotation));
-    let mut drawn = 0;
-    loop {
-        let progress: RotationProgress = api.get(&path).await?;
-        if output == Output::Human && drawn > 0 && io::stdout().is_terminal() {
-            // Up to its first line, and clear what is below.
-            print!("\x1b[{drawn}A\x1b[J");
-        }
-        output.result(&progress, |progress| {
-            let picture = draw(progress);
-            drawn = picture.lines().count();
-            picture
-        })?;
-        if progress.next.is_none() {
-            return Ok(());
-        }
-        tokio::time::sleep(every.max(Duration::from_millis(200))).await;
     }
 }
 

@@ -144,7 +144,7 @@ pub(crate) async fn roll_back(
 }
 
 fn told(campaign: Campaign) -> Result<axum::Json<Campaign>, ApiError> {
-    let (name, state) = (&campaign.name, crate::campaign::in_words(campaign.state));
+    let (name, state) = (&campaign.name, campaign.state.in_words());
     info!(campaign = name, state, "Campaign {name} is {state}");
     Ok(axum::Json(campaign))
 }

@@ -2,68 +2,74 @@
 
 use axum::body::{Body, to_bytes};
 use axum::extract::{FromRequestParts as _, RawPathParams, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::Response;
+use keywheel_api::Problem;
 use serde_json::Value;
 
+use super::applied;
 use super::error::ApiError;
-use super::{applied, require};
 use crate::store::{Precondition, Resource, Tags, entity_tag};
 
 pub(super) const HEADER: HeaderName = header::IF_MATCH;
 const RULE: &str = "only with a change of a client, a key or a policy";
 
-/// What the path of a route names.
+/// What a route has to do with entity tags.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Named {
-    resource: Resource,
-    parameter: &'static str,
-    /// Nothing stands behind it: what is answered is the thing itself.
-    is_whole: bool,
+pub(super) struct Tagging {
+    /// What the path names, and by which parameter.
+    named: Option<(Resource, &'static str)>,
+    is_change: bool,
+    /// Whether the answer is the thing itself, and has its tag.
+    answers: bool,
 }
 
-impl Named {
-    pub(super) fn by(path: &str) -> Option<Self> {
+impl Tagging {
+    pub(super) fn of(method: &str, path: &str) -> Self {
         let known = [
             ("/v1/clients/{client}", Resource::Client, "client"),
             ("/v1/keys/{key}", Resource::Key, "key"),
             ("/v1/policies/{policy}", Resource::Policy, "policy"),
         ];
-        known.into_iter().find_map(|(begins, resource, parameter)| {
-            let rest = path.strip_prefix(begins)?;
-            Some(Self { resource, parameter, is_whole: rest.is_empty() })
-        })
+        let found = known.into_iter().find(|(begins, ..)| path.starts_with(begins));
+        let is_whole = found.is_some_and(|(whole, ..)| path == whole);
+        Self {
+            named: found.map(|(_, resource, parameter)| (resource, parameter)),
+            is_change: method != "get",
+            answers: is_whole && method != "delete",
+        }
     }
 
-    /// Whether the answer to such a request has an entity tag.
-    pub(super) fn is_tagged(self, method: &str) -> bool {
-        self.is_whole && matches!(method, "get" | "patch" | "put")
+    /// Whether requests may be made on condition.
+    pub(super) const fn matches(self) -> bool {
+        self.is_change && self.named.is_some()
+    }
+
+    pub(super) const fn answers(self) -> bool {
+        self.answers
     }
 }
 
 /// Passes the condition of a change on, and says how the thing is.
 pub(crate) async fn tag(
-    State(named): State<Option<Named>>,
+    State(tagging): State<Tagging>,
     request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
     let (mut head, body) = request.into_parts();
-    let is_change = !matches!(head.method, Method::GET | Method::HEAD);
-    if let Some(tags) = tags(&head.headers).filter(|_| is_change) {
-        let named = named.ok_or(());
-        require(named.is_ok(), HEADER.as_str(), RULE)?;
+    if let Some(tags) = tags(&head.headers).filter(|_| tagging.is_change) {
+        let Some((resource, parameter)) = tagging.named else {
+            return Err(Problem::field(HEADER.as_str(), RULE).into());
+        };
         let params = RawPathParams::from_request_parts(&mut head, &()).await;
         let params = params.map_err(|error| ApiError::Internal(error.to_string()))?;
-        if let Ok(named) = named
-            && let Some((_, name)) = params.iter().find(|(parameter, _)| *parameter == named.parameter)
-        {
-            head.extensions.insert(Precondition::new(named.resource, name.to_owned(), tags));
+        if let Some((_, name)) = params.iter().find(|(found, _)| *found == parameter) {
+            head.extensions.insert(Precondition::new(resource, name.to_owned(), tags));
         }
     }
-    let is_tagged = named.is_some_and(|named| named.is_tagged(&head.method.as_str().to_ascii_lowercase()));
     let response = next.run(Request::from_parts(head, body)).await;
-    if is_tagged && response.status().is_success() { tagged(response).await } else { Ok(response) }
+    if tagging.answers && response.status().is_success() { tagged(response).await } else { Ok(response) }
 }
 
 async fn tagged(response: Response) -> Result<Response, ApiError> {
@@ -126,11 +132,16 @@ mod tests {
 
     #[test]
     fn clients_keys_and_policies_have_tags() {
-        let tagged = |path, method| Named::by(path).is_some_and(|named| named.is_tagged(method));
-        assert!(tagged("/v1/keys/{key}", "get") && tagged("/v1/policies/{policy}", "put"));
-        assert!(!tagged("/v1/keys/{key}/revoke", "post") && Named::by("/v1/keys/{key}/revoke").is_some());
+        let of = |method, path| {
+            let tagging = Tagging::of(method, path);
+            (tagging.matches(), tagging.answers())
+        };
+        assert_eq!(of("get", "/v1/keys/{key}"), (false, true));
+        assert_eq!(of("put", "/v1/policies/{policy}"), (true, true));
+        assert_eq!(of("delete", "/v1/policies/{policy}"), (true, false));
+        assert_eq!(of("post", "/v1/keys/{key}/revoke"), (true, false));
         for path in ["/v1/keys", "/v1/rings/{ring}/signing-keys/{key}/retire", "/v1/tokens/{token}/revoke"] {
-            assert!(Named::by(path).is_none(), "{path}");
+            assert_eq!(of("post", path), (false, false), "{path}");
         }
     }
 }

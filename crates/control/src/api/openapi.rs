@@ -12,7 +12,8 @@ use utoipa::{IntoParams, PartialSchema as _, ToSchema};
 
 use super::applied::{DEFAULT_SECONDS, MAX_SECONDS};
 use super::auth::Access;
-use super::{matching, once};
+use super::matching::{self, Tagging};
+use super::once;
 
 const SECURITY: &str = "token";
 /// An API key, in either header.
@@ -36,10 +37,7 @@ pub(crate) struct Operation {
     answers: BTreeMap<u16, Value>,
     waits: bool,
     repeats: bool,
-    /// It takes `If-Match`.
-    matches: bool,
-    /// Its answer has an `ETag`.
-    tagged: bool,
+    tagging: Option<Tagging>,
     links: Map<String, Value>,
     problems: Vec<ProblemKind>,
     schemas: Vec<(String, RefOr<Schema>)>,
@@ -108,8 +106,7 @@ impl Operation {
             answers: BTreeMap::new(),
             waits: false,
             repeats: false,
-            matches: false,
-            tagged: false,
+            tagging: None,
             links: Map::new(),
             problems: Vec::new(),
             schemas: Vec::new(),
@@ -227,11 +224,11 @@ impl Operation {
     }
 
     /// It may be made on condition of an entity tag, or answers with one.
-    pub(crate) fn tagged(mut self, matches: bool, tagged: bool) -> Self {
-        if matches {
+    pub(super) fn tagged(mut self, tagging: Tagging) -> Self {
+        if tagging.matches() {
             self.problems.push(ProblemKind::PreconditionFailed);
         }
-        Self { matches, tagged, ..self }
+        Self { tagging: Some(tagging), ..self }
     }
 
     /// Its answer's member `member` is what another operation calls `parameter`.
@@ -259,7 +256,7 @@ impl Operation {
         if self.repeats {
             parameters.push(key_parameter());
         }
-        if self.matches {
+        if self.tagging.is_some_and(Tagging::matches) {
             parameters.push(match_parameter());
         }
         let mut responses = Map::new();
@@ -267,7 +264,7 @@ impl Operation {
             if self.waits {
                 add_applied(&mut answer);
             }
-            if self.tagged {
+            if self.tagging.is_some_and(Tagging::answers) {
                 add_tag(&mut answer);
             }
             if !self.links.is_empty() {

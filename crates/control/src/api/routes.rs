@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::auth::{Access, Guard, OPEN, guard};
 use super::error::{no_such_method, no_such_path};
-use super::matching::Named;
+use super::matching::Tagging;
 use super::openapi::{Document, Operation};
 use super::{applied, holder, matching, once, request};
 use crate::Control;
@@ -79,12 +79,10 @@ impl Routes {
         mut route: MethodRouter<Arc<Control>>,
         mut operation: Operation,
     ) -> Self {
-        let named = Named::by(path).filter(|_| self.listener == Listener::Admin);
-        if named.is_some() || (self.listener == Listener::Admin && method != "get") {
-            route = route.route_layer(from_fn_with_state(named, matching::tag));
-        }
-        if let Some(named) = named {
-            operation = operation.tagged(method != "get", named.is_tagged(method));
+        if self.listener == Listener::Admin {
+            let tagging = Tagging::of(method, path);
+            route = route.route_layer(from_fn_with_state(tagging, matching::tag));
+            operation = operation.tagged(tagging);
         }
         if self.listener == Listener::Admin && method == "post" {
             route = route.route_layer(from_fn_with_state(self.control.clone(), once::once));

@@ -19,7 +19,7 @@ pub struct Signed {
     pub signature: String,
     pub signer: String,
     pub revision: u64,
-    /// For a page: where the page behind it should end.
+    /// For a page, from whoever knows: where the page behind it should end.
     pub ahead: Option<Digest>,
 }
 
@@ -70,7 +70,7 @@ impl Press {
         };
         let body = Bytes::from(serde_json::to_vec(&document)?);
         let signature = key.sign(&body);
-        Ok(Signed { body, signature, signer: cut.signer, revision: cut.revision, ahead: cut.ahead })
+        Ok(Signed { body, signature, signer: cut.signer, revision: cut.revision, ahead: None })
     }
 
     /// Now, but later than any document before: a proxy takes a heartbeat only if it is newer.

@@ -212,9 +212,14 @@ impl Publisher {
         let make = || async {
             let cut = self.store.cut_page(self.record.id, after).await?;
             let through = cut.entries.last().filter(|_| cut.more).map(|entry| entry.digest);
+            // It is a guess, so it need not be of the same moment.
+            let ahead = match through {
+                Some(through) => self.store.end_of_page(self.record.id, through).await?,
+                None => None,
+            };
             // A page holds the state at the head, whatever the revision of its last entry.
             let cut = Cut { revision: cut.head, ..cut };
-            self.sign(Kind::Snapshot { after, through }, cut).await
+            Ok(Signed { ahead, ..self.sign(Kind::Snapshot { after, through }, cut).await? })
         };
         // A page is cut at or after the head at which it was asked for. A press has one epoch, so
         // pages of another are never among these.

@@ -1,7 +1,6 @@
 use keywheel_keyring::document::MAX_ENTRIES;
 use keywheel_keyring::{Digest, Entry, Epoch, Millis};
 use serde_json::json;
-use sqlx::AnyConnection;
 use sqlx::Row as _;
 use sqlx::any::AnyRow;
 
@@ -37,8 +36,6 @@ pub struct Cut {
     pub revision: u64,
     /// Whether more rows follow.
     pub more: bool,
-    /// Of a page: where the page behind it ends, unless that is the last.
-    pub ahead: Option<Digest>,
 }
 
 impl Store {
@@ -119,13 +116,27 @@ impl Store {
             .bind(int(MAX_ENTRIES as u64 + 1))
             .fetch_all(&mut *tx)
             .await?;
-        let ahead = match rows.get(MAX_ENTRIES) {
-            Some(first) => end_of_page(&mut tx, ring, first).await?,
-            None => None,
-        };
         self.known(ring, head.revision);
         self.signed_by(head.activation);
-        Ok(Cut { ahead, ..Cut::new(head, &rows)? })
+        Cut::new(head, &rows)
+    }
+
+    /// Where the page behind `after` ends now, unless it is the last: that one ends with the ring.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn end_of_page(&self, ring: i64, after: Digest) -> Result<Option<Digest>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT digest FROM versions WHERE ring_id = $1 AND digest > $2 AND removed_at IS NULL
+             ORDER BY digest LIMIT 2 OFFSET $3",
+        )
+        .bind(ring)
+        .bind(after.as_bytes().as_slice())
+        .bind(int(MAX_ENTRIES as u64 - 1))
+        .fetch_all(self.db.readers())
+        .await?;
+        rows.first().filter(|_| rows.len() > 1).map(|row| digest(row, "digest")).transpose()
     }
 
     /// Has proxies forget up to one document's worth of versions that ended before `before`. Their
@@ -171,7 +182,7 @@ impl Cut {
     pub fn nothing(at: Standing) -> Self {
         let Standing { revision, epoch, signer, .. } = at;
         let (entries, removed) = (Vec::new(), Vec::new());
-        Self { head: revision, epoch, signer, entries, removed, revision, more: false, ahead: None }
+        Self { head: revision, epoch, signer, entries, removed, revision, more: false }
     }
 
     /// From one row more than a document holds.
@@ -190,24 +201,6 @@ impl Cut {
         }
         Ok(cut)
     }
-}
-
-/// Where a page ends that begins with `first`, unless it is the last: that one ends with the ring.
-async fn end_of_page(
-    tx: &mut AnyConnection,
-    ring: i64,
-    first: &AnyRow,
-) -> Result<Option<Digest>, StoreError> {
-    let rows = sqlx::query(
-        "SELECT digest FROM versions WHERE ring_id = $1 AND digest >= $2 AND removed_at IS NULL
-         ORDER BY digest LIMIT 2 OFFSET $3",
-    )
-    .bind(ring)
-    .bind(first.try_get::<Vec<u8>, _>("digest")?)
-    .bind(int(MAX_ENTRIES as u64 - 1))
-    .fetch_all(tx)
-    .await?;
-    rows.first().filter(|_| rows.len() > 1).map(|row| digest(row, "digest")).transpose()
 }
 
 fn ring(row: &AnyRow) -> Result<RingRecord, StoreError> {

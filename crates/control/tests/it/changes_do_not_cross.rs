@@ -28,6 +28,7 @@ async fn a_change_is_made_only_to_what_the_caller_saw() {
     let path = format!("/v1/keys/{}", key.id);
     let seen = tag(&plane.get(&path).await);
     assert_eq!(tag(&plane.get(&path).await), seen, "it is the same as long as nothing changes");
+    assert_eq!(tag(&plane.admin("HEAD", &path, String::new()).await), seen);
 
     let answer = change(&plane, "PATCH", &path, &seen, labels("one")).await;
     let now = tag(&answer);
