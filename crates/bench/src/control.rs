@@ -3,7 +3,10 @@
 mod large;
 mod replicas;
 mod reports;
+mod soak;
 mod waiting;
+
+use std::time::Duration;
 
 use keywheel_testkit::{ControlPlane, Paths, paths};
 
@@ -22,6 +25,9 @@ pub(crate) struct Args {
     /// Keys of the large ring
     #[arg(long, default_value_t = 1_000_000)]
     keys: u32,
+    /// Seconds of rotations, reports and callers that leave, over which memory is to stay flat
+    #[arg(long, default_value_t = 120)]
+    soak: u64,
     /// Print only; leave docs/benchmarks.md as it is
     #[arg(long)]
     dry: bool,
@@ -37,12 +43,15 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<bool> {
 
     eprintln!("importing {} digests", args.keys);
     let control = ControlPlane::start(&paths).await?;
-    let import = large::import(&control, args.keys).await?;
+    let import = large::import(&paths, &control, args.keys).await?;
     eprintln!("pages, keys and usage reports at that size");
     let pages = large::pages(&control).await?;
     let issues = large::issues(&control).await?;
     let reports = reports::measure(&control).await?;
     drop(control);
+
+    eprintln!("keys that come and go for {} seconds", args.soak);
+    let soak = soak::measure(&ControlPlane::start(&paths).await?, Duration::from_secs(args.soak)).await?;
 
     let replicas = if paths::postgres().is_ok() {
         eprintln!("a change on one of two replicas");
@@ -76,6 +85,12 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<bool> {
         ),
         Bar::new("a page that was made before, median", median(&pages.kept), " ms", Some(AtMost(1.0))),
         Bar::new("issuing a key, p99", p99(&issues), " ms", Some(AtMost(10.0))),
+        Bar::new(
+            "memory at the end of a soak, against before its middle",
+            soak.growth,
+            "×",
+            Some(AtMost(1.1)),
+        ),
         Bar::new("usage reports a second", reports.a_second, "", Some(AtLeast(1_000.0))),
     ];
     if let Some(replicas) = &replicas {
@@ -91,15 +106,20 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<bool> {
     let mut body = "| | p50 | p99 | most | of |\n|---|---|---|---|---|\n".to_owned();
     rows.iter().for_each(|row| body += &row.0);
     body += &format!(
-        "\nThe control plane and who asks it share the machine. Proxies wait over a connection each. Digests are imported over \
-         the API, {} at a time, for {} clients. Pages, keys and reports are asked for with the imported ring in place; reports \
+        "\nThe control plane and who asks it share the machine. Proxies wait over a connection each. Digests are imported by \
+         `keywheel key import` from a file, for {} clients. Pages, keys and reports are asked for with the imported ring in place; reports \
          come over {} connections, each of one VM with {} counts. SQLite, but for the replicas: two control planes on one \
-         PostgreSQL, and {} changes.\n",
-        count(large::BATCH as u64),
+         PostgreSQL, and {} changes. The soak of {} seconds had {} keys made, rotated and revoked, over {} calls of {} \
+         proxies that report and wait, a quarter of which leave meanwhile; resident memory was {:.0} MB.\n",
         count(large::CLIENTS.into()),
         reports::VMS,
         reports::COUNTS,
         replicas::CHANGES,
+        args.soak,
+        count(soak.keys),
+        count(soak.calls),
+        soak::PROXIES,
+        soak.megabytes,
     );
     let others = others.cores(std::iter::empty())?;
     let section = Section { id: "control", title: "The control plane", body, bars, others };

@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 
 use crate::app;
 use crate::clock;
-use crate::jobs::{self, checkpoints, purge, scheduler};
+use crate::jobs::{self, checkpoints, fold, purge, scheduler};
 use crate::metrics::Listener;
 use crate::notary::Notary;
 use crate::rekey;
@@ -306,6 +306,7 @@ impl Control {
             tokio::spawn(scheduler::run(self.store.clone(), self.stop.subscribe())),
             tokio::spawn(checkpoints::run(self.store.clone(), self.notary.clone(), self.stop.subscribe())),
             tokio::spawn(self.store.clone().follow_replicas(self.stop.subscribe())),
+            tokio::spawn(fold::run(self.store.clone(), self.stop.subscribe())),
             tokio::spawn(purge::run(self.store.clone(), self.keep_ended, self.stop.subscribe())),
         ];
         for ring in self.rings.values() {

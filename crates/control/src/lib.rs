@@ -21,6 +21,7 @@
 //! | [`metrics`] | what is counted |
 //! | [`failed_logins`] | who sent bad tokens lately |
 //! | [`jobs`] | deadlines, checkpoints and the removal of what ended long ago |
+//! | `ids` | names that sort by time |
 //! | [`seal`], [`secret`] | the signing keys' encryption, tokens |
 //! | [`signers`] | the signing keys, opened |
 //!
@@ -57,6 +58,7 @@ pub mod campaign;
 pub mod clock;
 pub mod control;
 pub mod failed_logins;
+mod ids;
 pub mod jobs;
 pub mod lifecycle;
 pub mod metrics;

@@ -1,15 +1,16 @@
 //! A large ring: how it comes in, and what is asked of it then.
 
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
 use std::time::Instant;
 
 use anyhow::ensure;
-use keywheel_api::{Import, ImportItem};
 use keywheel_keyring::Digest;
-use keywheel_testkit::ControlPlane;
 use keywheel_testkit::envoy_admin::RING;
 use keywheel_testkit::http::Connection;
+use keywheel_testkit::{ControlPlane, Paths};
+use tokio::process::Command;
 
-pub(super) const BATCH: usize = 5_000;
 pub(super) const CLIENTS: u32 = 1_000;
 const PAGES: u32 = 300;
 const KEYS: usize = 300;
@@ -19,27 +20,28 @@ pub(super) struct Pages {
     pub(super) kept: Vec<f64>,
 }
 
-/// How many seconds it takes.
-pub(super) async fn import(control: &ControlPlane, keys: u32) -> anyhow::Result<f64> {
+/// How many seconds `keywheel key import` takes.
+pub(super) async fn import(paths: &Paths, control: &ControlPlane, keys: u32) -> anyhow::Result<f64> {
     let admin = control.admin()?;
     for client in 0..CLIENTS {
         admin.create_client(&format!("client-{client}")).await?;
     }
-    let numbers: Vec<u32> = (0..keys).collect();
-    let mut took = 0.0;
-    for numbers in numbers.chunks(BATCH) {
-        let items = numbers.iter().map(|number| ImportItem {
-            digest: Digest::of(&number.to_be_bytes()),
-            client: format!("client-{}", number % CLIENTS),
-            scopes: vec!["market:read".into()],
-            expires_at: None,
-        });
-        let import = Import { items: items.collect(), ..Import::default() };
-        let start = Instant::now();
-        let done = admin.import(RING, &import).await?;
-        took += start.elapsed().as_secs_f64();
-        ensure!(done.imported == numbers.len() as u64, "{} items were refused", done.refused.len());
+    let dir = tempfile::tempdir()?;
+    let list = dir.path().join("keys.csv");
+    let mut csv = BufWriter::new(File::create(&list)?);
+    writeln!(csv, "digest,client,scopes")?;
+    for number in 0..keys {
+        let digest = Digest::of(&number.to_be_bytes());
+        writeln!(csv, "{digest},client-{},market:read", number % CLIENTS)?;
     }
+    csv.into_inner().map_err(|error| error.into_error())?.sync_all()?;
+    let mut import = Command::new(&paths.keywheel);
+    import.args(["key", "import", "--ring", RING, "--output", "json", "--url"]).arg(control.url());
+    import.arg("--token-file").arg(control.token_file()?).arg("--from").arg(&list);
+    let start = Instant::now();
+    let done = import.output().await?;
+    let took = start.elapsed().as_secs_f64();
+    ensure!(done.status.success(), "the import failed: {}", String::from_utf8_lossy(&done.stderr));
     Ok(took)
 }
 

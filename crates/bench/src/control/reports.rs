@@ -55,7 +55,7 @@ pub(super) async fn measure(control: &ControlPlane) -> anyhow::Result<Reports> {
     Ok(Reports { latencies, a_second })
 }
 
-fn report(vm: u64, batch: u64, versions: &[String]) -> anyhow::Result<Vec<u8>> {
+pub(super) fn report(vm: u64, batch: u64, versions: &[String]) -> anyhow::Result<Vec<u8>> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).context("a clock before 1970")?;
     let now = u64::try_from(now.as_millis())?;
     let count = |version: &String| Count {

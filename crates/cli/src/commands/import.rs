@@ -1,5 +1,6 @@
 //! Many keys at once, in and out.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, IsTerminal as _, Write};
 use std::path::Path;
@@ -74,32 +75,44 @@ pub(crate) async fn run(args: args::Import, api: &Api<'_>, output: Output) -> Re
         Format::Csv => Box::new(csv_lines(input, args.client.clone())),
         Format::Jsonl => Box::new(json_lines(input, args.client.clone())),
     };
-    let mut report = Report { ring: args.ring.clone(), dry_run: args.dry_run, ..Report::default() };
-    let path = format!("/v1/rings/{}/import", segment(&args.ring));
-    let (mut batch, mut numbers) = (Vec::new(), Vec::new());
+    let report = Report { ring: args.ring.clone(), dry_run: args.dry_run, ..Report::default() };
+    let (mut items, mut refused) = (Vec::new(), Vec::new());
     for line in lines {
         match line.map_err(failed)? {
+            (line, Ok(item)) => items.push((line, item)),
             (line, Err(detail)) => {
-                report.refused.push(RefusedLine { line, reason: ImportRefusal::Invalid, detail });
-            }
-            (line, Ok(item)) => {
-                numbers.push(line);
-                batch.push(item);
+                refused.push(RefusedLine { line, reason: ImportRefusal::Invalid, detail });
             }
         }
-        if batch.len() >= MAX_IMPORT {
-            send(&args, &path, api, &mut report, &mut batch, &mut numbers).await?;
+    }
+    if items.is_empty() && refused.is_empty() {
+        return Err(Failure::EmptyList { path: args.from });
+    }
+    // What is next to each other in the database's index is written together, which halves the time of a large
+    // import. Of lines with the same digest the first one stays the first.
+    items.sort_by_key(|(_, item)| item.digest);
+    let path = format!("/v1/rings/{}/import", segment(&args.ring));
+    let report = RefCell::new(Report { refused, ..report });
+    let batches = RefCell::new(items.chunks(MAX_IMPORT));
+    let sender = || async {
+        loop {
+            let batch = batches.borrow_mut().next();
+            let Some(batch) = batch else { return Ok::<_, Failure>(()) };
+            let answer = send(&args, &path, api, batch).await?;
+            let mut report = report.borrow_mut();
+            report.add(batch, answer);
+            if io::stderr().is_terminal() {
+                eprint!("\r{} imported, {} refused", report.imported, report.refused.len());
+            }
         }
-    }
-    if !batch.is_empty() {
-        send(&args, &path, api, &mut report, &mut batch, &mut numbers).await?;
-    }
+    };
+    // While one batch is written, the other is read.
+    let sent = tokio::try_join!(sender(), sender());
     if io::stderr().is_terminal() {
         eprintln!();
     }
-    if report.imported == 0 && report.present == 0 && report.refused.is_empty() {
-        return Err(Failure::EmptyList { path: args.from });
-    }
+    sent?;
+    let mut report = report.into_inner();
     report.refused.sort_by_key(|refused| refused.line);
     output.result(&report, human)?;
     if report.refused.is_empty() { Ok(()) } else { Err(Failure::ImportRefused(report.refused.len())) }
@@ -109,25 +122,12 @@ async fn send(
     args: &args::Import,
     path: &str,
     api: &Api<'_>,
-    report: &mut Report,
-    batch: &mut Vec<ImportItem>,
-    numbers: &mut Vec<u64>,
-) -> Result<(), Failure> {
-    let import =
-        Import { items: std::mem::take(batch), dry_run: args.dry_run, create_clients: args.create_clients };
+    batch: &[(u64, ImportItem)],
+) -> Result<Imported, Failure> {
+    let items = batch.iter().map(|(_, item)| item.clone()).collect();
+    let import = Import { items, dry_run: args.dry_run, create_clients: args.create_clients };
     // A batch whose answer was lost finds its keys there.
-    let Imported { imported, present, refused, .. } = api.post(path, &import).await?;
-    report.imported = report.imported.saturating_add(imported);
-    report.present = report.present.saturating_add(present);
-    for RefusedItem { item, reason, detail } in refused {
-        let line = usize::try_from(item).ok().and_then(|item| numbers.get(item)).copied().unwrap_or_default();
-        report.refused.push(RefusedLine { line, reason, detail });
-    }
-    numbers.clear();
-    if io::stderr().is_terminal() {
-        eprint!("\r{} imported, {} refused", report.imported, report.refused.len());
-    }
-    Ok(())
+    api.post(path, &import).await
 }
 
 pub(crate) async fn export(args: args::Export, api: &Api<'_>, _: Output) -> Result<(), Failure> {
@@ -145,6 +145,19 @@ pub(crate) async fn export(args: args::Export, api: &Api<'_>, _: Output) -> Resu
         None => Box::new(BufWriter::new(io::stdout().lock())),
     };
     Ok(write(&items, args.format, out)?)
+}
+
+impl Report {
+    fn add(&mut self, batch: &[(u64, ImportItem)], answer: Imported) {
+        let Imported { imported, present, refused, .. } = answer;
+        self.imported = self.imported.saturating_add(imported);
+        self.present = self.present.saturating_add(present);
+        for RefusedItem { item, reason, detail } in refused {
+            let line = usize::try_from(item).ok().and_then(|item| batch.get(item));
+            let line = line.map(|(line, _)| *line).unwrap_or_default();
+            self.refused.push(RefusedLine { line, reason, detail });
+        }
+    }
 }
 
 fn write(items: &[ExportedVersion], format: Format, mut out: impl Write) -> io::Result<()> {

@@ -18,6 +18,7 @@ use super::clients::{NAME_RULE, check_labels};
 use super::error::ApiError;
 use super::{PAGE, cursor, label_filter, require, uncancelled};
 use crate::Control;
+use crate::ids;
 use crate::secret::random;
 use crate::store::{Ending, KeyFilter, NewKey, Refusal, StoreError};
 
@@ -66,7 +67,7 @@ pub(crate) async fn create(
     let not_before = new.not_before.map(|at| beginning(at, context.now, expires_at)).transpose()?;
     let ring = new.ring.unwrap_or_else(|| control.default_ring().to_owned());
     caller.require_ring(&ring)?;
-    let made = version(&control, &ring, new.version)?;
+    let made = version(&control, &ring, new.version, context.now)?;
     let new = NewKey {
         ring,
         client: new.client,
@@ -140,7 +141,7 @@ pub(crate) async fn add_version(
     let found = control.store.key(&key).await?;
     let expires_at = found.expires_at.and_then(time::millis);
     let not_before = new.not_before.map(|at| beginning(at, context.now, expires_at)).transpose()?;
-    let made = version(&control, &found.ring, new.version)?;
+    let made = version(&control, &found.ring, new.version, context.now)?;
     let Made { id, digest, secret } = made;
     let added = id.clone();
     let change = async move { control.store.add_version(&context, &key, &id, digest, not_before).await };
@@ -163,7 +164,7 @@ pub(crate) async fn deposit(
 ) -> Result<axum::Json<Key>, ApiError> {
     caller.require_key(&control, &key).await?;
     let found = control.store.key(&key).await?;
-    let Made { id, digest, .. } = version(&control, &found.ring, Some(new.version))?;
+    let Made { id, digest, .. } = version(&control, &found.ring, Some(new.version), context.now)?;
     let key = uncancelled(async move { control.store.deposit(&context, &key, &id, digest).await }).await?;
     info!(key.id, "The next version of key {} was deposited", key.id);
     Ok(axum::Json(key))
@@ -258,7 +259,12 @@ pub(super) const fn ending(how: Revoke) -> Ending {
 }
 
 /// The caller's version, or a new one.
-pub(super) fn version(control: &Control, ring: &str, given: Option<NewVersion>) -> Result<Made, ApiError> {
+pub(super) fn version(
+    control: &Control,
+    ring: &str,
+    given: Option<NewVersion>,
+    now: Millis,
+) -> Result<Made, ApiError> {
     if let Some(given) = given {
         let id = given.id.parse();
         let id =
@@ -270,7 +276,7 @@ pub(super) fn version(control: &Control, ring: &str, given: Option<NewVersion>) 
     let prefix: KeyPrefix = ring.record.key_prefix.parse().map_err(|_| {
         ApiError::Internal(format!("the ring's key prefix `{}` is none", ring.record.key_prefix))
     })?;
-    let id = VersionId::from_random(random()?);
+    let id = ids::new_version(now)?;
     let secret = PlainKey::generate(&prefix, &id, random()?);
     Ok(Made { id, digest: secret.digest(), secret: Some(secret) })
 }

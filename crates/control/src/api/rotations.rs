@@ -28,7 +28,7 @@ pub(crate) async fn start(
     let found = control.store.key(&key).await?;
     let expires_at = found.expires_at.and_then(time::millis);
     let not_before = new.not_before.map(|at| keys::beginning(at, context.now, expires_at)).transpose()?;
-    let made = keys::version(&control, &found.ring, new.version)?;
+    let made = keys::version(&control, &found.ring, new.version, context.now)?;
     let new = NewRotation {
         overlap,
         not_before,

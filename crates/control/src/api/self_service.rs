@@ -51,7 +51,7 @@ pub(crate) async fn rotate(
     JsonOrDefault(new): JsonOrDefault<StartSelfRotation>,
 ) -> Result<(StatusCode, axum::Json<SelfRotationWithSecret>), ApiError> {
     let overlap = new.overlap_seconds.map(rotations::overlap).transpose()?;
-    let made = keys::version(&control, &holder.ring, new.version)?;
+    let made = keys::version(&control, &holder.ring, new.version, context.now)?;
     let new = OwnRotation { overlap, version: made.id, digest: made.digest };
     let change = async move { control.store.start_own_rotation(&context, &holder, &new).await };
     let (rotation, created) = uncancelled(change).await?;

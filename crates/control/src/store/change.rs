@@ -133,6 +133,10 @@ impl Change<'_> {
         self.context.now
     }
 
+    pub(super) const fn dialect(&self) -> Dialect {
+        self.store.db.dialect
+    }
+
     /// Takes the ring's next revision. Its row stays locked until the commit.
     pub(super) async fn next_revision(&mut self, ring: i64) -> Result<u64, StoreError> {
         self.next_revisions(ring, 1).await

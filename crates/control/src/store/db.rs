@@ -35,10 +35,13 @@ const WRITE_LOCK: i64 = 0x6b65_7977_6865_656c;
 ///
 /// `cache_size` is in KiB, as SQLite writes it. An import touches pages all over its indexes; with SQLite's own
 /// 2 MB each would be written to the log and read back many times. Only what is used is allocated.
+///
+/// The log is folded into the file beside the writer ([`Db::fold_log`]). A commit does it only when the log has grown
+/// to 64 MB all the same.
 const SQLITE_WRITER: &str =
     "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
-    PRAGMA foreign_keys = on; PRAGMA cache_size = -131072";
-const SQLITE_READER: &str = "PRAGMA busy_timeout = 5000; PRAGMA query_only = on";
+    PRAGMA foreign_keys = on; PRAGMA cache_size = -131072; PRAGMA wal_autocheckpoint = 16384";
+const SQLITE_READER: &str = "PRAGMA busy_timeout = 5000; PRAGMA query_only = on; PRAGMA cache_size = -32768";
 /// A replica that was cut off in the middle of a change must not keep the lock.
 const POSTGRES_SESSION: &str = "SET application_name = 'keywheel'; SET lock_timeout = '5s';
     SET statement_timeout = '60s'; SET idle_in_transaction_session_timeout = '60s'";
@@ -177,6 +180,16 @@ impl Db {
     /// For statements that stand alone and that nobody's change depends on.
     pub(super) const fn writer(&self) -> &AnyPool {
         &self.writer
+    }
+
+    /// Brings what SQLite's write-ahead log holds into the file, as far as nobody reads what was there before. Writers
+    /// go on meanwhile.
+    pub(super) async fn fold_log(&self) -> Result<(), StoreError> {
+        if self.dialect == Dialect::Sqlite {
+            self.check()?;
+            sqlx::raw_sql("PRAGMA wal_checkpoint(PASSIVE)").execute(&self.readers).await?;
+        }
+        Ok(())
     }
 
     /// Ends every connection, so that SQLite's write-ahead log is folded into the database.

@@ -2,24 +2,71 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use keywheel_api::time::timestamp;
 use keywheel_api::{Client, ImportItem, ImportRefusal, Imported, RefusedItem, time};
-use keywheel_keyring::key_text::random_id;
-use keywheel_keyring::{Digest, State, VersionId};
+use keywheel_keyring::{Digest, Millis, VersionId};
 use serde_json::json;
 use sqlx::Row as _;
 
 use super::change::{Change, Context};
-use super::db::parameters;
-use super::rows::{digest, int, state_name};
+use super::db::Sql;
+use super::rows::{digest, int};
 use super::{Refusal, Store, StoreError};
-use crate::secret::random;
+use crate::ids;
+use crate::secret::NoRandomness;
 
 /// Items of one transaction: a revocation waits for one of them at most.
 const TOGETHER: usize = 1_000;
-/// Rows of one INSERT: few enough for the limits of 32,766 and 65,535 parameters.
-const ROWS: usize = 500;
+
+// Many rows come as one parameter: the driver looks the name of each parameter up in the list of all of them, and the
+// time for a thousand rows of seven would be that of their inserts.
+const INSERT_KEYS: Sql = Sql {
+    sqlite: "INSERT INTO keys (id, ring_id, client_id, scopes, expires_at, created_at, look_at)
+        SELECT value ->> 0, $1, value ->> 1, value ->> 2, value ->> 3, $2, value ->> 4 FROM json_each($3)",
+    postgres: "INSERT INTO keys (id, ring_id, client_id, scopes, expires_at, created_at, look_at)
+        SELECT value ->> 0, $1, (value ->> 1)::bigint, value ->> 2, (value ->> 3)::bigint, $2,
+            (value ->> 4)::bigint
+        FROM jsonb_array_elements($3::jsonb)",
+};
+const INSERT_VERSIONS: Sql = Sql {
+    sqlite: "INSERT INTO versions (id, key_id, ring_id, digest, state, expires_at, revision, created_at)
+        SELECT value ->> 0, value ->> 1, $1, unhex(value ->> 2), 'active', value ->> 3, value ->> 4, $2
+        FROM json_each($3)",
+    postgres: "INSERT INTO versions (id, key_id, ring_id, digest, state, expires_at, revision, created_at)
+        SELECT value ->> 0, value ->> 1, $1, decode(value ->> 2, 'hex'), 'active', (value ->> 3)::bigint,
+            (value ->> 4)::bigint, $2
+        FROM jsonb_array_elements($3::jsonb)",
+};
+const CLIENTS: Sql = Sql {
+    sqlite: "SELECT c.id, c.name, coalesce(c.policy_id, r.policy_id) AS policy
+        FROM clients c CROSS JOIN rings r WHERE r.id = $1 AND c.name IN (SELECT value FROM json_each($2))",
+    postgres: "SELECT c.id, c.name, coalesce(c.policy_id, r.policy_id) AS policy
+        FROM clients c CROSS JOIN rings r
+        WHERE r.id = $1 AND c.name IN (SELECT jsonb_array_elements_text($2::jsonb))",
+};
+const TAKEN: Sql = Sql {
+    sqlite: "SELECT v.digest, c.name AS client, k.scopes, k.expires_at FROM versions v
+        JOIN keys k ON k.id = v.key_id JOIN clients c ON c.id = k.client_id
+        WHERE v.ring_id = $1 AND v.digest IN (SELECT unhex(value) FROM json_each($2))",
+    postgres: "SELECT v.digest, c.name AS client, k.scopes, k.expires_at FROM versions v
+        JOIN keys k ON k.id = v.key_id JOIN clients c ON c.id = k.client_id
+        WHERE v.ring_id = $1
+            AND v.digest IN (SELECT decode(jsonb_array_elements_text($2::jsonb), 'hex'))",
+};
+const COMPROMISED: Sql = Sql {
+    sqlite: "SELECT digest FROM compromised_digests WHERE digest IN (SELECT unhex(value) FROM json_each($1))",
+    postgres: "SELECT digest FROM compromised_digests
+        WHERE digest IN (SELECT decode(jsonb_array_elements_text($1::jsonb), 'hex'))",
+};
 
 /// An item at its place among all.
 type Item<'a> = (usize, &'a ImportItem);
+
+/// An item with the ids that its key and its version will have.
+struct Arriving<'a> {
+    at: usize,
+    item: &'a ImportItem,
+    key: String,
+    version: VersionId,
+}
 
 impl Store {
     /// Brings digests in that kept the rules of their fields. Each transaction of up to 1,000 takes a run of
@@ -41,10 +88,23 @@ impl Store {
         let context = &context.in_parts();
         let mut report = Imported { ring: ring.to_owned(), dry_run, ..Imported::default() };
         let mut seen = BTreeSet::new();
-        for items in items.chunks(TOGETHER) {
+        let mut once = Vec::with_capacity(items.len());
+        for (at, item) in items {
+            if seen.insert(item.digest) {
+                once.push((*at, *item));
+            } else {
+                let detail = "an earlier item has this digest".to_owned();
+                report.refused.push(RefusedItem {
+                    item: *at as u64,
+                    reason: ImportRefusal::Repeated,
+                    detail,
+                });
+            }
+        }
+        for items in arrange(once, context.now)?.chunks(TOGETHER) {
             let mut change = self.begin(context).await?;
             let import = Importing { ring: change.ring_id(ring).await?, create_clients, report: &mut report };
-            let imported = import.run(&mut change, items, &mut seen).await?;
+            let imported = import.run(&mut change, items).await?;
             // Nothing remains of a change that is not committed.
             if imported && !dry_run {
                 change.commit().await?;
@@ -55,6 +115,22 @@ impl Store {
         }
         Ok(report)
     }
+}
+
+/// Puts items where few pages of the database are touched for them. Ids are in the order of digests, so that whoever
+/// reads a page of the ring finds its keys beside each other; what is written together is of few clients.
+fn arrange(mut items: Vec<Item<'_>>, now: Millis) -> Result<Vec<Arriving<'_>>, NoRandomness> {
+    items.sort_unstable_by_key(|(_, item)| item.digest);
+    let mut keys = items.iter().map(|_| ids::new("key", now)).collect::<Result<Vec<_>, _>>()?;
+    let mut versions = items.iter().map(|_| ids::new_version(now)).collect::<Result<Vec<_>, _>>()?;
+    keys.sort_unstable();
+    versions.sort_unstable();
+    let ids = keys.into_iter().zip(versions);
+    let arriving = items.into_iter().zip(ids);
+    let mut arriving: Vec<_> =
+        arriving.map(|((at, item), (key, version))| Arriving { at, item, key, version }).collect();
+    arriving.sort_by(|a, b| a.item.client.cmp(&b.item.client));
+    Ok(arriving)
 }
 
 /// Whose a key will be.
@@ -73,40 +149,30 @@ struct Importing<'a> {
 }
 
 impl Importing<'_> {
-    async fn run(
-        self,
-        change: &mut Change<'_>,
-        items: &[Item<'_>],
-        seen: &mut BTreeSet<Digest>,
-    ) -> Result<bool, StoreError> {
+    async fn run(self, change: &mut Change<'_>, items: &[Arriving<'_>]) -> Result<bool, StoreError> {
         let clients = self.clients(change, items).await?;
         let mut taken = change.taken(self.ring, items).await?;
         let compromised = change.compromised(items).await?;
         let mut rows = Vec::with_capacity(items.len());
-        for (at, item) in items {
-            let refused = if !seen.insert(item.digest) {
-                Some((ImportRefusal::Repeated, "an earlier item has this digest".to_owned()))
-            } else if compromised.contains(&item.digest) {
-                let refusal = Refusal::DigestCompromised(item.digest);
-                Some((ImportRefusal::Compromised, refusal.to_string()))
+        for arriving in items {
+            let item = arriving.item;
+            let (reason, detail) = if compromised.contains(&item.digest) {
+                (ImportRefusal::Compromised, Refusal::DigestCompromised(item.digest).to_string())
             } else if let Some(there) = taken.remove(&item.digest) {
                 let same = (&there.client, &there.scopes, expiry(&there));
                 if same == (&item.client, &item.scopes, expiry(item)) {
                     self.report.present = self.report.present.saturating_add(1);
                     continue;
                 }
-                Some((ImportRefusal::DigestTaken, Refusal::DigestTaken.to_string()))
+                (ImportRefusal::DigestTaken, Refusal::DigestTaken.to_string())
             } else if let Some(client) = clients.get(item.client.as_str()) {
-                let key = random_id("key", random()?);
-                rows.push((key, VersionId::from_random(random()?), *client, *item));
+                rows.push((arriving, *client));
                 continue;
             } else {
                 let refusal = Refusal::NotFound { what: "client", name: item.client.clone() };
-                Some((ImportRefusal::UnknownClient, refusal.to_string()))
+                (ImportRefusal::UnknownClient, refusal.to_string())
             };
-            if let Some((reason, detail)) = refused {
-                self.report.refused.push(RefusedItem { item: *at as u64, reason, detail });
-            }
+            self.report.refused.push(RefusedItem { item: arriving.at as u64, reason, detail });
         }
         if rows.is_empty() {
             return Ok(false);
@@ -115,41 +181,19 @@ impl Importing<'_> {
         let first = last.saturating_sub(rows.len() as u64);
         let now = int(change.now().0);
         let mut revision = first;
-        for rows in rows.chunks(ROWS) {
-            // Of full chunks the text is the same, so it is prepared once.
-            let columns = "id, ring_id, client_id, scopes, expires_at, created_at, look_at";
-            let sql = format!("INSERT INTO keys ({columns}) VALUES {}", parameters(rows.len(), 7));
-            let mut keys = sqlx::query(sqlx::AssertSqlSafe(sql));
-            for (key, _, client, item) in rows {
-                keys = keys
-                    .bind(key)
-                    .bind(self.ring)
-                    .bind(client.id)
-                    .bind(json!(item.scopes).to_string())
-                    .bind(expiry(item))
-                    .bind(now)
-                    // The scheduler plans them, a few at a time.
-                    .bind(client.follows.then_some(now));
-            }
-            keys.execute(&mut *change.tx).await?;
-            let columns = "id, key_id, ring_id, digest, state, expires_at, revision, created_at";
-            let sql = format!("INSERT INTO versions ({columns}) VALUES {}", parameters(rows.len(), 8));
-            let mut versions = sqlx::query(sqlx::AssertSqlSafe(sql));
-            for (key, version, _, item) in rows {
-                revision = revision.saturating_add(1);
-                versions = versions
-                    .bind(version.as_str())
-                    .bind(key)
-                    .bind(self.ring)
-                    .bind(item.digest.as_bytes().as_slice())
-                    .bind(state_name(State::Active))
-                    .bind(expiry(item))
-                    .bind(int(revision))
-                    .bind(now);
-            }
-            versions.execute(&mut *change.tx).await?;
+        let (mut keys, mut versions) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
+        for (Arriving { item, key, version, .. }, client) in &rows {
+            revision = revision.saturating_add(1);
+            // The scheduler plans those that follow a policy, a few at a time.
+            let look_at = client.follows.then_some(now);
+            keys.push(json!([key, client.id, json!(item.scopes).to_string(), expiry(item), look_at]));
+            versions.push(json!([version.as_str(), key, item.digest, expiry(item), int(revision)]));
         }
-        let names: BTreeSet<_> = rows.iter().map(|(_, _, _, item)| item.client.as_str()).collect();
+        for (sql, rows) in [(&INSERT_KEYS, keys), (&INSERT_VERSIONS, versions)] {
+            let insert = sqlx::query(change.dialect().pick(sql));
+            insert.bind(self.ring).bind(now).bind(json!(rows).to_string()).execute(&mut *change.tx).await?;
+        }
+        let names: BTreeSet<_> = rows.iter().map(|(arriving, _)| arriving.item.client.as_str()).collect();
         let (before, after) = (json!({ "revision": first }), rows.len());
         let after = json!({ "revision": last, "versions": after, "clients": names });
         let ring = self.report.ring.clone();
@@ -163,28 +207,16 @@ impl Importing<'_> {
     async fn clients(
         &self,
         change: &mut Change<'_>,
-        items: &[Item<'_>],
+        items: &[Arriving<'_>],
     ) -> Result<BTreeMap<String, Owner>, StoreError> {
-        let names: BTreeSet<&str> = items.iter().map(|(_, item)| item.client.as_str()).collect();
-        let names: Vec<&str> = names.into_iter().collect();
+        let names: BTreeSet<&str> = items.iter().map(|arriving| arriving.item.client.as_str()).collect();
         let mut found = BTreeMap::new();
-        for names in names.chunks(ROWS) {
-            // The parameters are numbered from 1 on; the ring comes after them.
-            let sql = format!(
-                "SELECT c.id, c.name, coalesce(c.policy_id, r.policy_id) AS policy
-                 FROM clients c CROSS JOIN rings r WHERE r.id = ${} AND c.name IN ({})",
-                names.len().saturating_add(1),
-                parameters(names.len(), 1)
-            );
-            let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
-            for name in names {
-                query = query.bind(*name);
-            }
-            for row in query.bind(self.ring).fetch_all(&mut *change.tx).await? {
-                let policy: Option<i64> = row.try_get("policy")?;
-                let owner = Owner { id: row.try_get("id")?, follows: policy.is_some() };
-                found.insert(row.try_get::<String, _>("name")?, owner);
-            }
+        let query =
+            sqlx::query(change.dialect().pick(&CLIENTS)).bind(self.ring).bind(json!(names).to_string());
+        for row in query.fetch_all(&mut *change.tx).await? {
+            let policy: Option<i64> = row.try_get("policy")?;
+            let owner = Owner { id: row.try_get("id")?, follows: policy.is_some() };
+            found.insert(row.try_get::<String, _>("name")?, owner);
         }
         if !self.create_clients {
             return Ok(found);
@@ -221,50 +253,31 @@ impl Change<'_> {
     async fn taken(
         &mut self,
         ring: i64,
-        items: &[Item<'_>],
+        items: &[Arriving<'_>],
     ) -> Result<BTreeMap<Digest, ImportItem>, StoreError> {
         let mut found = BTreeMap::new();
-        for items in items.chunks(ROWS) {
-            // The parameters are numbered from 1 on; the ring comes after them.
-            let sql = format!(
-                "SELECT v.digest, c.name AS client, k.scopes, k.expires_at FROM versions v
-                 JOIN keys k ON k.id = v.key_id JOIN clients c ON c.id = k.client_id
-                 WHERE v.ring_id = ${} AND v.digest IN ({})",
-                items.len().saturating_add(1),
-                parameters(items.len(), 1)
-            );
-            let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
-            for (_, item) in items {
-                query = query.bind(item.digest.as_bytes().as_slice());
-            }
-            for row in query.bind(ring).fetch_all(&mut *self.tx).await? {
-                let item = ImportItem {
-                    digest: digest(&row, "digest")?,
-                    client: row.try_get("client")?,
-                    scopes: super::rows::json(row.try_get("scopes")?)?,
-                    expires_at: super::rows::optional_timestamp(&row, "expires_at")?,
-                };
-                found.insert(item.digest, item);
-            }
+        let query = sqlx::query(self.dialect().pick(&TAKEN)).bind(ring).bind(digests(items));
+        for row in query.fetch_all(&mut *self.tx).await? {
+            let item = ImportItem {
+                digest: digest(&row, "digest")?,
+                client: row.try_get("client")?,
+                scopes: super::rows::json(row.try_get("scopes")?)?,
+                expires_at: super::rows::optional_timestamp(&row, "expires_at")?,
+            };
+            found.insert(item.digest, item);
         }
         Ok(found)
     }
 
-    async fn compromised(&mut self, items: &[Item<'_>]) -> Result<BTreeSet<Digest>, StoreError> {
-        let mut found = BTreeSet::new();
-        for items in items.chunks(ROWS) {
-            let parameters = parameters(items.len(), 1);
-            let sql = format!("SELECT digest FROM compromised_digests WHERE digest IN ({parameters})");
-            let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
-            for (_, item) in items {
-                query = query.bind(item.digest.as_bytes().as_slice());
-            }
-            for row in query.fetch_all(&mut *self.tx).await? {
-                found.insert(digest(&row, "digest")?);
-            }
-        }
-        Ok(found)
+    async fn compromised(&mut self, items: &[Arriving<'_>]) -> Result<BTreeSet<Digest>, StoreError> {
+        let query = sqlx::query(self.dialect().pick(&COMPROMISED)).bind(digests(items));
+        let rows = query.fetch_all(&mut *self.tx).await?;
+        rows.iter().map(|row| digest(row, "digest")).collect()
     }
+}
+
+fn digests(items: &[Arriving<'_>]) -> String {
+    json!(items.iter().map(|arriving| arriving.item.digest).collect::<Vec<_>>()).to_string()
 }
 
 fn expiry(item: &ImportItem) -> Option<i64> {

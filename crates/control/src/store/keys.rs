@@ -1,6 +1,5 @@
 use keywheel_api::time::{self, timestamp};
 use keywheel_api::{Key, LabelChanges, Labels, ScheduleState, State, labels};
-use keywheel_keyring::key_text::random_id;
 use keywheel_keyring::{Digest, Millis, VersionId};
 use serde_json::{Value, json};
 use sqlx::any::AnyArguments;
@@ -11,8 +10,8 @@ use super::change::{Change, Context};
 use super::db::{Dialect, parameters};
 use super::rows::{VersionRow, int, key, state_name, version};
 use super::{Refusal, Store, StoreError, unless_taken};
+use crate::ids;
 use crate::lifecycle::{self, Event};
-use crate::secret::random;
 
 const KEY: &str = "SELECT k.id, r.name AS ring, c.name AS client, k.scopes, k.created_at, k.expires_at,
     k.revoked_at, k.labels, k.schedule, k.due_at, k.next_version, p.name AS policy, f.name AS follows,
@@ -81,7 +80,7 @@ impl Store {
         let ring = change.ring_id(&new.ring).await?;
         let client = change.client_id(&new.client).await?;
         let policy = change.policy_id(new.policy.as_deref()).await?;
-        let id = random_id("key", random()?);
+        let id = ids::new("key", context.now)?;
         sqlx::query(
             "INSERT INTO keys (id, ring_id, client_id, scopes, expires_at, created_at, labels, policy_id)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",

@@ -246,6 +246,15 @@ impl Store {
         !self.location.is_file()
     }
 
+    /// Brings what SQLite wrote ahead into the file.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; then it stays in the log.
+    pub async fn fold_log(&self) -> Result<(), StoreError> {
+        self.db.fold_log().await
+    }
+
     /// Ends every connection.
     pub async fn close(&self) {
         self.db.close().await;

@@ -1,13 +1,16 @@
 use keywheel_keyring::document::MAX_ENTRIES;
-use keywheel_keyring::{Digest, Entry, Epoch, Millis};
-use serde_json::json;
-use sqlx::Row as _;
-use sqlx::any::AnyRow;
+use keywheel_keyring::{Digest, Entry, Epoch, Millis, State};
+use serde::Deserialize;
+use sqlx::any::{AnyArguments, AnyRow};
+use sqlx::query::QueryScalar;
+use sqlx::{Any, AnyConnection, Row as _};
 
 use super::change::Context;
-use super::rows::{ENTRY, digest, entry, int, time, uint};
+use super::db::Sql;
+use super::rows::{brownout_of, digest, int, json, time, uint};
 use super::signing_keys::{Standing, standing};
 use super::{Store, StoreError};
+use crate::lifecycle::accepted_until;
 
 /// A ring's row.
 #[derive(Debug, Clone)]
@@ -37,6 +40,54 @@ pub struct Cut {
     /// Whether more rows follow.
     pub more: bool,
 }
+
+/// A version as documents show it. The database writes all of them as one text: each row that SQLite hands over by
+/// itself wakes two threads, which takes longer than to find it.
+#[derive(Debug, Deserialize)]
+struct Row {
+    digest: Digest,
+    version: String,
+    key: String,
+    client: String,
+    revision: u64,
+    state: State,
+    not_before: Option<Millis>,
+    expires_at: Option<Millis>,
+    retire_at: Option<Millis>,
+    /// When proxies were told to forget it.
+    removed_at: Option<Millis>,
+    reinstated_in: Option<String>,
+    brownout_share: Option<i64>,
+    brownout_until: Option<Millis>,
+    scopes: Vec<String>,
+}
+
+type Rows<'q> = QueryScalar<'q, Any, String, AnyArguments>;
+
+/// Up to `$3` rows as [`Row`]s, in the given order.
+macro_rules! rows {
+    ($which:literal, $order:literal) => {
+        Sql {
+            sqlite: concat!(
+                "SELECT json_group_array(json_array(lower(hex(digest)), id, key_id, client, revision, state, not_before,
+                    expires_at, retire_at, removed_at, reinstated_in, brownout_share, brownout_until, json(scopes))
+                    ORDER BY ", $order, ") FROM (SELECT v.*, c.name AS client, k.scopes
+                FROM versions v JOIN keys k ON k.id = v.key_id JOIN clients c ON c.id = k.client_id
+                WHERE v.ring_id = $1 AND ", $which, " ORDER BY ", $order, " LIMIT $3)"
+            ),
+            postgres: concat!(
+                "SELECT coalesce(json_agg(json_build_array(encode(digest, 'hex'), id, key_id, client, revision, state,
+                    not_before, expires_at, retire_at, removed_at, reinstated_in, brownout_share, brownout_until,
+                    scopes::json) ORDER BY ", $order, "), '[]')::text FROM (SELECT v.*, c.name AS client, k.scopes
+                FROM versions v JOIN keys k ON k.id = v.key_id JOIN clients c ON c.id = k.client_id
+                WHERE v.ring_id = $1 AND ", $which, " ORDER BY ", $order, " LIMIT $3) AS rows"
+            ),
+        }
+    };
+}
+
+const CHANGES: Sql = rows!("v.revision > $2", "revision");
+const PAGE: Sql = rows!("v.digest > $2 AND v.removed_at IS NULL", "digest");
 
 impl Store {
     /// # Errors
@@ -83,19 +134,9 @@ impl Store {
     ///
     /// [`StoreError`].
     pub async fn cut_changes(&self, ring: i64, since: u64) -> Result<Cut, StoreError> {
-        let sql = format!("{ENTRY} WHERE v.ring_id = $1 AND v.revision > $2 ORDER BY v.revision LIMIT $3");
-        // One transaction, so that head and rows are of one moment.
         let mut tx = self.db.read().await?;
-        let head = standing(&mut tx, ring).await?;
-        let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
-            .bind(ring)
-            .bind(int(since))
-            .bind(int(MAX_ENTRIES as u64 + 1))
-            .fetch_all(&mut *tx)
-            .await?;
-        self.known(ring, head.revision);
-        self.signed_by(head.activation);
-        Cut::new(head, &rows)
+        let changes = sqlx::query_scalar(self.db.dialect.pick(&CHANGES)).bind(ring).bind(int(since));
+        self.cut(&mut tx, ring, changes).await
     }
 
     /// The entries after digest `after`, in the order of their digests.
@@ -105,20 +146,18 @@ impl Store {
     /// [`StoreError`].
     pub async fn cut_page(&self, ring: i64, after: Option<Digest>) -> Result<Cut, StoreError> {
         let after = after.map_or_else(Vec::new, |digest| digest.as_bytes().to_vec());
-        let sql = format!(
-            "{ENTRY} WHERE v.ring_id = $1 AND v.digest > $2 AND v.removed_at IS NULL ORDER BY v.digest LIMIT $3"
-        );
         let mut tx = self.db.read().await?;
-        let head = standing(&mut tx, ring).await?;
-        let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
-            .bind(ring)
-            .bind(after)
-            .bind(int(MAX_ENTRIES as u64 + 1))
-            .fetch_all(&mut *tx)
-            .await?;
+        let page = sqlx::query_scalar(self.db.dialect.pick(&PAGE)).bind(ring).bind(after);
+        self.cut(&mut tx, ring, page).await
+    }
+
+    /// In one transaction, so that head and rows are of one moment.
+    async fn cut(&self, tx: &mut AnyConnection, ring: i64, rows: Rows<'_>) -> Result<Cut, StoreError> {
+        let head = standing(tx, ring).await?;
+        let rows: String = rows.bind(int(MAX_ENTRIES as u64 + 1)).fetch_one(tx).await?;
         self.known(ring, head.revision);
         self.signed_by(head.activation);
-        Cut::new(head, &rows)
+        Cut::new(head, json(&rows)?)
     }
 
     /// Where the page behind `after` ends now, unless it is the last: that one ends with the ring.
@@ -169,7 +208,7 @@ impl Store {
                 .await?;
             versions.push(id);
         }
-        let removed = json!({ "removed_versions": versions });
+        let removed = serde_json::json!({ "removed_versions": versions });
         change.audit("ring.remove", "ended versions", None, Some(removed)).await?;
         change.commit().await?;
         Ok(rows.len())
@@ -186,10 +225,11 @@ impl Cut {
     }
 
     /// From one row more than a document holds.
-    fn new(at: Standing, rows: &[AnyRow]) -> Result<Self, StoreError> {
+    fn new(at: Standing, rows: Vec<Row>) -> Result<Self, StoreError> {
         let mut cut = Self { more: rows.len() > MAX_ENTRIES, ..Self::nothing(at) };
-        for row in rows.iter().take(MAX_ENTRIES) {
-            let (entry, removed) = entry(row)?;
+        for row in rows.into_iter().take(MAX_ENTRIES) {
+            let removed = row.removed_at.is_some();
+            let entry = Entry::try_from(row)?;
             if cut.more {
                 cut.revision = entry.revision;
             }
@@ -200,6 +240,32 @@ impl Cut {
             }
         }
         Ok(cut)
+    }
+}
+
+// === impl Row ===
+
+impl TryFrom<Row> for Entry {
+    type Error = StoreError;
+
+    fn try_from(row: Row) -> Result<Self, StoreError> {
+        let epoch =
+            |text: String| text.parse().map_err(|_| StoreError::Corrupt(format!("the epoch `{text}`")));
+        let retiring = row.state == State::Retiring;
+        Ok(Self {
+            digest: row.digest,
+            version: row.version,
+            key: row.key,
+            client: row.client,
+            revision: row.revision,
+            state: row.state,
+            not_before: row.not_before,
+            expires_at: accepted_until(row.expires_at, row.retire_at),
+            scopes: row.scopes,
+            successor: retiring,
+            brownout: brownout_of(row.brownout_share, row.brownout_until).filter(|_| retiring),
+            reinstated_in: row.reinstated_in.map(epoch).transpose()?,
+        })
     }
 }
 

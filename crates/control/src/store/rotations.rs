@@ -1,6 +1,5 @@
 use keywheel_api::time::{self, timestamp};
 use keywheel_api::{Retire, Rotation, RotationEnd, RotationState, State};
-use keywheel_keyring::key_text::random_id;
 use keywheel_keyring::{Digest, Millis, VersionId};
 use serde_json::json;
 use sqlx::AnyConnection;
@@ -9,8 +8,8 @@ use super::change::{Change, Context};
 use super::keys::NewVersion;
 use super::rows::{VersionRow, int, optional_time, rotation, share, time as time_of};
 use super::{Refusal, Store, StoreError};
+use crate::ids;
 use crate::lifecycle::{self, Event, Turn};
-use crate::secret::random;
 
 const ROTATION: &str = "SELECT id, key_id, old_version, new_version, state, ended_by, begins_at,
     overlap_ends_at, deadline, created_at, ended_at, retire, quiet, automatic, waits_for, evidence, only_old
@@ -224,7 +223,7 @@ impl Change<'_> {
         let begins_at = new.not_before.map_or(now, |at| at.max(now));
         let ends_at = Millis(begins_at.0.saturating_add(overlap));
         let retire = json!(terms.retire);
-        let id = random_id("rot", random()?);
+        let id = ids::new("rot", now)?;
         sqlx::query(
             "INSERT INTO rotations
              (id, key_id, old_version, new_version, state, begins_at, overlap_ends_at, deadline, created_at,

@@ -4,7 +4,7 @@ use keywheel_api::time::timestamp;
 use keywheel_api::{
     Key, Retire, Rotation, RotationEnd, RotationState, Schedule, ScheduleState, Timestamp, Version,
 };
-use keywheel_keyring::{Brownout, Digest, Entry, Millis, State};
+use keywheel_keyring::{Brownout, Digest, Millis, State};
 use serde::de::DeserializeOwned;
 use sqlx::Row as _;
 use sqlx::any::AnyRow;
@@ -14,12 +14,6 @@ use crate::lifecycle::accepted_until;
 
 /// Shares are stored as so many parts of the whole.
 const SHARES: f64 = 10_000.0;
-
-/// What [`entry`] reads.
-pub(super) const ENTRY: &str = "SELECT v.digest, v.id AS version, v.key_id, c.name AS client, v.revision,
-    v.state, v.not_before, v.expires_at, v.retire_at, v.removed_at, v.reinstated_in, v.brownout_share,
-    v.brownout_until, k.scopes
-    FROM versions v JOIN keys k ON k.id = v.key_id JOIN clients c ON c.id = k.client_id ";
 
 /// A version as the store works on it.
 #[derive(Debug, Clone)]
@@ -126,36 +120,16 @@ pub(super) fn rotation(row: &AnyRow) -> Result<Rotation, StoreError> {
     })
 }
 
-/// An entry as proxies get it, and whether they are to forget it instead.
-pub(super) fn entry(row: &AnyRow) -> Result<(Entry, bool), StoreError> {
-    let state: State = word(row, "state")?;
-    let own = optional_time(row, "expires_at")?;
-    let removed: Option<i64> = row.try_get("removed_at")?;
-    let reinstated_in: Option<&str> = row.try_get("reinstated_in")?;
-    let epoch = |text: &str| text.parse().map_err(|_| StoreError::Corrupt(format!("the epoch `{text}`")));
-    let entry = Entry {
-        digest: digest(row, "digest")?,
-        version: row.try_get("version")?,
-        key: row.try_get("key_id")?,
-        client: row.try_get("client")?,
-        revision: uint(row.try_get("revision")?),
-        state,
-        not_before: optional_time(row, "not_before")?,
-        expires_at: accepted_until(own, optional_time(row, "retire_at")?),
-        scopes: json(row.try_get("scopes")?)?,
-        successor: state == State::Retiring,
-        brownout: brownout(row)?.filter(|_| state == State::Retiring),
-        reinstated_in: reinstated_in.map(epoch).transpose()?,
-    };
-    Ok((entry, removed.is_some()))
-}
-
 fn brownout(row: &AnyRow) -> Result<Option<Brownout>, StoreError> {
     let share: Option<i64> = row.try_get("brownout_share")?;
-    let until = optional_time(row, "brownout_until")?;
+    Ok(brownout_of(share, optional_time(row, "brownout_until")?))
+}
+
+/// From a share as it is stored.
+pub(super) fn brownout_of(share: Option<i64>, until: Option<Millis>) -> Option<Brownout> {
     // At most 10,000, so nothing is lost.
     let share = share.and_then(|share| i32::try_from(share).ok()).map(|share| f64::from(share) / SHARES);
-    Ok(share.zip(until).map(|(share, until)| Brownout { share: share.clamp(0.0, 1.0), until }))
+    share.zip(until).map(|(share, until)| Brownout { share: share.clamp(0.0, 1.0), until })
 }
 
 /// A share of requests as a whole number of ten-thousandths.

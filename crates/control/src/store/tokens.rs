@@ -1,7 +1,6 @@
 use keywheel_api::time::{millis, timestamp};
 use keywheel_api::{Role, Token};
 use keywheel_keyring::Millis;
-use keywheel_keyring::key_text::random_id;
 use serde_json::json;
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row as _};
@@ -9,7 +8,8 @@ use sqlx::{AnyConnection, Row as _};
 use super::change::{Change, Context};
 use super::rows::{int, optional_time, optional_timestamp, time, uint};
 use super::{Refusal, Store, StoreError};
-use crate::secret::{HashedToken, random};
+use crate::ids;
+use crate::secret::HashedToken;
 
 /// `$1` is now: a secret whose overlap is over is as good as gone.
 const TOKEN: &str =
@@ -208,7 +208,7 @@ impl Change<'_> {
         for ring in new.rings.iter().flatten() {
             self.ring_id(ring).await?;
         }
-        let id = random_id("token", random()?);
+        let id = ids::new("token", self.now())?;
         sqlx::query(
             "INSERT INTO tokens (id, name, role, rings, created_at, expires_at) VALUES ($1, $2, $3, $4, $5, $6)",
         )
