@@ -1,4 +1,4 @@
-//! `--wait`: who enforces a change.
+//! What changes are asked with: `--wait`, and who enforces them then, and `--if-match`.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -12,16 +12,22 @@ use crate::output::Output;
 /// The longest that the control plane holds an answer back.
 const MOST: Duration = Duration::from_secs(60);
 
-/// Whether changes wait, and what came of it.
+/// Whether changes wait, what they are made on condition of, and what came of it.
 #[derive(Debug)]
-pub(crate) struct Waiting {
+pub(crate) struct OnChange {
     limit: Option<Duration>,
+    if_match: Option<String>,
     applied: Mutex<Option<Applied>>,
 }
 
-impl Waiting {
-    pub(crate) const fn new(limit: Option<Duration>) -> Self {
-        Self { limit, applied: Mutex::new(None) }
+impl OnChange {
+    pub(crate) const fn new(limit: Option<Duration>, if_match: Option<String>) -> Self {
+        Self { limit, if_match, applied: Mutex::new(None) }
+    }
+
+    /// The ETag that the thing must still have.
+    pub(crate) fn if_match(&self) -> Option<&str> {
+        self.if_match.as_deref()
     }
 
     /// What a change's path takes besides.

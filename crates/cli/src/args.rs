@@ -57,6 +57,9 @@ pub(crate) struct Args {
     #[arg(long, global = true, value_name = "DURATION", value_parser = duration, num_args = 0..=1,
         default_missing_value = "10s", require_equals = true)]
     pub(crate) wait: Option<Duration>,
+    /// Change a client, a key or a policy only if its ETag is still this one, as `show` printed it; `*` for any
+    #[arg(long, global = true, value_name = "ETAG")]
+    pub(crate) if_match: Option<String>,
     #[command(subcommand)]
     pub(crate) command: Command,
 }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use crate::applied::Waiting;
+use crate::applied::OnChange;
 use crate::args::{Connection, OwnKey};
 use crate::failure::Failure;
 
@@ -31,9 +31,17 @@ const DOWNLOAD: Duration = Duration::from_secs(60 * 60);
 /// The control plane, as this command line's user may use it.
 pub(crate) struct Api<'a> {
     http: Client,
-    applied: &'a Waiting,
+    applied: &'a OnChange,
     url: String,
     credential: Credential,
+}
+
+/// A thing, and how it is called as it is now.
+#[derive(Debug, Serialize)]
+pub(crate) struct Tagged<T> {
+    #[serde(flatten)]
+    pub(crate) shown: T,
+    pub(crate) etag: Option<String>,
 }
 
 /// What a request bears. Each listener takes its own.
@@ -134,7 +142,7 @@ pub(crate) fn is_url(url: &str) -> bool {
 }
 
 impl<'a> Api<'a> {
-    pub(crate) fn new(connection: &Connection, applied: &'a Waiting) -> Result<Self, Failure> {
+    pub(crate) fn new(connection: &Connection, applied: &'a OnChange) -> Result<Self, Failure> {
         let url = connection.url.trim_end_matches('/').to_owned();
         if !is_url(&url) {
             return Err(Failure::Url(url));
@@ -151,7 +159,7 @@ impl<'a> Api<'a> {
         about: &OwnKey,
         key: &PlainKey,
         connection: &Connection,
-        applied: &'a Waiting,
+        applied: &'a OnChange,
     ) -> Result<Self, Failure> {
         let url = about.consumer_url.trim_end_matches('/').to_owned();
         if !is_url(&url) {
@@ -171,7 +179,12 @@ impl<'a> Api<'a> {
     }
 
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        self.send(|| self.request(Method::GET, path), Repeat::Safe).await
+        Ok(self.get_tagged(path).await?.shown)
+    }
+
+    /// With its ETag, of what has one.
+    pub(crate) async fn get_tagged<T: DeserializeOwned>(&self, path: &str) -> Result<Tagged<T>, Failure> {
+        self.send_tagged(|| self.request(Method::GET, path), Repeat::Safe).await
     }
 
     /// Tried again, it has the same key: it is carried out once, though the first answer was lost. A secret that
@@ -196,12 +209,22 @@ impl<'a> Api<'a> {
         self.send(|| self.request(Method::POST, path).json(body), repeat).await
     }
 
+    /// Puts a thing in the place of the one that was read, and of no other.
     pub(crate) async fn put<B: Serialize, T: DeserializeOwned>(
         &self,
         path: &str,
+        read: Option<&str>,
         body: &B,
     ) -> Result<T, Failure> {
-        self.change(|| self.request(Method::PUT, path).json(body), Repeat::Safe).await
+        let request = || {
+            let request = self.request(Method::PUT, path).json(body);
+            match read.filter(|_| self.applied.if_match().is_none()) {
+                Some(tag) => request.header(header::IF_MATCH, tag),
+                None => request,
+            }
+        };
+        let repeat = if read.is_some() { Repeat::Unsafe } else { self.repeat() };
+        self.change(request, repeat).await
     }
 
     pub(crate) async fn patch<B: Serialize, T: DeserializeOwned>(
@@ -209,11 +232,16 @@ impl<'a> Api<'a> {
         path: &str,
         body: &B,
     ) -> Result<T, Failure> {
-        self.change(|| self.request(Method::PATCH, path).json(body), Repeat::Safe).await
+        self.change(|| self.request(Method::PATCH, path).json(body), self.repeat()).await
     }
 
     pub(crate) async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         self.change(|| self.request(Method::DELETE, path), Repeat::Unsafe).await
+    }
+
+    /// A change on condition that was carried out finds another thing when it is repeated.
+    fn repeat(&self) -> Repeat {
+        if self.applied.if_match().is_some() { Repeat::Unsafe } else { Repeat::Safe }
     }
 
     /// A change may be answered only when proxies enforce it.
@@ -223,7 +251,14 @@ impl<'a> Api<'a> {
         repeat: Repeat,
     ) -> Result<T, Failure> {
         let query = self.applied.query();
-        let mut answer: Value = self.send(|| request().query(&query).timeout(PATIENCE), repeat).await?;
+        let request = || {
+            let request = request().query(&query).timeout(PATIENCE);
+            match self.applied.if_match() {
+                Some(tag) => request.header(header::IF_MATCH, tag),
+                None => request,
+            }
+        };
+        let mut answer: Value = self.send(request, repeat).await?;
         self.applied.take(&mut answer);
         let not_keywheel = |cause: serde_json::Error| Failure::NotKeywheel {
             url: self.url.clone(),
@@ -294,6 +329,14 @@ impl<'a> Api<'a> {
         request: impl Fn() -> RequestBuilder,
         repeat: Repeat,
     ) -> Result<T, Failure> {
+        Ok(self.send_tagged(request, repeat).await?.shown)
+    }
+
+    async fn send_tagged<T: DeserializeOwned>(
+        &self,
+        request: impl Fn() -> RequestBuilder,
+        repeat: Repeat,
+    ) -> Result<Tagged<T>, Failure> {
         let mut backoff = BACKOFF.iter();
         loop {
             let (failure, again) = match self.try_once(request()).await {
@@ -310,12 +353,16 @@ impl<'a> Api<'a> {
     }
 
     /// The failure, and whether the request certainly did not arrive.
-    async fn try_once<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, (Failure, Repeat)> {
+    async fn try_once<T: DeserializeOwned>(
+        &self,
+        request: RequestBuilder,
+    ) -> Result<Tagged<T>, (Failure, Repeat)> {
         let answer = request.send().await.map_err(|error| {
             let again = if error.is_connect() { Repeat::Safe } else { Repeat::Unsafe };
             (self.lost(&error), again)
         })?;
         let status = answer.status();
+        let etag = answer.headers().get(header::ETAG).and_then(|tag| tag.to_str().ok()).map(str::to_owned);
         let body = answer.bytes().await;
         let body = body.map_err(|error| (self.lost(&error), Repeat::Unsafe))?;
         let not_keywheel = |cause: serde_json::Error| {
@@ -331,7 +378,8 @@ impl<'a> Api<'a> {
             (failure, Repeat::Unsafe)
         };
         if status.is_success() {
-            return serde_json::from_slice(&body).map_err(not_keywheel);
+            let shown = serde_json::from_slice(&body).map_err(not_keywheel)?;
+            return Ok(Tagged { shown, etag });
         }
         let by_filter = || serde_json::from_slice::<FilterProblem>(&body).ok().filter(|_| self.is_a_key());
         let problem = match (serde_json::from_slice::<Problem>(&body), by_filter()) {
@@ -360,6 +408,16 @@ fn transient(failure: &Failure) -> bool {
         Failure::Unreachable { .. } | Failure::ConsumerUnreachable { .. } => true,
         Failure::Refused(problem) => problem.status == StatusCode::SERVICE_UNAVAILABLE.as_u16(),
         _ => false,
+    }
+}
+
+// === impl Tagged ===
+
+impl<T> Tagged<T> {
+    /// What it looks like to a person.
+    pub(crate) fn human(&self, show: impl FnOnce(&T) -> String) -> String {
+        let tag = self.etag.as_ref().map(|tag| format!("\n\nETag: {tag} (for --if-match)"));
+        show(&self.shown) + &tag.unwrap_or_default()
     }
 }
 

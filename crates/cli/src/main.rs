@@ -24,7 +24,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use crate::applied::Waiting;
+use crate::applied::OnChange;
 use crate::args::{Args, Command};
 use crate::failure::Failure;
 use crate::http::Api;
@@ -42,8 +42,8 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> Result<(), Failure> {
-    let Args { connection, output, wait, command } = args;
-    let applied = Waiting::new(wait);
+    let Args { connection, output, wait, if_match, command } = args;
+    let applied = OnChange::new(wait, if_match);
     let api = || Api::new(&connection, &applied);
     match command {
         Command::Serve(serve) => commands::serve::run(*serve, output).await,

@@ -24,6 +24,8 @@ pub(super) struct Soak {
     /// Resident memory in the last quarter, as a multiple of that in the second one.
     pub(super) growth: f64,
     pub(super) megabytes: f64,
+    /// So many of them came after the second quarter.
+    pub(super) added: f64,
     /// Keys that came, were rotated and were revoked.
     pub(super) keys: u64,
     pub(super) calls: u64,
@@ -67,7 +69,8 @@ pub(super) async fn measure(control: &ControlPlane, length: Duration) -> anyhow:
     let second = memory.get(quarter..2 * quarter).context("a second quarter")?;
     let last = memory.get(3 * quarter..).context("a last quarter")?;
     ensure!(!second.is_empty(), "a soak takes longer than {length:?}");
-    Ok(Soak { growth: median(last) / median(second), megabytes: median(last) / 1e6, keys, calls })
+    let (second, last) = (median(second), median(last));
+    Ok(Soak { growth: last / second, megabytes: last / 1e6, added: (last - second) / 1e6, keys, calls })
 }
 
 /// A proxy that reports, waits for changes, and every fourth time leaves before they come. Returns its calls.

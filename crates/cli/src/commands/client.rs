@@ -3,7 +3,7 @@ use keywheel_api::{Client, CreateClient, Revoke, RevokedClient, UpdateClient};
 use super::key::{filters, label_changes, labelled, or_none, segment};
 use crate::args;
 use crate::failure::Failure;
-use crate::http::Api;
+use crate::http::{Api, Tagged};
 use crate::output::{Output, table};
 
 pub(crate) async fn run(command: args::Client, api: &Api<'_>, output: Output) -> Result<(), Failure> {
@@ -24,8 +24,8 @@ pub(crate) async fn run(command: args::Client, api: &Api<'_>, output: Output) ->
             output.result(&clients, |clients| list(clients))
         }
         args::Client::Show { name } => {
-            let client: Client = api.get(&format!("/v1/clients/{}", segment(&name))).await?;
-            output.result(&client, |client| list(std::slice::from_ref(client)))
+            let client: Tagged<Client> = api.get_tagged(&format!("/v1/clients/{}", segment(&name))).await?;
+            output.result(&client, |client| client.human(|client| list(std::slice::from_ref(client))))
         }
         args::Client::Update { name, owner, contact, labels, unlabels, policy } => {
             let update = UpdateClient {

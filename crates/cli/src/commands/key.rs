@@ -11,7 +11,7 @@ use keywheel_keyring::{KeyPrefix, PlainKey, VersionId};
 
 use crate::args;
 use crate::failure::Failure;
-use crate::http::Api;
+use crate::http::{Api, Tagged};
 use crate::output::{Output, table};
 
 pub(crate) async fn run(command: args::Key, api: &Api<'_>, output: Output) -> Result<(), Failure> {
@@ -40,8 +40,8 @@ pub(crate) async fn run(command: args::Key, api: &Api<'_>, output: Output) -> Re
             output.result(&keys, |keys| list(keys))
         }
         args::Key::Show { key } => {
-            let key: Key = api.get(&format!("/v1/keys/{}", segment(&key))).await?;
-            output.result(&key, show)
+            let key: Tagged<Key> = api.get_tagged(&format!("/v1/keys/{}", segment(&key))).await?;
+            output.result(&key, |key| key.human(show))
         }
         args::Key::Update { key, labels, unlabels } => {
             let update = UpdateKey { labels: label_changes(labels, unlabels), policy: None };

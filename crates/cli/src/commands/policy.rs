@@ -4,7 +4,7 @@ use keywheel_api::{BrownoutPlan, CreatePolicy, Policy, Retire, Terms};
 use super::key::{segment, span};
 use crate::args::{self, TermsArgs, Unset};
 use crate::failure::Failure;
-use crate::http::Api;
+use crate::http::{Api, Tagged};
 use crate::output::{Output, table};
 
 pub(crate) async fn run(command: args::Policy, api: &Api<'_>, output: Output) -> Result<(), Failure> {
@@ -26,16 +26,16 @@ pub(crate) async fn run(command: args::Policy, api: &Api<'_>, output: Output) ->
             output.result(&policies, |policies| list(policies))
         }
         args::Policy::Show { name } => {
-            let policy: Policy = api.get(&format!("/v1/policies/{}", segment(&name))).await?;
-            output.result(&policy, show)
+            let policy: Tagged<Policy> = api.get_tagged(&format!("/v1/policies/{}", segment(&name))).await?;
+            output.result(&policy, |policy| policy.human(show))
         }
         args::Policy::Update { name, terms, unset } => {
             let path = format!("/v1/policies/{}", segment(&name));
-            let policy: Policy = api.get(&path).await?;
-            let mut new = policy.terms;
+            let policy: Tagged<Policy> = api.get_tagged(&path).await?;
+            let mut new = policy.shown.terms;
             unset.into_iter().for_each(|field| take_away(&mut new, field));
             change(&mut new, terms);
-            let policy: Policy = api.put(&path, &new).await?;
+            let policy: Policy = api.put(&path, policy.etag.as_deref(), &new).await?;
             output.result(&policy, show)
         }
         args::Policy::Delete { name } => {

@@ -4,7 +4,7 @@ use keywheel_api::{
 
 use super::key::{or_none, segment};
 use super::{export, push, signing_key};
-use crate::applied::Waiting;
+use crate::applied::OnChange;
 use crate::args::{self, Connection};
 use crate::failure::Failure;
 use crate::http::{Api, token};
@@ -14,7 +14,7 @@ use crate::source::Source;
 pub(crate) async fn run(
     command: args::Ring,
     connection: &Connection,
-    applied: &Waiting,
+    applied: &OnChange,
     output: Output,
 ) -> Result<(), Failure> {
     let api = || Api::new(connection, applied);
@@ -42,7 +42,7 @@ pub(crate) async fn run(
         }
         args::Ring::SetPolicy { ring, policy } => {
             let path = format!("/v1/rings/{}/policy", segment(&ring));
-            let ring: Ring = api()?.put(&path, &SetPolicy { policy: or_none(policy) }).await?;
+            let ring: Ring = api()?.put(&path, None, &SetPolicy { policy: or_none(policy) }).await?;
             output.result(&ring, |ring| match &ring.policy {
                 Some(policy) => format!("The keys of ring {} follow policy {policy}.", ring.name),
                 None => format!("The keys of ring {} follow no policy of the ring.", ring.name),

@@ -13,7 +13,7 @@ use serde::Serialize;
 use zeroize::Zeroizing;
 
 use super::key::{scopes, span, state, when};
-use crate::applied::Waiting;
+use crate::applied::OnChange;
 use crate::args::{self, Connection};
 use crate::failure::Failure;
 use crate::http::{Api, Repeat};
@@ -38,7 +38,7 @@ struct Rotated<'a> {
 pub(crate) async fn run(
     command: args::SelfService,
     connection: &Connection,
-    applied: &Waiting,
+    applied: &OnChange,
     output: Output,
 ) -> Result<(), Failure> {
     match command {

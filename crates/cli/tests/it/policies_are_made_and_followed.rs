@@ -68,3 +68,21 @@ fn a_policy_is_made_attached_followed_changed_and_deleted() {
     assert!(server.human(&["policy", "list"]).contains("No policies"));
     assert!(server.human(&["notice", "list"]).contains("No notices"));
 }
+
+#[test]
+fn what_was_changed_meanwhile_is_not_changed_unseen() {
+    let server = Server::start();
+    server.human(&["client", "create", "acme"]);
+    let shown = server.json(&["client", "show", "acme"]);
+    let tag = shown["etag"].as_str().unwrap();
+    assert!(server.human(&["client", "show", "acme"]).contains(tag));
+    server.human(&["client", "update", "acme", "--owner", "payments", "--if-match", tag]);
+    let late = server.run(&["client", "update", "acme", "--owner", "billing", "--if-match", tag]);
+    assert_eq!(late.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&late.stderr).into_owned();
+    assert!(said.contains("changed meanwhile") && said.contains("precondition-failed"), "{said}");
+    assert_eq!(server.json(&["client", "show", "acme"])["owner"], "payments");
+    // What has no ETag is not changed as if it had.
+    let refused = server.run(&["client", "create", "other", "--if-match", "*"]);
+    assert_eq!(refused.status.code(), Some(1), "{}", String::from_utf8_lossy(&refused.stderr));
+}
