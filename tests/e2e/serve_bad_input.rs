@@ -79,6 +79,7 @@ async fn assert_refused(data: &Path, listen: Option<(&str, std::net::SocketAddr)
     }
     let logs = tempfile::tempdir().unwrap();
     let mut command = serve(&paths().keywheel, data, addresses.0, addresses.1);
+    command.args(["--ring-auth", "open"]);
     let mut process = Process::spawn("keywheel", logs.path(), &mut command).unwrap();
     let ended = until("serve gives up", async || process.ended()).await.unwrap();
     let said = process.stderr();

@@ -40,6 +40,10 @@ pub(crate) enum Failure {
         "no token: set KEYWHEEL_TOKEN, or KEYWHEEL_TOKEN_FILE to a file that holds one. The first start of `keywheel serve` printed it"
     )]
     NoToken,
+    #[error("`{0}` cannot be the URL of an Envoy's admin interface: write it like http://127.0.0.1:9901")]
+    EnvoyUrl(String),
+    #[error("{0} problems were found")]
+    Unwell(usize),
     #[error("the change is made, but not every proxy is known to enforce it")]
     NotApplied,
     #[error("what was given as the token is none: a token is one word, `kwt_…`")]
@@ -142,6 +146,7 @@ impl Failure {
             | Self::RingUrl(_)
             | Self::ConsumerUrl(_)
             | Self::TargetUrl(_)
+            | Self::EnvoyUrl(_)
             | Self::HalfIdentity => 2,
             Self::Unreachable { .. } | Self::RingUnreachable { .. } | Self::ConsumerUnreachable { .. } => 3,
             Self::NoToken | Self::BadToken | Self::TokenFile { .. } => 4,

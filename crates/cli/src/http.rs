@@ -1,5 +1,6 @@
 //! The admin API over HTTP, and the consumer listener's for the holder of a key.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -50,6 +51,12 @@ enum Credential {
     Token(String),
     /// The consumer listener's: the header that a key is in.
     Key(HeaderName, HeaderValue),
+}
+
+/// What `/readyz` answers.
+#[derive(Deserialize)]
+struct Readiness {
+    checks: BTreeMap<String, String>,
 }
 
 /// What the filter answers in an Envoy in front of the consumer listener.
@@ -180,6 +187,16 @@ impl<'a> Api<'a> {
 
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         Ok(self.get_tagged(path).await?.shown)
+    }
+
+    /// The checks of `/readyz` that failed.
+    pub(crate) async fn not_ready(&self) -> Result<Vec<String>, Failure> {
+        let answer = self.request(Method::GET, "/readyz").send().await.map_err(|error| self.lost(&error))?;
+        let body = answer.bytes().await.map_err(|error| self.lost(&error))?;
+        let ready: Readiness = serde_json::from_slice(&body)
+            .map_err(|error| Failure::NotKeywheel { url: self.url.clone(), cause: error.to_string() })?;
+        let failed = ready.checks.into_iter().filter(|(_, said)| !matches!(said.as_str(), "ok" | "busy"));
+        Ok(failed.map(|(check, said)| format!("{check}: {said}")).collect())
     }
 
     /// With its ETag, of what has one.

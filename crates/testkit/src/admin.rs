@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use keywheel_api::{
-    Applied, Client, CreateClient, CreateKey, Import, Imported, Key, KeyWithSecret, List, Ring,
-    RotationWithSecret, StartRotation,
+    Applied, Client, CreateClient, CreateKey, CreateToken, Import, Imported, Key, KeyWithSecret, List, Ring,
+    Role, RotationWithSecret, StartRotation, TokenWithSecret,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -155,12 +155,34 @@ impl Admin {
     ///
     /// As [`Admin::create_client`], or it is not there.
     pub async fn metric(&self, name: &str) -> anyhow::Result<f64> {
+        self.metric_of(name, &[]).await
+    }
+
+    /// The sum of a metric over all labels but these, which must have these values.
+    ///
+    /// # Errors
+    ///
+    /// As [`Admin::metric`].
+    pub async fn metric_of(&self, name: &str, labels: &[(&str, &str)]) -> anyhow::Result<f64> {
         let reply = self.http.get(format!("{}/metrics", self.url)).bearer_auth(&self.token).send().await?;
         let text = reply.error_for_status()?.text().await?;
+        let labels: Vec<_> = labels.iter().map(|(label, value)| format!("{label}=\"{value}\"")).collect();
         let lines = text.lines().filter(|line| line.split(['{', ' ']).next() == Some(name));
+        let lines = lines.filter(|line| labels.iter().all(|label| line.contains(label)));
         let values: Vec<f64> = lines.filter_map(|line| line.rsplit_once(' ')?.1.parse().ok()).collect();
         anyhow::ensure!(!values.is_empty(), "there is no metric {name}");
         Ok(values.iter().sum())
+    }
+
+    /// A new token of this role.
+    ///
+    /// # Errors
+    ///
+    /// As [`Admin::create_client`].
+    pub async fn create_token(&self, role: Role) -> anyhow::Result<String> {
+        let new = CreateToken { role, name: None, rings: None, expires_at: None };
+        let made: TokenWithSecret = self.post("/v1/tokens", &new).await?;
+        made.token.context("a new token has its text")
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {

@@ -26,6 +26,7 @@ pub struct ControlPlane {
     token: String,
     trust: Vec<String>,
     ring_name: &'static str,
+    ring_auth: &'static str,
     /// Further arguments.
     args: Vec<OsString>,
     // After the process, which is dropped first.
@@ -58,6 +59,18 @@ impl ControlPlane {
     /// As [`ControlPlane::start`], or the database in it has an admin token, which is known to nobody.
     pub async fn start_in(paths: &Paths, dir: TempDir) -> anyhow::Result<Self> {
         Self::start_with(paths, dir, RING, Vec::new()).await
+    }
+
+    /// As [`ControlPlane::start`], with a ring listener that lets in only whom these options say.
+    ///
+    /// # Errors
+    ///
+    /// As [`ControlPlane::start`].
+    pub async fn start_guarded(paths: &Paths, args: Vec<OsString>) -> anyhow::Result<Self> {
+        let dir = tempfile::Builder::new().prefix("keywheel-control-").tempdir()?;
+        let mut control = Self::new(paths, dir, RING, args);
+        control.ring_auth = "token";
+        control.first_start().await
     }
 
     /// As [`ControlPlane::start`], on a PostgreSQL.
@@ -105,6 +118,8 @@ impl ControlPlane {
             token: String::new(),
             trust: Vec::new(),
             ring_name,
+            // The shipped envoy.yaml sends no token, and on loopback none is needed.
+            ring_auth: "open",
             args,
             dir,
         }
@@ -116,11 +131,14 @@ impl ControlPlane {
         ring_name: &'static str,
         args: Vec<OsString>,
     ) -> anyhow::Result<Self> {
-        let mut control = Self::new(paths, dir, ring_name, args);
-        let ready = control.serve().await?;
-        control.token = ready.admin_token.context("the first start prints an admin token")?;
-        control.trust = ready.trust;
-        Ok(control)
+        Self::new(paths, dir, ring_name, args).first_start().await
+    }
+
+    async fn first_start(mut self) -> anyhow::Result<Self> {
+        let ready = self.serve().await?;
+        self.token = ready.admin_token.context("the first start prints an admin token")?;
+        self.trust = ready.trust;
+        Ok(self)
     }
 
     /// Of the process.
@@ -203,7 +221,7 @@ impl ControlPlane {
     async fn serve(&mut self) -> anyhow::Result<Ready> {
         let before = ready_lines(self.dir.path()).len();
         let mut command = serve(&self.binary, &self.data(), self.admin, self.ring);
-        command.args(["--ring-name", self.ring_name]).args(&self.args);
+        command.args(["--ring-name", self.ring_name, "--ring-auth", self.ring_auth]).args(&self.args);
         let mut process = Process::spawn("keywheel", self.dir.path(), &mut command)?;
         let dir = self.dir.path();
         let ready = until("the control plane serves", async || {
@@ -230,8 +248,7 @@ pub fn serve(binary: &Path, data: &Path, admin: SocketAddr, ring: SocketAddr) ->
     let mut command = Command::new(binary);
     command.arg("serve").arg("--data").arg(data);
     command.args(["--admin-listen", &admin.to_string(), "--ring-listen", &ring.to_string()]);
-    // The shipped envoy.yaml sends no token, and on loopback none is needed.
-    command.args(["--ring-auth", "open", "--output", "json"]);
+    command.args(["--output", "json"]);
     command
 }
 

@@ -35,13 +35,14 @@ pub(super) async fn measure(control: &ControlPlane, length: Duration) -> anyhow:
     let admin = control.admin()?;
     admin.ensure_client("acme").await?;
     let reported = admin.create_key("acme", &[]).await?.version;
+    // Of a large ring this takes long.
+    let epoch = admin.ring(RING).await?.epoch;
     let end = Instant::now() + length;
     let (stop, stopped) = watch::channel(false);
     let mut followers = JoinSet::new();
     for number in 0..PROXIES {
         let (target, stopped, versions) = (control.ring(), stopped.clone(), vec![reported.clone()]);
-        let epoch = admin.ring(RING).await?.epoch;
-        followers.spawn(follow(number, target, epoch, versions, stopped));
+        followers.spawn(follow(number, target, epoch.clone(), versions, stopped));
     }
     let keys = tokio::spawn(async move {
         let mut keys = 0_u64;

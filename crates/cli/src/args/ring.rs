@@ -116,3 +116,14 @@ pub(crate) struct Push {
     #[arg(long, value_name = "URL", env = "KEYWHEEL_RING_URL", default_value = RING_URL, help = RING_URL_HELP)]
     pub(crate) ring_url: String,
 }
+
+#[derive(Debug, Group)]
+pub(crate) struct Doctor {
+    #[arg(default_value = "production")]
+    pub(crate) ring: String,
+    /// The admin interface of an Envoy, such as http://127.0.0.1:9901; repeat it for more
+    #[arg(long, value_name = "URL")]
+    pub(crate) envoy: Vec<String>,
+    #[arg(long, value_name = "URL", env = "KEYWHEEL_RING_URL", default_value = RING_URL, help = RING_URL_HELP)]
+    pub(crate) ring_url: String,
+}

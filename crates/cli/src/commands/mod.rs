@@ -2,6 +2,7 @@ pub(crate) mod audit;
 pub(crate) mod backup;
 pub(crate) mod campaign;
 pub(crate) mod client;
+pub(crate) mod doctor;
 pub(crate) mod export;
 pub(crate) mod import;
 pub(crate) mod key;

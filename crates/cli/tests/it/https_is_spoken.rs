@@ -9,7 +9,7 @@ use crate::support::{Server, keywheel};
 
 /// Writes what both sides need, and returns a path in the directory.
 fn write(dir: &Path, authority: &Authority) -> impl Fn(&str) -> String + use<> {
-    authority.server().write(dir);
+    authority.server().save(dir);
     let Pair { cert, key } = authority.client();
     fs::write(dir.join("ca.pem"), &authority.pem).unwrap();
     fs::write(dir.join("client.pem"), cert).unwrap();

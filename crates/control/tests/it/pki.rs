@@ -1,9 +1,8 @@
 //! Throwaway certificates.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use keywheel_control::serve::tls::TlsFiles;
-use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 
 /// Whoever signs.
 pub(crate) struct Authority {
@@ -21,6 +20,8 @@ impl Authority {
     pub(crate) fn new() -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new([]).unwrap();
+        // Whoever has the name of its issuer passes for self-signed where Envoy verifies.
+        params.distinguished_name.push(DnType::CommonName, "an authority");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let pem = params.self_signed(&key).unwrap().pem();
         Self { issuer: Issuer::new(params, key), pem }
@@ -45,11 +46,11 @@ impl Authority {
 }
 
 impl Pair {
-    /// Both files in a directory, and their names.
-    pub(crate) fn write(&self, dir: &Path) -> TlsFiles {
-        let files = TlsFiles { cert: dir.join("cert.pem"), key: dir.join("key.pem"), client_ca: None };
-        std::fs::write(&files.cert, &self.cert).unwrap();
-        std::fs::write(&files.key, &self.key).unwrap();
-        files
+    /// `cert.pem` and `key.pem` in a directory.
+    pub(crate) fn save(&self, dir: &Path) -> (PathBuf, PathBuf) {
+        let (cert, key) = (dir.join("cert.pem"), dir.join("key.pem"));
+        std::fs::write(&cert, &self.cert).unwrap();
+        std::fs::write(&key, &self.key).unwrap();
+        (cert, key)
     }
 }

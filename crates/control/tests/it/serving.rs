@@ -1,6 +1,7 @@
 //! A control plane on real sockets.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -122,4 +123,12 @@ pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 
 pub(crate) async fn connect(to: SocketAddr) -> TcpStream {
     TcpStream::connect(to).await.unwrap()
+}
+
+impl Pair {
+    /// Both files in a directory, and their names.
+    pub(crate) fn write(&self, dir: &Path) -> TlsFiles {
+        let (cert, key) = self.save(dir);
+        TlsFiles { cert, key, client_ca: None }
+    }
 }
