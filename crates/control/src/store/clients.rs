@@ -7,6 +7,7 @@ use sqlx::any::AnyRow;
 use super::change::{Change, Context};
 use super::keys::{bind_labels, label_conditions};
 use super::rows::{self, int, time};
+use super::sweeps::Sweep;
 use super::{Refusal, Store, StoreError, unless_taken};
 
 const CLIENT: &str = "SELECT c.name, c.owner, c.contact, c.labels, c.created_at, p.name AS policy
@@ -87,7 +88,7 @@ impl Store {
             .execute(&mut *change.tx)
             .await?;
         if after.policy != before.policy {
-            change.look_at_keys("client_id = $2", id).await?;
+            change.look_at_keys(Sweep::Client, id).await?;
         }
         change.audit("client.update", name, Some(json!(before)), Some(json!(after))).await?;
         change.commit().await?;

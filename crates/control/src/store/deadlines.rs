@@ -77,8 +77,8 @@ impl Store {
         )
         .fetch_one(self.db.readers())
         .await?;
-        let plan = self.next_plan(now).await?;
-        Ok(at.map(|at| Millis(uint(at))).into_iter().chain(plan).min())
+        let (plan, sweep) = (self.next_plan(now).await?, self.next_sweep().await?);
+        Ok(at.map(|at| Millis(uint(at))).into_iter().chain(plan).chain(sweep).min())
     }
 
     /// Carries out one thing whose time has come, if there is one. Finding it and doing it are one
@@ -101,6 +101,9 @@ impl Store {
             return Ok(Some(due));
         }
         if let Some(due) = self.step_one_campaign(context).await? {
+            return Ok(Some(due));
+        }
+        if let Some(due) = self.sweep(context).await? {
             return Ok(Some(due));
         }
         self.look_at_due_keys(context).await

@@ -25,6 +25,7 @@ const SQLITE: &[Step] = &[
     (10, "self service", include_str!("../../migrations/sqlite/0010_self_service.sql")),
     (11, "repeats", include_str!("../../migrations/sqlite/0011_repeats.sql")),
     (12, "campaigns", include_str!("../../migrations/sqlite/0012_campaigns.sql")),
+    (13, "sweeps", include_str!("../../migrations/sqlite/0013_sweeps.sql")),
 ];
 const POSTGRES: &[Step] = &[
     (4, "first schema", include_str!("../../migrations/postgres/0004_first_schema.sql")),
@@ -36,6 +37,7 @@ const POSTGRES: &[Step] = &[
     (10, "self service", include_str!("../../migrations/postgres/0010_self_service.sql")),
     (11, "repeats", include_str!("../../migrations/postgres/0011_repeats.sql")),
     (12, "campaigns", include_str!("../../migrations/postgres/0012_campaigns.sql")),
+    (13, "sweeps", include_str!("../../migrations/postgres/0013_sweeps.sql")),
 ];
 
 /// Whether there are tables but not our history: then it belongs to somebody else.
@@ -158,6 +160,7 @@ mod tests {
             "0b56173b31c47d331b0d267cbd4e469a0325240bbcea6dda268e369f9e46fc2d",
             "f7853401a832547cf6ef7de4eff995709391f46f648c197c687c3dec142a1f70",
             "601dc4960335e0883e8f76385f577780a1b2be11288fa40efc89c8aca7e82495",
+            "46f078d2b4a643cf87923ab92fee2e3f03f5b6fc44b8db639b58ba3c1545b679",
         ];
         let found: Vec<_> = SQLITE.iter().map(|(_, _, sql)| hex::encode(Sha256::digest(sql))).collect();
         assert_eq!(found, released, "add a migration instead");

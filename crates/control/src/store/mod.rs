@@ -16,6 +16,7 @@
 //! | [`deadlines`] | what happens to versions and rotations by its time |
 //! | [`endings`] | revoked, compromised, brought back |
 //! | [`policies`] | what keys follow |
+//! | [`sweeps`] | many keys that are to be planned anew |
 //! | [`plans`] | what a key's policy makes of it: due times, notices, deposits |
 //! | [`selection`] | which keys a campaign has |
 //! | [`waves`], [`campaign_facts`], [`campaign_keys`] | what campaigns do by themselves, what that depends on, and what others do to their keys |
@@ -62,6 +63,7 @@ mod rows;
 mod selection;
 mod setup;
 mod signing_keys;
+mod sweeps;
 mod tokens;
 mod usage;
 mod waves;

@@ -6,6 +6,7 @@ use sqlx::{AnyConnection, Row as _};
 
 use super::change::{Change, Context};
 use super::rows::{int, json as parse, time};
+use super::sweeps::Sweep;
 use super::{Refusal, Store, StoreError, unless_taken};
 
 const POLICY: &str = "SELECT id, name, terms, created_at, updated_at FROM policies ";
@@ -160,7 +161,7 @@ impl Store {
             .bind(ring_id)
             .execute(&mut *change.tx)
             .await?;
-        change.look_at_keys("ring_id = $2", ring_id).await?;
+        change.look_at_keys(Sweep::Ring, ring_id).await?;
         let (before, after) = (json!({ "policy": before }), json!({ "policy": policy }));
         change.audit("ring.set-policy", ring, Some(before), Some(after)).await?;
         change.commit().await
@@ -181,22 +182,6 @@ impl Change<'_> {
     /// The terms of the policy that a key follows: its own, its client's or its ring's.
     pub(super) async fn terms(&mut self, key: &str) -> Result<Option<Terms>, StoreError> {
         Ok(followed(&mut self.tx, key).await?.map(|(_, terms)| terms))
-    }
-
-    /// Has the scheduler look at some keys: those for which `which` holds of `$2`.
-    pub(super) async fn look_at_keys(&mut self, which: &'static str, of: i64) -> Result<(), StoreError> {
-        let sql = format!("UPDATE keys SET look_at = $1 WHERE {which}");
-        sqlx::query(sqlx::AssertSqlSafe(sql)).bind(int(self.now().0)).bind(of).execute(&mut *self.tx).await?;
-        Ok(())
-    }
-
-    async fn look_at_followers(&mut self, policy: i64) -> Result<(), StoreError> {
-        self.look_at_keys(
-            "policy_id = $2 OR client_id IN (SELECT id FROM clients WHERE policy_id = $2)
-             OR ring_id IN (SELECT id FROM rings WHERE policy_id = $2)",
-            policy,
-        )
-        .await
     }
 
     pub(super) async fn policy(&mut self, name: &str) -> Result<Option<(i64, Policy)>, StoreError> {

@@ -1,7 +1,7 @@
 use axum::http::StatusCode;
-use keywheel_api::{Key, Policy, Ring, RotationWithSecret, ScheduleState, Timestamp, time};
+use keywheel_api::{Key, List, Policy, Ring, RotationWithSecret, ScheduleState, Timestamp, time};
 use keywheel_control::jobs::scheduler::catch_up;
-use keywheel_keyring::Millis;
+use keywheel_keyring::{Digest, Millis};
 use serde_json::{Value, json};
 
 use crate::support::{Answer, Plane, context, new_version, plane};
@@ -102,4 +102,40 @@ async fn a_rotation_has_the_overlap_of_the_policy_or_its_own() {
     assert_eq!(plane.post(&path, body).await.status, StatusCode::OK, "twice is once");
     let schedule = plane.show(&key).await.schedule.unwrap();
     assert_eq!((schedule.state, schedule.due_at), (ScheduleState::Scheduled, None), "it rotates already");
+}
+
+#[tokio::test]
+async fn many_keys_are_planned_a_part_at_a_time_and_none_is_left_out() {
+    const KEYS: u16 = 2_500;
+    let plane = plane().await;
+    plane.import((0..KEYS).map(|number| Digest::of(&number.to_be_bytes()))).await;
+    make(&plane, "yearly", json!({ "rotate_every_seconds": 365 * DAY })).await;
+    let ring = json!({ "policy": "yearly" }).to_string();
+    plane.admin("PUT", "/v1/rings/production/policy", ring).await.json::<Ring>(StatusCode::OK);
+    let context = context();
+    // Whoever changes something meanwhile waits for one part of it.
+    plane.store().carry_out_one_due(&context).await.unwrap().unwrap();
+    assert_eq!(scheduled(&plane).await, []);
+    let terms = json!({ "rotate_every_seconds": 90 * DAY }).to_string();
+    plane.admin("PUT", "/v1/policies/yearly", terms).await.json::<Policy>(StatusCode::OK);
+    catch_up(plane.store(), context.now).await.unwrap();
+    let keys = scheduled(&plane).await;
+    assert_eq!(keys.len(), usize::from(KEYS));
+    for key in keys {
+        assert_eq!(key.schedule.unwrap().due_at, Some(days_after(key.created_at, 90)));
+    }
+    assert_eq!(plane.store().carry_out_one_due(&context).await.unwrap().map(|_| ()), None, "it is over");
+}
+
+async fn scheduled(plane: &Plane) -> Vec<Key> {
+    let (mut keys, mut after) = (Vec::new(), String::new());
+    loop {
+        let page = plane.get(&format!("/v1/keys?schedule=scheduled&after={after}")).await;
+        let page: List<Key> = page.json(StatusCode::OK);
+        keys.extend(page.items);
+        match page.next {
+            Some(next) => after = next,
+            None => return keys,
+        }
+    }
 }
