@@ -42,6 +42,8 @@ pub(crate) enum Failure {
     NoToken,
     #[error("`{0}` cannot be the URL of an Envoy's admin interface: write it like http://127.0.0.1:9901")]
     EnvoyUrl(String),
+    #[error("the audit trail is empty, which it never is: somebody removed its records")]
+    EmptyTrail,
     #[error("{0} problems were found")]
     Unwell(usize),
     #[error("the change is made, but not every proxy is known to enforce it")]
@@ -152,7 +154,7 @@ impl Failure {
             Self::NoToken | Self::BadToken | Self::TokenFile { .. } => 4,
             Self::NoKey | Self::BadKey | Self::KeyFile { .. } | Self::ByProxy { .. } => 4,
             Self::Refused(problem) if matches!(problem.status, 401 | 403) => 4,
-            Self::Audit(_) => 5,
+            Self::Audit(_) | Self::EmptyTrail => 5,
             Self::NotApplied => 6,
             _ => 1,
         }

@@ -280,6 +280,11 @@ impl Control {
         true
     }
 
+    /// Whether no ring is held back.
+    pub(crate) fn publishes(&self) -> bool {
+        self.rings.values().all(|ring| ring.published().is_ok())
+    }
+
     pub(crate) fn is_stopping(&self) -> bool {
         *self.stop.borrow()
     }

@@ -27,7 +27,7 @@ use crate::control::{self, StartError};
 use crate::seal::MasterKey;
 use crate::signers;
 use crate::store::{Context, Location, OpenError, PostgresUrl, Restoration, RestorePoint, Store, StoreError};
-use evidence::{EvidenceError, Journal, JournalError, Sealed};
+use evidence::{EvidenceError, Journal, JournalError, Sealed, joins};
 
 /// What is restored, and what is known of the time since.
 #[derive(Debug, Clone)]
@@ -201,8 +201,14 @@ async fn merge(store: &Store, options: &RestoreOptions) -> Result<Report, Restor
         Some(seen) if fresh <= seen => seen.next().ok_or(RestoreError::NoLaterEpoch(seen))?,
         _ => fresh,
     };
-    let finish = options.accept_loss || journal.is_some() || !documents.is_empty();
     let (journal, verified) = journal.unzip();
+    // A trail that ends where the copy does tells of nothing since.
+    let trail_is_later = verified.as_ref().is_some_and(|verified| verified.head.seq > copy.seq);
+    let documents_join = points.iter().all(|point| {
+        let of_it: Vec<_> = documents.iter().filter(|document| document.ring == point.ring.name).collect();
+        joins(point.epoch, point.revision, &of_it)
+    });
+    let finish = options.accept_loss || trail_is_later || documents_join;
     let unnamed = journal.as_ref().map_or(0, |journal| journal.unnamed);
     let restoration = Restoration { epoch, journal: journal.unwrap_or_default(), documents, finish };
     let context = Context::system(clock::now());

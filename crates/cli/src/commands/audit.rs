@@ -84,6 +84,10 @@ async fn verify(api: &Api<'_>, files: &[PathBuf], trust: Vec<PublicKey>) -> Resu
             after = record.seq;
         }
         if page.next.is_none() {
+            // The first start writes the first records.
+            if after == 0 {
+                return Err(Failure::EmptyTrail);
+            }
             return verifier.finish().map_err(Failure::Audit);
         }
     }

@@ -46,6 +46,7 @@ struct Line<Scopes> {
     client: Option<String>,
     scopes: Option<Scopes>,
     expires_at: Option<String>,
+    not_before: Option<String>,
 }
 
 /// A line of CSV as it is written.
@@ -228,6 +229,7 @@ fn csv_lines(input: impl BufRead, client: Option<String>) -> impl Iterator<Item 
                     scopes: column("scopes")
                         .map(|scopes| scopes.split_whitespace().map(str::to_owned).collect::<Vec<_>>()),
                     expires_at: column("expires_at"),
+                    not_before: column("not_before"),
                 };
                 let item = if known {
                     item(parsed, client.as_deref())
@@ -255,7 +257,7 @@ fn json_lines(input: impl BufRead, client: Option<String>) -> impl Iterator<Item
         // The error of serde quotes what it met, which may be a key.
         let parsed = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(line.expose());
         let parsed = parsed.map_err(|_| "no JSON object".to_owned()).and_then(|mut object| {
-            for beside in ["not_before", "version", "state"] {
+            for beside in ["version", "state"] {
                 object.remove(beside);
             }
             // In an export `key` is an id, and the digest stands beside it.
@@ -271,7 +273,7 @@ fn json_lines(input: impl BufRead, client: Option<String>) -> impl Iterator<Item
 }
 
 fn item(line: Line<Vec<String>>, client: Option<&str>) -> Result<ImportItem, String> {
-    let Line { key, digest, client: own, scopes, expires_at } = line;
+    let Line { key, digest, client: own, scopes, expires_at, not_before } = line;
     let key = key.map(PlainKey::from);
     let digest = match (key, digest) {
         (Some(key), None) => key.digest(),
@@ -285,6 +287,12 @@ fn item(line: Line<Vec<String>>, client: Option<&str>) -> Result<ImportItem, Str
     let client = own.or_else(|| client.map(str::to_owned)).ok_or("no `client`, and --client names none")?;
     let expires_at = expires_at.map(|at| at.parse::<Timestamp>()).transpose();
     let expires_at = expires_at.map_err(|_| "expires_at: a time such as 2030-01-31T00:00:00Z")?;
+    let not_before = not_before.map(|at| at.parse::<Timestamp>()).transpose();
+    let not_before = not_before.map_err(|_| "not_before: a time such as 2030-01-31T00:00:00Z")?;
+    if not_before.is_some_and(|at| at > Timestamp::now()) {
+        // It would be accepted at once.
+        return Err("not_before: what begins later cannot be imported; import it then".into());
+    }
     Ok(ImportItem { digest, client, scopes: scopes.unwrap_or_default(), expires_at })
 }
 

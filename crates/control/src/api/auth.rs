@@ -19,6 +19,7 @@ use super::error::ApiError;
 use super::request::RequestId;
 use super::texts;
 use crate::metrics::{Listener, Refused};
+use crate::ring::proxies;
 use crate::secret::{HashedToken, PlainToken};
 use crate::serve::ClientCertificate;
 use crate::store::{Attempt, Bearer, Committed, Context, Precondition, Refusal, StoreError, TokenEnd};
@@ -80,6 +81,8 @@ pub(crate) struct Caller {
     id: String,
     /// All rings when absent.
     rings: Option<Vec<String>>,
+    /// Whether what it says of a proxy is taken.
+    is_proxy: bool,
 }
 
 /// When each token's use was noted last.
@@ -112,6 +115,10 @@ pub(crate) async fn guard(
     let id = caller.id.clone();
     let mut response = match pass {
         Ok(()) => {
+            // Whoever only reads a ring must not be able to say that proxies enforce it.
+            if !caller.is_proxy {
+                request.headers_mut().remove(proxies::HEADER);
+            }
             request.extensions_mut().insert(caller);
             next.run(request).await
         }
@@ -137,7 +144,8 @@ async fn identify(
     if access.ring_listener {
         if let Some(certificate) = extensions.get::<ClientCertificate>() {
             // It stands for a proxy of every ring.
-            return Ok(Some((Caller { id: certificate.id.clone(), rings: None }, Ok(()))));
+            let caller = Caller { id: certificate.id.clone(), rings: None, is_proxy: true };
+            return Ok(Some((caller, Ok(()))));
         }
         if control.ring_auth == RingAuth::Open {
             return Ok(None);
@@ -172,7 +180,8 @@ fn judge(control: &Arc<Control>, access: Access, bearer: Bearer, now: Millis) ->
     if may.is_ok() {
         note_use(control, &bearer, now);
     }
-    (Caller { id: bearer.token, rings: bearer.rings }, may)
+    let is_proxy = REPORT.roles.contains(&bearer.role);
+    (Caller { id: bearer.token, rings: bearer.rings, is_proxy }, may)
 }
 
 /// What stands in the path, and whether the caller may reach it.
@@ -308,7 +317,7 @@ impl Access {
 impl Caller {
     /// A key that asks for itself.
     pub(super) fn holder(id: String, ring: &str) -> Self {
-        Self { id, rings: Some(vec![ring.to_owned()]) }
+        Self { id, rings: Some(vec![ring.to_owned()]), is_proxy: false }
     }
 
     /// Whether lists show this ring's things.

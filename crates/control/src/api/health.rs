@@ -38,6 +38,8 @@ struct Checks {
     database_writable: Check,
     /// A signature made now verifies.
     signing: Check,
+    /// No ring is a restored copy that is held back.
+    rings: Check,
     /// The control plane is not about to end.
     running: Check,
 }
@@ -54,6 +56,8 @@ enum Check {
     TimedOut,
     /// The control plane ends.
     Stopping,
+    /// A restored copy is published to nobody, until `keywheel restore` has merged what was revoked since.
+    Held,
 }
 
 /// The process answers.
@@ -102,8 +106,9 @@ async fn look(control: &Control) -> Readiness {
         Ok(false) => Check::Failed,
         Err(_) => Check::TimedOut,
     };
+    let rings = if control.publishes() { Check::Ok } else { Check::Held };
     let running = if control.is_stopping() { Check::Stopping } else { Check::Ok };
-    Readiness::of(Checks { database, database_writable, signing, running })
+    Readiness::of(Checks { database, database_writable, signing, rings, running })
 }
 
 async fn database_writable(control: &Control) -> Check {
@@ -135,9 +140,9 @@ async fn database(
 
 impl Readiness {
     fn of(checks: Checks) -> Self {
-        let Checks { database, database_writable, signing, running } = checks;
+        let Checks { database, database_writable, signing, rings, running } = checks;
         let good = |check| matches!(check, Check::Ok | Check::Busy);
-        Self { ready: [database, database_writable, signing, running].into_iter().all(good), checks }
+        Self { ready: [database, database_writable, signing, rings, running].into_iter().all(good), checks }
     }
 
     fn with_stopping(self) -> Self {

@@ -14,6 +14,7 @@ use tracing::{Instrument as _, debug, info, info_span};
 use uuid::Uuid;
 
 use super::auth::Actor;
+use super::auth::peer;
 use super::body::BodyDeadline;
 use super::error::DatabaseFailed;
 use crate::Control;
@@ -41,6 +42,7 @@ pub(crate) async fn identify(
     // The pattern and not the path, in which a key may stand by mistake. Queries and headers are never logged.
     let route = request.extensions().get::<MatchedPath>().cloned();
     let method = name(request.method());
+    let client = peer(request.extensions()).map(|peer| peer.to_string());
 
     async move {
         let start = Instant::now();
@@ -56,10 +58,13 @@ pub(crate) async fn identify(
         let listener_name = listener.name();
         let elapsed_ms = elapsed.as_secs_f64() * 1000.0;
         // What people do is a line each. What machines ask again and again is one when it failed.
-        if listener == Listener::Admin && !is_polled(route) || status >= 500 && status != 503 {
-            info!(listener = listener_name, method, route, status, elapsed_ms, actor, "Answered");
+        let by_person = listener == Listener::Admin && !is_polled(route);
+        // Of the consumer listener that is what clients do whose keys have ended, as often as they like.
+        let refused = listener == Listener::Ring && matches!(status, 401 | 403 | 429);
+        if by_person || refused || status >= 500 && status != 503 {
+            info!(listener = listener_name, method, route, status, elapsed_ms, actor, client, "Answered");
         } else {
-            debug!(listener = listener_name, method, route, status, elapsed_ms, actor, "Answered");
+            debug!(listener = listener_name, method, route, status, elapsed_ms, actor, client, "Answered");
         }
         let unread = response.status() == StatusCode::BAD_REQUEST;
         let problem = response.extensions_mut().remove::<Problem>();

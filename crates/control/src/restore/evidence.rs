@@ -6,7 +6,7 @@ use keywheel_api::audit::{Checkpoint, Fault, Head, Verified, Verifier};
 use keywheel_api::{AuditRecord, State, Timestamp};
 use keywheel_keyring::document::DocumentError;
 use keywheel_keyring::signature::{self, SignatureError};
-use keywheel_keyring::{Digest, Document, PublicKey};
+use keywheel_keyring::{Digest, Document, Epoch, Kind, PublicKey};
 use serde::Deserialize;
 
 /// What a stretch of the audit trail says of keys, as of its end.
@@ -46,6 +46,49 @@ pub enum EvidenceError {
     OtherRing(String),
     #[error("it is not later than the copy, so it says nothing that the copy does not")]
     Older,
+}
+
+/// Whether documents tell all that became of a ring since the copy, which ends at `epoch` and `revision`, up to where
+/// they end: they are a whole later snapshot, or they follow on the copy without a gap. A heartbeat, and the last run
+/// of changes alone, are genuine and later, and tell nothing of what was revoked before them.
+#[must_use]
+pub fn joins(epoch: Epoch, revision: u64, documents: &[&Document]) -> bool {
+    let mut pages: Vec<_> = documents
+        .iter()
+        .filter_map(|document| match document.kind {
+            Kind::Snapshot { after, through } => Some((after, through)),
+            Kind::Changes { .. } => None,
+        })
+        .collect();
+    pages.sort_by_key(|(after, _)| *after);
+    // Where the pages so far end; at first before the first digest, at last, `None`, behind the last one.
+    let mut covered = Some(None);
+    for (after, through) in pages {
+        match covered {
+            Some(end) if after <= end => covered = through.map(|through| end.max(Some(through))),
+            _ => break,
+        }
+    }
+    if covered.is_none() {
+        return true;
+    }
+    let mut runs: Vec<_> = documents
+        .iter()
+        .filter(|document| document.epoch == epoch)
+        .filter_map(|document| match document.kind {
+            Kind::Changes { since } => Some((since, document.revision)),
+            Kind::Snapshot { .. } => None,
+        })
+        .collect();
+    runs.sort_unstable();
+    let last = runs.iter().map(|(_, revision)| *revision).max();
+    let mut end = revision;
+    for (since, to) in runs {
+        if since <= end {
+            end = end.max(to);
+        }
+    }
+    end > revision && last == Some(end)
 }
 
 /// A signed document in a file: what `keywheel ring export --seed` prints.
@@ -152,7 +195,7 @@ struct Leaked {
 #[cfg(test)]
 mod tests {
     use keywheel_api::audit::AuditEvent;
-    use keywheel_keyring::SigningKey;
+    use keywheel_keyring::{Millis, SigningKey};
 
     use super::*;
 
@@ -170,6 +213,43 @@ mod tests {
     fn key(revoked: bool, versions: &str) -> String {
         let revoked = if revoked { "\"2026-01-01T00:00:00Z\"" } else { "null" };
         format!("{{\"id\":\"key_1\",\"revoked_at\":{revoked},\"versions\":[{versions}]}}")
+    }
+
+    #[test]
+    fn only_what_leaves_no_gap_tells_all() {
+        let epoch = Epoch::from_bytes([1; 16]);
+        let document = |kind, revision| Document {
+            ring: "production".into(),
+            epoch,
+            kind,
+            revision,
+            issued_at: Millis(0),
+            expires_at: Millis(0),
+            key_prefix: None,
+            critical: Vec::new(),
+            entries: Vec::new(),
+            removed: Vec::new(),
+        };
+        let digest = |byte| Some(Digest::from_bytes([byte; 32]));
+        let run = |since, revision| document(Kind::Changes { since }, revision);
+        let page = |after, through| document(Kind::Snapshot { after, through }, 9);
+        for (documents, tells) in [
+            (vec![], false),
+            (vec![run(7, 7)], false),
+            (vec![run(6, 7)], false),
+            (vec![run(4, 6), run(7, 9)], false),
+            (vec![run(4, 6), run(6, 9)], true),
+            (vec![run(3, 9)], true),
+            (vec![page(None, None)], true),
+            (vec![page(None, digest(1))], false),
+            (vec![page(digest(1), None)], false),
+            (vec![page(None, digest(1)), page(digest(2), None)], false),
+            (vec![page(digest(1), None), page(None, digest(1))], true),
+        ] {
+            let all: Vec<&Document> = documents.iter().collect();
+            assert_eq!(joins(epoch, 4, &all), tells, "{documents:?}");
+        }
+        assert!(!joins(Epoch::from_bytes([0; 16]), 4, &[&run(4, 9)]), "the run is of another counter");
     }
 
     #[test]

@@ -84,6 +84,8 @@ struct Known {
     acknowledged: BTreeSet<Id>,
     /// Were heard of again since they were written down.
     heard: BTreeSet<Id>,
+    /// Said that they enforce what this control plane has not issued: their ring is of another history.
+    ahead: BTreeSet<Id>,
 }
 
 type Id = (String, String);
@@ -151,6 +153,22 @@ impl Proxies {
             }
         }
         enforced
+    }
+
+    /// A report that is ahead of `head`, the newest revision there is, acknowledges nothing, and nor does what the proxy
+    /// says later: the database is an older copy of the one whose ring it has. A new epoch ends that.
+    #[must_use]
+    pub fn unless_ahead(&self, report: Report, head: u64) -> Report {
+        let (id, here) = (report.id(), report.epoch == Some(self.ring.2));
+        let mut known = self.known();
+        if !here {
+            known.ahead.remove(&id);
+            return report;
+        }
+        if report.enforced > head {
+            known.ahead.insert(id.clone());
+        }
+        if known.ahead.contains(&id) { Report { enforced: 0, ..report } } else { report }
     }
 
     /// Writes down what was acknowledged since the last time, and with `all` who was heard of, too.
@@ -221,6 +239,7 @@ impl Proxies {
             known.proxies.remove(&id);
             known.acknowledged.remove(&id);
             known.heard.remove(&id);
+            known.ahead.remove(&id);
         }
         drop(known);
         self.changed.send_modify(|changes| *changes = changes.wrapping_add(1));

@@ -118,8 +118,14 @@ impl Publisher {
         let now = Instant::now();
         // It may have been quicker than whoever notes the commits.
         self.propagation.committed(self.head(), now);
-        let enforced = report.enforced;
         let here = report.epoch == Some(self.press.epoch());
+        // Another replica may have committed what has not been heard of here.
+        let head = match self.head() {
+            head if !here || report.enforced <= head => head,
+            head => self.store.look_at_head(self.record.id).await.unwrap_or(head),
+        };
+        let report = self.proxies.unless_ahead(report, head);
+        let enforced = report.enforced;
         match self.proxies.report(report, at).await {
             Some(before) if here => self.propagation.enforced(before, enforced, now),
             // A proxy that is new has taken the whole ring, and no change.

@@ -10,6 +10,9 @@ use super::rows::{VersionRow, int, version};
 use super::{Refusal, Store, StoreError};
 use crate::lifecycle::{self, Event, Refused, Turn, accepted_until};
 
+/// Keys of one transaction: some 50 ms, for which another revocation waits.
+const KEYS_TOGETHER: i64 = 50;
+
 /// How an operator ends a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
@@ -36,40 +39,51 @@ impl Store {
         Ok(key)
     }
 
-    /// Ends every version of every key of a client now, in one transaction.
+    /// Ends every version of every key of a client now, up to 50 keys in a transaction: another revocation must not wait
+    /// for thousands of them. One that broke off goes on when it is repeated.
     ///
     /// # Errors
     ///
-    /// [`Refusal::NotFound`].
+    /// [`Refusal::NotFound`], or [`StoreError`]; what was ended before it stays so.
     pub async fn revoke_client(
         &self,
         context: &Context,
         client: &str,
         ending: Ending,
     ) -> Result<RevokedClient, StoreError> {
-        let mut change = self.begin(context).await?;
-        let id = change.client_id(client).await?;
-        let keys: Vec<String> = sqlx::query_scalar("SELECT id FROM keys WHERE client_id = $1 ORDER BY id")
+        let context = &context.in_parts();
+        let mut revoked = RevokedClient { client: client.to_owned(), keys: 0 };
+        let mut past = String::new();
+        loop {
+            let mut change = self.begin(context).await?;
+            let id = change.client_id(client).await?;
+            let keys: Vec<String> = sqlx::query_scalar(
+                "SELECT id FROM keys WHERE client_id = $1 AND id > $2 ORDER BY id LIMIT $3",
+            )
             .bind(id)
+            .bind(&past)
+            .bind(KEYS_TOGETHER)
             .fetch_all(&mut *change.tx)
             .await?;
-        let mut revoked = RevokedClient { client: client.to_owned(), keys: 0 };
-        for key in keys {
-            let key = change.key(&key).await?;
-            if change.end_key(&key, ending).await? {
-                revoked.keys = revoked.keys.saturating_add(1);
+            let Some(last) = keys.last() else { return Ok(revoked) };
+            past.clone_from(last);
+            let mut ended: u64 = 0;
+            for key in keys {
+                let key = change.key(&key).await?;
+                if change.end_key(&key, ending).await? {
+                    ended = ended.saturating_add(1);
+                }
+            }
+            if ended > 0 {
+                let action = match ending {
+                    Ending::Revoked => "client.revoke",
+                    Ending::Compromised => "client.compromise",
+                };
+                change.audit(action, client, None, Some(json!({ "keys": ended }))).await?;
+                change.commit().await?;
+                revoked.keys = revoked.keys.saturating_add(ended);
             }
         }
-        if revoked.keys == 0 {
-            return Ok(revoked);
-        }
-        let action = match ending {
-            Ending::Revoked => "client.revoke",
-            Ending::Compromised => "client.compromise",
-        };
-        change.audit(action, client, None, Some(json!({ "keys": revoked.keys }))).await?;
-        change.commit().await?;
-        Ok(revoked)
     }
 
     /// Ends one version now. In a rotation, revoking the old version completes it, and revoking the

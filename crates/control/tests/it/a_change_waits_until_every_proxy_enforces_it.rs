@@ -1,12 +1,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::StatusCode;
-use keywheel_api::{Applied, ForgottenProxies, Key, ProxyState, RingProxies};
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use keywheel_api::{Applied, ForgottenProxies, Key, ProxyState, RingProxies, TokenWithSecret};
+use keywheel_control::{RingAuth, app};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::support::{Plane, new_version, plane};
+use crate::support::{Plane, call, new_version, plane, plane_with};
 
 #[derive(Deserialize)]
 struct WithProof {
@@ -152,5 +154,43 @@ async fn every_change_can_wait() {
         } else {
             answer.problem("not-ended");
         }
+    }
+}
+
+#[tokio::test]
+async fn who_is_ahead_of_what_was_issued_acknowledges_nothing() {
+    let plane = plane().await;
+    let key = plane.key().await;
+    // Its ring is of another copy of the database, and it refuses what this one signs.
+    says(&plane, "a1", u64::MAX).await;
+    let proof = proxies(&plane).await.proof;
+    assert_eq!((proof.enforced, proof.of, proof.laggards.len()), (0, 1, 1));
+    // Not even when this one has come as far.
+    says(&plane, "b2", 2).await;
+    let answer: WithProof =
+        plane.post(&revoke(&key, "wait=applied&timeout=1"), json!({})).await.json(StatusCode::OK);
+    assert!(!answer.applied.complete);
+    says(&plane, "b2", 2).await;
+    assert_eq!(proxies(&plane).await.proof.enforced, 0);
+}
+
+#[tokio::test]
+async fn only_a_proxys_own_token_speaks_for_it() {
+    let plane = plane_with(RingAuth::Token).await;
+    plane.key().await;
+    let epoch = plane.epoch();
+    for (role, known) in [("auditor", 0), ("operator", 0), ("proxy", 1)] {
+        let token: TokenWithSecret =
+            plane.post("/v1/tokens", json!({ "role": role })).await.json(StatusCode::CREATED);
+        let request = Request::builder()
+            .uri(format!("/v1/rings/production/changes?epoch={epoch}&since=0"))
+            .header("authorization", format!("Bearer {}", token.token.as_deref().unwrap()))
+            .header(
+                "keywheel-proxy",
+                format!("node=edge&instance=a1&filter=0.1.0&vms=3&epoch={epoch}&stored=1&enforced=1&age=0"),
+            );
+        let answer = call(app::ring(plane.control.clone()), request.body(Body::empty()).unwrap()).await;
+        assert_eq!(answer.status, StatusCode::OK, "{role} may read the ring");
+        assert_eq!(proxies(&plane).await.items.len(), known, "{role}");
     }
 }

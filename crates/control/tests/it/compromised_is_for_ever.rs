@@ -1,5 +1,5 @@
 use axum::http::StatusCode;
-use keywheel_api::{Compromised, ImportRefusal, Key, RevokedClient, RotationState, State};
+use keywheel_api::{AuditRecord, Compromised, ImportRefusal, Key, List, RevokedClient, RotationState, State};
 use keywheel_keyring::Digest;
 use serde_json::json;
 
@@ -60,6 +60,22 @@ async fn leaked_digests_are_ended_reported_and_never_taken_again() {
     }
     assert_eq!(plane.head(), head);
     plane.post("/v1/compromised", json!({ "digests": [] })).await.problem("invalid-request");
+}
+
+#[tokio::test]
+async fn many_keys_of_a_client_end_in_parts_that_nobody_waits_long_for() {
+    let plane = plane().await;
+    plane.import((0..120_u8).map(|number| Digest::of(&[number]))).await;
+    let revoked: RevokedClient = plane.post("/v1/clients/acme/revoke", json!({})).await.json(StatusCode::OK);
+    assert_eq!(revoked.keys, 120);
+    let changes = plane.changes(120).await;
+    assert!(
+        changes.entries.len() == 120 && changes.entries.iter().all(|entry| entry.state == State::Revoked)
+    );
+    let records: List<AuditRecord> = plane.get("/v1/audit?after=0&limit=500").await.json(StatusCode::OK);
+    let parts: Vec<_> =
+        records.items.iter().filter(|record| record.event.action == "client.revoke").collect();
+    assert_eq!(parts.len(), 3, "each part has its record");
 }
 
 #[tokio::test]

@@ -14,9 +14,11 @@ async fn report(plane: &Plane, header: &[u8]) {
 #[tokio::test]
 async fn proxies_are_shown_as_they_report_and_nonsense_is_ignored() {
     let plane = plane().await;
+    plane.key().await;
+    plane.key().await;
     report(&plane, b"node=edge&instance=0a&filter=0.1.0&vms=3&epoch=&stored=0&enforced=0&age=0").await;
     let epoch = plane.epoch();
-    let second = format!("node=edge&instance=0a&filter=0.1.0&vms=3&epoch={epoch}&stored=7&enforced=6&age=1");
+    let second = format!("node=edge&instance=0a&filter=0.1.0&vms=3&epoch={epoch}&stored=2&enforced=1&age=1");
     report(&plane, second.as_bytes()).await;
     for nonsense in [&b"\xff\xfe"[..], b"", b"node=edge", b"node=edge&instance=zz&vms=-1"] {
         report(&plane, nonsense).await;
@@ -25,6 +27,6 @@ async fn proxies_are_shown_as_they_report_and_nonsense_is_ignored() {
     let ring: Ring = plane.get("/v1/rings/production").await.json(StatusCode::OK);
     assert_eq!(ring.proxies.len(), 1);
     let proxy = &ring.proxies[0];
-    assert_eq!((proxy.node.as_str(), proxy.stored, proxy.enforced, proxy.vms), ("edge", 7, 6, 3));
+    assert_eq!((proxy.node.as_str(), proxy.stored, proxy.enforced, proxy.vms), ("edge", 2, 1, 3));
     assert_eq!(proxy.epoch, Some(epoch));
 }

@@ -24,7 +24,7 @@ async fn checks(plane: &Plane, status: StatusCode) -> Value {
 #[tokio::test]
 async fn each_check_is_named_with_its_state() {
     let plane = plane().await;
-    let well = json!({ "database": "ok", "database_writable": "ok", "signing": "ok", "running": "ok" });
+    let well = json!({ "database": "ok", "database_writable": "ok", "signing": "ok", "rings": "ok", "running": "ok" });
     assert_eq!(checks(&plane, StatusCode::OK).await, well);
     let head = plane.head();
 
