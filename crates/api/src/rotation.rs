@@ -169,6 +169,9 @@ pub struct ReportingVm {
     pub at: Timestamp,
 }
 
+/// VMs that are named as evidence.
+pub const MAX_NAMED_VMS: usize = 500;
+
 /// Why an old version counts as unused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -181,6 +184,9 @@ pub struct Evidence {
     pub last_used_at: Option<Timestamp>,
     /// VMs whose reports cover all of it.
     pub vms: u64,
+    /// Which they are, and up to when each has reported; at most 500 of them.
+    #[serde(default)]
+    pub reported: Vec<ReportingVm>,
     /// VMs that were not heard of for so long that they count as gone.
     pub gone: u64,
 }

@@ -3,7 +3,7 @@
 //! Silence is no proof. It counts as unused only if every VM that may be alive has reported without a gap
 //! for the whole quiet period, and none of them saw it. Whoever waits in vain waits until the deadline, no longer.
 
-use keywheel_api::rotation::ReportingVm;
+use keywheel_api::rotation::{MAX_NAMED_VMS, ReportingVm};
 use keywheel_api::time::timestamp;
 use keywheel_api::{Evidence, WaitsFor};
 use keywheel_keyring::Millis;
@@ -74,7 +74,8 @@ pub fn judge(old: &Old, vms: &[Reports], now: Millis) -> Verdict {
     };
     let quiet_from = Millis(quiet_to.0.saturating_sub(old.quiet_period));
     if old.overlaps_since > quiet_from {
-        let until = Millis(old.overlaps_since.0.saturating_add(old.quiet_period));
+        // Reports are always some way behind.
+        let until = Millis(now.0.saturating_add(old.overlaps_since.saturating_since(quiet_from)));
         reasons.push(WaitsFor::TooEarly { until: timestamp(until) });
     }
     // Somewhere in that minute.
@@ -95,6 +96,7 @@ pub fn judge(old: &Old, vms: &[Reports], now: Millis) -> Verdict {
         quiet_to: timestamp(quiet_to),
         last_used_at: old.last_used.map(timestamp),
         vms: with(Liveness::Live).count() as u64,
+        reported: with(Liveness::Live).take(MAX_NAMED_VMS).map(|vm| named(vm, vm.covered_to)).collect(),
         gone: with(Liveness::Gone).count() as u64,
     })
 }

@@ -76,7 +76,10 @@ async fn an_old_version_that_nobody_uses_drains_and_ends_with_its_reasons() {
     let draining = show(&plane, &rotation).await;
     assert_eq!(draining.state, RotationState::Draining);
     assert_eq!(time::millis(draining.overlap_ends_at).unwrap().0, begun + 3 * HOUR + 2 * MINUTE);
-    assert_eq!((draining.deadline, draining.evidence.unwrap().vms), (rotation.deadline, 1));
+    let evidence = draining.evidence.unwrap();
+    assert_eq!((draining.deadline, evidence.vms), (rotation.deadline, 1));
+    assert_eq!(evidence.reported.len(), 1, "who was silent is named");
+    assert_eq!(evidence.reported[0].at, evidence.quiet_to);
     let entry = plane.changes(head).await.entries.remove(0);
     assert_eq!(
         (entry.state, entry.expires_at),
