@@ -3,7 +3,7 @@
 use keywheel_keyring::{Digest, Entry};
 
 /// Two slots for the keys of one set, and nothing ever grows: what is asked for less gives way. With one
-/// slot, of 1,000 keys in 8,192 slots every ninth would take turns with another.
+/// slot, of 1,000 keys in 4,096 slots every fifth would take turns with another.
 pub struct Cache {
     slots: Box<[Option<Slot>]>,
     /// The slots with counts.

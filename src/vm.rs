@@ -22,8 +22,8 @@ use crate::usage::{Courier, Usage};
 pub const TICK: u64 = 20;
 /// A VM whose last look at the generation is longer ago, in milliseconds, looks before it decides.
 pub const LOOK: u64 = 50;
-/// Decoded entries that a VM keeps; at about 300 bytes each they take 2.5 MB.
-const CACHE_SLOTS: usize = 8192;
+/// Decoded entries that a VM keeps; at about 300 bytes each they take 1.2 MB.
+const CACHE_SLOTS: usize = 4096;
 /// A failure that goes on is logged this often, in milliseconds.
 const LOG_AGAIN: u64 = 30_000;
 /// How usage calls a request that passed.

@@ -48,6 +48,14 @@ pub struct UpdateKey {
     #[serde(deserialize_with = "crate::present", skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::openapi::PolicyName>))]
     pub policy: Option<Option<String>>,
+    /// All of them, in the place of those that it had.
+    #[serde(deserialize_with = "crate::present", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<Vec<crate::openapi::Scope>>, max_items = 32))]
+    pub scopes: Option<Option<Vec<String>>>,
+    /// When every version of the key ends.
+    #[serde(deserialize_with = "crate::present", skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<Timestamp>))]
+    pub expires_at: Option<Option<Timestamp>>,
 }
 
 /// `POST /v1/keys/{key}/next`: the version to which the key's schedule rotates it when that is due. It takes the place
@@ -193,6 +201,9 @@ pub struct ReportCompromised {
 pub struct Compromised {
     /// Key versions that have one of the digests; they are compromised now, if they were not before.
     pub versions: Vec<CompromisedVersion>,
+    /// Versions that were deposited and never accepted; none is any more.
+    #[serde(default)]
+    pub deposits: Vec<CompromisedDeposit>,
     /// Digests that no ring knows. They are remembered, so that none can be brought in later.
     #[cfg_attr(feature = "openapi", schema(value_type = Vec<crate::openapi::Digest>))]
     pub unknown: Vec<Digest>,
@@ -210,6 +221,18 @@ pub struct CompromisedVersion {
     /// Its state before.
     #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::State))]
     pub was: State,
+}
+
+/// A leaked secret to which a key was to rotate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct CompromisedDeposit {
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::Digest))]
+    pub digest: Digest,
+    pub version: String,
+    pub key: String,
+    pub client: String,
+    pub ring: String,
 }
 
 /// The keys of a client that were ended together.

@@ -65,8 +65,8 @@ pub use client::{Client, CreateClient, UpdateClient};
 pub use import::{ExportedVersion, Import, ImportItem, ImportRefusal, Imported, RefusedItem};
 pub use jiff::Timestamp;
 pub use key::{
-    AddVersion, Compromised, CompromisedVersion, CreateKey, Deposit, Key, KeyWithSecret, NewVersion,
-    ReportCompromised, Revoke, RevokedClient, Schedule, ScheduleState, UpdateKey, Version,
+    AddVersion, Compromised, CompromisedDeposit, CompromisedVersion, CreateKey, Deposit, Key, KeyWithSecret,
+    NewVersion, ReportCompromised, Revoke, RevokedClient, Schedule, ScheduleState, UpdateKey, Version,
 };
 pub use keywheel_keyring::State;
 pub use labels::{LabelChanges, Labels};
@@ -74,8 +74,8 @@ pub use notice::{Notice, NoticeKind};
 pub use policy::{BrownoutPlan, CreatePolicy, Policy, Retire, SetPolicy, Terms};
 pub use problem::{FieldError, Problem, ProblemKind};
 pub use ring::{
-    ActivateSigningKey, Applied, ForgetProxies, ForgottenProxies, Proof, Proxy, ProxyName, ProxyState, Ring,
-    RingProxies, RingSigningKey, SigningKeyState,
+    ActivateSigningKey, Applied, CreateRing, ForgetProxies, ForgottenProxies, Proof, Proxy, ProxyName,
+    ProxyState, Ring, RingProxies, RingSigningKey, RingSummary, SigningKeyState,
 };
 pub use rotation::{
     Brownout, Evidence, NextStep, Requests, RollBack, Rotation, RotationEnd, RotationProgress, RotationState,

@@ -32,6 +32,11 @@ pub struct Scope(pub String);
 #[schema(as = RingName, pattern = "^[A-Za-z0-9._-]{1,64}$", example = "production")]
 pub struct RingName(pub String);
 
+/// A word and a label, each 1 to 16 lower-case letters or digits and followed by `_`.
+#[derive(ToSchema)]
+#[schema(as = KeyPrefix, pattern = "^[a-z0-9]{1,16}_[a-z0-9]{1,16}_$", example = "kw_test_")]
+pub struct KeyPrefix(pub String);
+
 /// Names a key version in public: `kv_` and 16 letters or digits.
 #[derive(ToSchema)]
 #[schema(as = VersionId, pattern = "^kv_[0-9A-Za-z]{16}$", example = "kv_5HbNq0ZtWc3Rk8Lm")]

@@ -70,6 +70,8 @@ pub enum ProblemKind {
     PreconditionFailed,
     LastAdmin,
     TokenEnded,
+    RingExists,
+    TooManyRings,
     PolicyExists,
     PolicyInUse,
     NotByPolicy,
@@ -86,7 +88,7 @@ pub enum ProblemKind {
 }
 
 impl ProblemKind {
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 43] = [
         Self::InvalidRequest,
         Self::BodyTooLarge,
         Self::RequestTimeout,
@@ -115,6 +117,8 @@ impl ProblemKind {
         Self::PreconditionFailed,
         Self::LastAdmin,
         Self::TokenEnded,
+        Self::RingExists,
+        Self::TooManyRings,
         Self::PolicyExists,
         Self::PolicyInUse,
         Self::NotByPolicy,
@@ -184,6 +188,8 @@ impl ProblemKind {
             Self::PreconditionFailed => ("precondition-failed", 412, "It was changed meanwhile"),
             Self::LastAdmin => ("last-admin", 409, "The last admin token"),
             Self::TokenEnded => ("token-ended", 409, "The token has ended"),
+            Self::RingExists => ("ring-exists", 409, "A ring of that name exists"),
+            Self::TooManyRings => ("too-many-rings", 409, "There are too many rings"),
             Self::PolicyExists => ("policy-exists", 409, "A policy of that name exists"),
             Self::PolicyInUse => ("policy-in-use", 409, "The policy is in use"),
             Self::NotByPolicy => ("not-by-policy", 409, "The policy does not allow this"),

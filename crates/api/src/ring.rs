@@ -34,6 +34,38 @@ pub struct Ring {
     pub usage: RingUsage,
 }
 
+/// `POST /v1/rings`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct CreateRing {
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::RingName))]
+    pub name: String,
+    /// What its keys begin with; as those of the first ring when absent. It cannot be changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::openapi::KeyPrefix>))]
+    pub key_prefix: Option<String>,
+}
+
+/// A ring in a list of them, and how many of its proxies enforce it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct RingSummary {
+    #[cfg_attr(feature = "openapi", schema(example = "production"))]
+    pub name: String,
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::Epoch))]
+    pub epoch: String,
+    pub revision: u64,
+    pub key_prefix: String,
+    pub created_at: Timestamp,
+    #[serde(default)]
+    pub held: bool,
+    /// Proxies whose VMs all enforce the newest revision.
+    pub enforced: u64,
+    /// Proxies that have to.
+    pub of: u64,
+}
+
 /// What one proxy last said about itself, and what that is worth now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

@@ -227,8 +227,6 @@ pub enum RotationState {
     Completed,
     /// The new version was taken back.
     RolledBack,
-    /// It cannot go on by itself.
-    Blocked,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -254,7 +252,7 @@ impl RotationState {
     /// Whether it goes on.
     #[must_use]
     pub const fn is_open(self) -> bool {
-        matches!(self, Self::Distributing | Self::Overlapping | Self::Draining | Self::Blocked)
+        matches!(self, Self::Distributing | Self::Overlapping | Self::Draining)
     }
 }
 

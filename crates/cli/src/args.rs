@@ -27,6 +27,7 @@ pub(crate) use ring::{Doctor, Push, Ring, SigningKey};
 pub(crate) use self_service::{OwnKey, SelfService};
 pub(crate) use serve::{LogFormat, MasterKey, Restore, RingAuth, Serve, ServeTls};
 pub(crate) use token::Token;
+pub(crate) use value::End;
 use value::duration;
 
 const EXIT_CODES: &str = "\

@@ -6,11 +6,11 @@ use axum::Router;
 use keywheel_api::{
     ActivateSigningKey, AddVersion, AuditRecord, Campaign, CampaignKey, CampaignPreview, CampaignProgress,
     Checkpoint, Checkpoints, Client, Compromised, CreateCampaign, CreateClient, CreateKey, CreatePolicy,
-    CreateToken, Deposit, ExportedVersion, ForgetProxies, ForgottenProxies, Import, Imported, Key, KeyUsage,
-    KeyWithSecret, Notice, Policy, ProblemKind, ReportCompromised, Revoke, RevokedClient, Ring, RingProxies,
-    RingSigningKey, RollBack, RotateToken, Rotation, RotationProgress, RotationWithSecret, SelfKey,
-    SelfRotation, SelfRotationWithSecret, SetPolicy, StartBrownout, StartRotation, StartSelfRotation, Terms,
-    Token, TokenWithSecret, UpdateClient, UpdateKey,
+    CreateRing, CreateToken, Deposit, ExportedVersion, ForgetProxies, ForgottenProxies, Import, Imported,
+    Key, KeyUsage, KeyWithSecret, Notice, Policy, ProblemKind, ReportCompromised, Revoke, RevokedClient,
+    Ring, RingProxies, RingSigningKey, RingSummary, RollBack, RotateToken, Rotation, RotationProgress,
+    RotationWithSecret, SelfKey, SelfRotation, SelfRotationWithSecret, SetPolicy, StartBrownout,
+    StartRotation, StartSelfRotation, Terms, Token, TokenWithSecret, UpdateClient, UpdateKey,
 };
 use keywheel_keyring::usage::MAX_BATCHES;
 use serde_json::{Value, json};
@@ -235,9 +235,10 @@ fn keys(routes: Routes) -> Routes {
                 .link("showKeyUsage", "key", "id").link("reinstateKey", "key", "id").link("updateKey", "key", "id"))
         .get("/v1/keys/{key}", READ, keys::show, op("showKey", "Shows a key and its versions").answers::<Key>("The key"))
         .patch("/v1/keys/{key}", CHANGE, keys::update,
-            op("updateKey", "Changes a key's labels and policy")
+            op("updateKey", "Changes a key's scopes, end, labels and policy")
                 .says("What is absent stays as it is, and `null` takes away.")
-                .takes::<UpdateKey>(&json!({ "labels": { "team": "payments" } })).answers::<Key>("The key"))
+                .takes::<UpdateKey>(&json!({ "labels": { "team": "payments" } })).answers::<Key>("The key")
+                .problems(&[P::KeyRevoked, P::KeyExpired]))
         .post("/v1/keys/{key}/next", CHANGE, keys::deposit,
             op("depositVersion", "Deposits the version to which the key's schedule rotates it")
                 .says("It takes the place of one that was deposited before.")
@@ -278,6 +279,15 @@ fn rotations(routes: Routes) -> Routes {
     use ProblemKind as P;
     let op = Operation::new;
     routes
+        .get(
+            "/v1/rotations",
+            READ,
+            rotations::list,
+            op("listRotations", "Lists rotations by id")
+                .says("A token that is limited to rings sees theirs alone.")
+                .query::<rotations::Filter>()
+                .lists::<Rotation>("A page of rotations"),
+        )
         .get(
             "/v1/rotations/{rotation}",
             READ,
@@ -403,6 +413,25 @@ fn rings(routes: Routes) -> Routes {
     let item = json!({ "digest": EXAMPLE_DIGEST, "client": "acme", "scopes": ["market:read"] });
     routes
         .get(
+            "/v1/rings",
+            READ,
+            rings::list,
+            op("listRings", "Lists rings by name")
+                .query::<After>()
+                .lists::<RingSummary>("All that the token reaches"),
+        )
+        .post(
+            "/v1/rings",
+            ADMINISTER,
+            rings::create,
+            op("createRing", "Makes an empty ring, with a key that signs it")
+                .says("There are at most 64. A ring is never deleted.")
+                .takes::<CreateRing>(&json!({ "name": "staging", "key_prefix": "kw_test_" }))
+                .creates::<RingSummary>("The ring")
+                .problems(&[P::RingExists, P::TooManyRings])
+                .link("showRing", "ring", "name"),
+        )
+        .get(
             "/v1/rings/{ring}",
             READ,
             rings::show,
@@ -446,6 +475,7 @@ fn rings(routes: Routes) -> Routes {
             READ,
             signing_keys::list,
             op("listSigningKeys", "Lists the signing keys of a ring, without their private halves")
+                .query::<After>()
                 .lists::<RingSigningKey>("All of them"),
         )
         .post(

@@ -1,6 +1,5 @@
 //! The control plane as one value: opened from a data directory, served on two listeners or three.
 
-use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::future::Future;
 use std::io;
@@ -11,8 +10,9 @@ use std::time::Duration;
 
 use keywheel_api::SigningKeyState;
 use keywheel_keyring::entry::is_ring_name;
-use keywheel_keyring::{Epoch, KeyPrefix, Millis, PublicKey};
+use keywheel_keyring::{Epoch, KeyPrefix, PublicKey};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tracing::{info, warn};
 use zeroize::Zeroizing;
 
@@ -23,13 +23,16 @@ use crate::metrics::Listener;
 use crate::notary::Notary;
 use crate::rekey;
 use crate::ring::Publisher;
+use crate::rings::Rings;
 use crate::runtime::Runtime;
 use crate::seal::{MasterKey, MasterKeyError, write_private};
 use crate::secret::{NoRandomness, PlainToken};
 use crate::serve::{self, Endpoint, Limits};
 use crate::signers::{self, Signers};
 use crate::store::backup;
-use crate::store::{Context, Location, NewToken, OpenError, PostgresUrl, Setup, Signer, Store, StoreError};
+use crate::store::{
+    Context, Location, NewRing, NewToken, OpenError, PostgresUrl, Setup, Signer, Store, StoreError,
+};
 
 /// How long open connections may take to end after the listeners have closed.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -72,7 +75,7 @@ pub struct Control {
     pub(crate) signers: Arc<Signers>,
     /// Where a copy has space.
     pub(crate) data: PathBuf,
-    rings: BTreeMap<String, Publisher>,
+    pub(crate) rings: Rings,
     default_ring: String,
     keep_ended: Duration,
     stop: watch::Sender<bool>,
@@ -162,26 +165,10 @@ impl Control {
         scheduler::catch_up_deadlines(&store, clock::now()).await?;
 
         let (stop, stopping) = watch::channel(false);
-        let mut rings = BTreeMap::new();
-        let records = store.rings().await?;
         let (default_ring_id, default_ring) =
-            records.first().map(|ring| (ring.id, ring.name.clone())).unwrap_or_default();
-        for record in records {
-            if record.held {
-                warn!(
-                    ring = record.name,
-                    "Ring {} is held back: this is a restored copy, and what was revoked since is not in it. Stop, \
-                     run `keywheel restore --in-place` with it or with --accept-loss, and start again",
-                    record.name,
-                );
-            }
-            // Whose turn it is to sign is known before anything is signed.
-            store.standing(record.id).await?;
-            let proxies = store.proxies(record.id, Millis(0)).await?;
-            let (signers, stopping) = (signers.clone(), stopping.clone());
-            let publisher = Publisher::new(record.clone(), signers, store.clone(), proxies, stopping);
-            rings.insert(record.name, publisher);
-        }
+            store.rings().await?.first().map(|ring| (ring.id, ring.name.clone())).unwrap_or_default();
+        let rings = Rings::new(store.clone(), signers.clone(), stopping);
+        rings.open().await?;
         let notary = Arc::new(Notary::new(store.clone(), signers.clone(), default_ring_id));
         let control = Self {
             store,
@@ -235,7 +222,7 @@ impl Control {
     }
 
     #[must_use]
-    pub fn ring(&self, name: &str) -> Option<&Publisher> {
+    pub fn ring(&self, name: &str) -> Option<Arc<Publisher>> {
         self.rings.get(name)
     }
 
@@ -263,8 +250,9 @@ impl Control {
     }
 
     /// By name.
-    pub fn rings(&self) -> impl Iterator<Item = &Publisher> {
-        self.rings.values()
+    #[must_use]
+    pub fn rings(&self) -> Vec<Arc<Publisher>> {
+        self.rings.all()
     }
 
     pub(crate) fn stopping(&self) -> watch::Receiver<bool> {
@@ -282,7 +270,7 @@ impl Control {
 
     /// Whether no ring is held back.
     pub(crate) fn publishes(&self) -> bool {
-        self.rings.values().all(|ring| ring.published().is_ok())
+        self.rings().iter().all(|ring| ring.published().is_ok())
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
@@ -314,23 +302,11 @@ impl Control {
             tokio::spawn(fold::run(self.store.clone(), self.stop.subscribe())),
             tokio::spawn(purge::run(self.store.clone(), self.keep_ended, self.stop.subscribe())),
         ];
-        for ring in self.rings.values() {
-            let (ring, proxies) = (ring.record.id, ring.proxies.clone());
-            let job = jobs::proxies::run(self.store.clone(), ring, proxies, self.stop.subscribe());
-            jobs.push(tokio::spawn(job));
-        }
         let consumer_tls = consumer.as_ref().and_then(|consumer| consumer.tls.as_ref());
         for tls in [admin.tls.as_ref(), ring.tls.as_ref(), consumer_tls].into_iter().flatten() {
             jobs.push(tokio::spawn(tls.clone().follow(self.stop.subscribe())));
         }
-        for name in self.rings.keys() {
-            let (control, name) = (self.clone(), name.clone());
-            jobs.push(tokio::spawn(async move {
-                if let Some(ring) = control.ring(&name) {
-                    ring.note_commits().await;
-                }
-            }));
-        }
+        jobs.push(tokio::spawn(self.clone().serve_rings()));
         let listen = |kind, endpoint, app| {
             let (metrics, limits) = (self.runtime.metrics.clone(), self.runtime.limits);
             tokio::spawn(serve::run(kind, endpoint, app, metrics, limits, self.stop.subscribe()))
@@ -362,6 +338,20 @@ impl Control {
         }
         self.store.close().await;
         Ok(())
+    }
+}
+
+impl Control {
+    /// Does what each ring needs while it is served, until the control plane stops.
+    pub async fn serve_rings(self: Arc<Self>) {
+        let mut jobs = JoinSet::new();
+        let serve = |ring: Arc<Publisher>| {
+            let (id, proxies) = (ring.record.id, ring.proxies.clone());
+            jobs.spawn(jobs::proxies::run(self.store.clone(), id, proxies, self.stopping()));
+            jobs.spawn(async move { ring.note_commits().await });
+        };
+        self.rings.follow(serve).await;
+        jobs.join_all().await;
     }
 }
 
@@ -411,14 +401,14 @@ async fn set_up(
     let master = master.map_err(failed)?;
     let (public_key, sealed_signing_key) = signers::make(&master)?;
     let token = PlainToken::generate()?;
-    let setup = Setup {
-        ring: options.ring_name.clone(),
+    let ring = NewRing {
+        name: options.ring_name.clone(),
         epoch: Epoch::from_bytes(uuid::Uuid::now_v7().into_bytes()),
         key_prefix: options.key_prefix.clone(),
         sealed_signing_key,
         public_key,
-        admin_token: token.hash(),
     };
+    let setup = Setup { ring, admin_token: token.hash() };
     let context = Context::system(clock::now());
     let hand_over = || match &options.admin_token_file {
         Some(path) => {

@@ -17,6 +17,7 @@
 //! | [`rekey`] | puts another master key in the place of the present one |
 //! | [`restore`] | makes a restored copy fit to be served |
 //! | [`ring`] | documents: cut once, signed once, kept for all who ask |
+//! | `rings` | which rings are served |
 //! | [`notary`] | signed checkpoints of the audit trail |
 //! | [`metrics`] | what is counted |
 //! | [`failed_logins`] | who sent bad tokens lately |
@@ -66,6 +67,7 @@ pub mod notary;
 pub mod rekey;
 pub mod restore;
 pub mod ring;
+mod rings;
 mod runtime;
 pub mod schedule;
 pub mod seal;

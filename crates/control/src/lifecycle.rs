@@ -108,8 +108,6 @@ pub enum Turn {
     RollBack,
     /// It is taken back before anybody could use the new version.
     Cancel,
-    /// Something that the policy asks for is missing.
-    Block,
 }
 
 /// Why something cannot happen to a rotation.
@@ -123,8 +121,6 @@ pub enum NoTurn {
     Draining,
     #[error("its old version is not about to end")]
     NotDraining,
-    #[error("it is blocked already")]
-    Blocked,
     #[error("it has ended")]
     Ended,
 }
@@ -135,30 +131,26 @@ pub enum NoTurn {
 ///
 /// [`NoTurn`], which says what stands in the way.
 pub const fn turn(state: RotationState, turn: Turn) -> Result<RotationState, NoTurn> {
-    use RotationState::{Blocked, Completed, Distributing, Draining, Overlapping, RolledBack};
+    use RotationState::{Completed, Distributing, Draining, Overlapping, RolledBack};
     match (state, turn) {
         (Completed | RolledBack, _) => Err(NoTurn::Ended),
 
-        // What blocks a rotation is over once its next step happens.
-        (Distributing | Blocked, Turn::Begin) => Ok(Overlapping),
+        (Distributing, Turn::Begin) => Ok(Overlapping),
         (Overlapping | Draining, Turn::Begin) => Err(NoTurn::Begun),
 
-        (Overlapping | Blocked, Turn::Drain) => Ok(Draining),
+        (Overlapping, Turn::Drain) => Ok(Draining),
         (Distributing, Turn::Drain) => Err(NoTurn::NotBegun),
         (Draining, Turn::Drain) => Err(NoTurn::Draining),
 
         (Draining, Turn::Resume) => Ok(Overlapping),
-        (Distributing | Overlapping | Blocked, Turn::Resume) => Err(NoTurn::NotDraining),
+        (Distributing | Overlapping, Turn::Resume) => Err(NoTurn::NotDraining),
 
         // Also from `distributing`: the old version may be revoked before the new one begins.
-        (Distributing | Overlapping | Draining | Blocked, Turn::Complete) => Ok(Completed),
-        (Distributing | Overlapping | Draining | Blocked, Turn::RollBack) => Ok(RolledBack),
+        (Distributing | Overlapping | Draining, Turn::Complete) => Ok(Completed),
+        (Distributing | Overlapping | Draining, Turn::RollBack) => Ok(RolledBack),
 
         (Distributing, Turn::Cancel) => Ok(RolledBack),
-        (Overlapping | Draining | Blocked, Turn::Cancel) => Err(NoTurn::Begun),
-
-        (Distributing | Overlapping | Draining, Turn::Block) => Ok(Blocked),
-        (Blocked, Turn::Block) => Err(NoTurn::Blocked),
+        (Overlapping | Draining, Turn::Cancel) => Err(NoTurn::Begun),
     }
 }
 
@@ -251,27 +243,18 @@ mod tests {
 
     #[test]
     fn every_turn_of_every_rotation_has_its_outcome() {
-        use RotationState::{Blocked, Completed, Distributing, Draining, Overlapping, RolledBack};
+        use RotationState::{Completed, Distributing, Draining, Overlapping, RolledBack};
         let begun = Err(NoTurn::Begun);
         let steady = Err(NoTurn::NotDraining);
-        // In the order begin, drain, resume, complete, roll back, cancel, block.
-        let turns = [
-            Turn::Begin,
-            Turn::Drain,
-            Turn::Resume,
-            Turn::Complete,
-            Turn::RollBack,
-            Turn::Cancel,
-            Turn::Block,
-        ];
-        let (done, back, stuck) = (Ok(Completed), Ok(RolledBack), Ok(Blocked));
+        // In the order begin, drain, resume, complete, roll back, cancel.
+        let turns = [Turn::Begin, Turn::Drain, Turn::Resume, Turn::Complete, Turn::RollBack, Turn::Cancel];
+        let (done, back) = (Ok(Completed), Ok(RolledBack));
         let outcomes = [
-            (Distributing, [Ok(Overlapping), Err(NoTurn::NotBegun), steady, done, back, back, stuck]),
-            (Overlapping, [begun, Ok(Draining), steady, done, back, begun, stuck]),
-            (Draining, [begun, Err(NoTurn::Draining), Ok(Overlapping), done, back, begun, stuck]),
-            (Blocked, [Ok(Overlapping), Ok(Draining), steady, done, back, begun, Err(NoTurn::Blocked)]),
-            (Completed, [Err(NoTurn::Ended); 7]),
-            (RolledBack, [Err(NoTurn::Ended); 7]),
+            (Distributing, [Ok(Overlapping), Err(NoTurn::NotBegun), steady, done, back, back]),
+            (Overlapping, [begun, Ok(Draining), steady, done, back, begun]),
+            (Draining, [begun, Err(NoTurn::Draining), Ok(Overlapping), done, back, begun]),
+            (Completed, [Err(NoTurn::Ended); 6]),
+            (RolledBack, [Err(NoTurn::Ended); 6]),
         ];
         for (state, wants) in outcomes {
             for (event, want) in turns.into_iter().zip(wants) {

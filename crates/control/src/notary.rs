@@ -9,7 +9,7 @@ use std::sync::Arc;
 use keywheel_api::audit::{Chain, Checkpoint, Fault, Head};
 use keywheel_api::time::timestamp;
 use keywheel_keyring::Millis;
-use tracing::error;
+use tracing::{error, info};
 
 use crate::signers::Signers;
 use crate::store::{Store, StoreError};
@@ -52,6 +52,15 @@ impl Notary {
         let key = self.signers.key(&signer).await?;
         let checkpoint = Checkpoint::sign(head, timestamp(now), &key);
         self.store.keep_checkpoint(&checkpoint).await?;
+        // Whoever alters the database can take its checkpoints away, and not what a log elsewhere has.
+        info!(
+            seq = checkpoint.seq,
+            hash = %checkpoint.hash,
+            signer,
+            "The audit trail is signed up to record {}, whose hash is {}",
+            checkpoint.seq,
+            checkpoint.hash,
+        );
         Ok(checkpoint)
     }
 

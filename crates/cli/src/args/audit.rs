@@ -28,4 +28,6 @@ pub(crate) enum Audit {
     },
     /// Sign how far the trail goes now, and print it as one line of JSON to keep elsewhere
     Checkpoint,
+    /// List the checkpoints that there are
+    Checkpoints,
 }

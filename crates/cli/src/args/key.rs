@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args as Group, Subcommand, ValueEnum};
 
-use super::value::{duration, label};
+use super::value::{End, duration, end, label};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Client {
@@ -104,9 +104,18 @@ pub(crate) enum Key {
         #[arg(long, value_enum)]
         schedule: Option<Schedule>,
     },
-    /// Change a key's labels; what is not named stays
+    /// Change a key; what is not named stays
     Update {
         key: String,
+        /// What it may do from now on, such as `trade`, in the place of what it might; repeat for more
+        #[arg(long = "scope", value_name = "SCOPE", conflicts_with = "no_scopes")]
+        scopes: Vec<String>,
+        /// It may do nothing that needs a scope
+        #[arg(long)]
+        no_scopes: bool,
+        /// When it ends, such as 90d from now, or `never`
+        #[arg(long, value_name = "DURATION", value_parser = end)]
+        expires_in: Option<End>,
         /// Set a label, such as `team=payments`; repeat for more
         #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
         labels: Vec<(String, String)>,
@@ -243,6 +252,21 @@ pub(crate) enum Rotation {
     },
     /// Take a rotation back whose new version is not accepted yet
     Cancel { rotation: String },
+    /// List rotations
+    List {
+        /// Of this key only
+        #[arg(long)]
+        key: Option<String>,
+        /// Of this client's keys only
+        #[arg(long, value_name = "NAME")]
+        client: Option<String>,
+        /// Only those that go on
+        #[arg(long, conflicts_with = "ended")]
+        open: bool,
+        /// Only those that are over
+        #[arg(long)]
+        ended: bool,
+    },
     /// Show where a rotation stands, and what it waits for
     Show { rotation: String },
     /// Watch a rotation until it is over: who still uses the old version, which proxies know of the new one, and what

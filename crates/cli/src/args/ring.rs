@@ -3,12 +3,23 @@
 use std::time::Duration;
 
 use clap::{Args as Group, Subcommand};
+use keywheel_keyring::KeyPrefix;
 
 use super::value::duration;
 use super::{RING_URL, RING_URL_HELP};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Ring {
+    /// List rings, and how many of their proxies enforce them
+    List,
+    /// Make an empty ring, with a key that signs it: another environment, whose proxies know none of the others' keys
+    Create {
+        /// 1 to 64 letters, digits, `.`, `_` and `-`
+        name: String,
+        /// What its keys begin with, such as `kw_test_` [default: as those of the first ring]
+        #[arg(long, value_name = "PREFIX")]
+        key_prefix: Option<KeyPrefix>,
+    },
     /// Show a ring: revision, trusted keys, and what each proxy enforces
     Show {
         #[arg(default_value = "production")]

@@ -14,6 +14,12 @@ pub(crate) enum SelfService {
         #[command(flatten)]
         key: OwnKey,
     },
+    /// Show a rotation of the key
+    Rotation {
+        rotation: String,
+        #[command(flatten)]
+        key: OwnKey,
+    },
     /// Make a new version of the key; the old one is accepted until the overlap ends
     Rotate {
         #[command(flatten)]

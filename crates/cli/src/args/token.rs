@@ -25,6 +25,11 @@ pub(crate) enum Token {
     },
     /// List tokens, without their text
     List,
+    /// Show a token, without its text
+    Show {
+        #[arg(value_name = "TOKEN")]
+        id: String,
+    },
     /// End a token now
     Revoke {
         // Not `token`: clap would take it for the global option of that name.

@@ -66,6 +66,18 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     if text.is_empty() { Err(rule()) } else { Ok(Duration::from_secs(seconds)) }
 }
 
+/// When something ends.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum End {
+    Never,
+    In(Duration),
+}
+
+/// Reads a [`duration`], or `never`.
+pub(super) fn end(text: &str) -> Result<End, String> {
+    if text == "never" { Ok(End::Never) } else { duration(text).map(End::In) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -40,6 +40,22 @@ pub(crate) async fn run(command: args::Audit, api: &Api<'_>, output: Output) -> 
             let signed: Checkpoint = api.post("/v1/audit/checkpoints", &()).await?;
             print(&serde_json::to_string(&signed).map_err(std::io::Error::from)?)
         }
+        args::Audit::Checkpoints => {
+            let signed: Vec<Checkpoint> = api.list("/v1/audit/checkpoints", &[]).await?;
+            let row = |checkpoint: &Checkpoint| {
+                let Checkpoint { seq, at, signer, hash, .. } = checkpoint;
+                [
+                    seq.to_string(),
+                    at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
+                    signer.clone(),
+                    hash.to_string(),
+                ]
+            };
+            output.result(&signed, |signed| {
+                let head = ["UP TO RECORD", "SIGNED AT", "BY", "HASH"];
+                table(head, &signed.iter().map(row).collect::<Vec<_>>())
+            })
+        }
     }
 }
 

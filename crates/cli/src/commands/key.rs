@@ -43,8 +43,16 @@ pub(crate) async fn run(command: args::Key, api: &Api<'_>, output: Output) -> Re
             let key: Tagged<Key> = api.get_tagged(&format!("/v1/keys/{}", segment(&key))).await?;
             output.result(&key, |key| key.human(show))
         }
-        args::Key::Update { key, labels, unlabels } => {
-            let update = UpdateKey { labels: label_changes(labels, unlabels), policy: None };
+        args::Key::Update { key, scopes, no_scopes, expires_in, labels, unlabels } => {
+            let update = UpdateKey {
+                labels: label_changes(labels, unlabels),
+                policy: None,
+                scopes: (no_scopes || !scopes.is_empty()).then_some(Some(scopes)),
+                expires_at: expires_in.map(|end| match end {
+                    args::End::Never => None,
+                    args::End::In(duration) => Some(from_now(duration)),
+                }),
+            };
             let key: Key = api.patch(&format!("/v1/keys/{}", segment(&key)), &update).await?;
             output.result(&key, show)
         }

@@ -2,7 +2,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 use keywheel_api::key::MAX_COMPROMISED;
-use keywheel_api::{Compromised, CompromisedVersion, ReportCompromised};
+use keywheel_api::{Compromised, CompromisedDeposit, CompromisedVersion, ReportCompromised};
 use keywheel_keyring::{Digest, PlainKey};
 
 use super::key::state;
@@ -21,6 +21,7 @@ pub(crate) async fn run(command: args::Revoke, api: &Api<'_>, output: Output) ->
         let leaked = ReportCompromised { digests: digests.to_vec() };
         let part: Compromised = api.post("/v1/compromised", &leaked).await?;
         report.versions.extend(part.versions);
+        report.deposits.extend(part.deposits);
         report.unknown.extend(part.unknown);
     }
     output.result(&report, |report| human(report, command.digests))
@@ -61,6 +62,15 @@ fn human(report: &Compromised, given: bool) -> String {
     if !rows.is_empty() {
         parts.push("These versions are compromised and never accepted again:".into());
         parts.push(table(["VERSION", "KEY", "CLIENT", "RING", "WAS"], &rows));
+    }
+    if !report.deposits.is_empty() {
+        let row = |deposit: &CompromisedDeposit| {
+            let CompromisedDeposit { version, key, client, ring, .. } = deposit;
+            [version.clone(), key.clone(), client.clone(), ring.clone()]
+        };
+        parts.push("These were deposited to be rotated to, and are taken back; deposit others:".into());
+        let rows: Vec<_> = report.deposits.iter().map(row).collect();
+        parts.push(table(["VERSION", "KEY", "CLIENT", "RING"], &rows));
     }
     if !report.unknown.is_empty() {
         let hint = if given { "" } else { " If the list holds digests, give --digests." };

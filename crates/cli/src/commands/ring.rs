@@ -1,5 +1,6 @@
 use keywheel_api::{
-    ForgetProxies, ForgottenProxies, Proxy, ProxyState, Ring, RingProxies, RingUsage, SetPolicy,
+    CreateRing, ForgetProxies, ForgottenProxies, Proxy, ProxyState, Ring, RingProxies, RingSummary,
+    RingUsage, SetPolicy,
 };
 
 use super::key::{or_none, segment};
@@ -19,6 +20,20 @@ pub(crate) async fn run(
 ) -> Result<(), Failure> {
     let api = || Api::new(connection, applied);
     match command {
+        args::Ring::List => {
+            let rings: Vec<RingSummary> = api()?.list("/v1/rings", &[]).await?;
+            output.result(&rings, |rings| all(rings))
+        }
+        args::Ring::Create { name, key_prefix } => {
+            let key_prefix = key_prefix.map(|prefix| prefix.as_str().to_owned());
+            let ring: RingSummary = api()?.post("/v1/rings", &CreateRing { name, key_prefix }).await?;
+            output.result(&ring, |ring| {
+                format!(
+                    "Ring {} is there; its keys begin with {}.\n\nNext: keywheel ring trust {}",
+                    ring.name, ring.key_prefix, ring.name
+                )
+            })
+        }
         args::Ring::Show { ring, trust } => print_ring(&ring, trust, &api()?, output).await,
         args::Ring::Proxies { ring, revision } => {
             let query = revision.map(|revision| format!("?revision={revision}")).unwrap_or_default();
@@ -70,6 +85,14 @@ async fn print_ring(ring: &str, trust: bool, api: &Api<'_>, output: Output) -> R
         return output.result(&ring.trust, |_| String::new());
     }
     output.result(&ring, show)
+}
+
+fn all(rings: &[RingSummary]) -> String {
+    let row = |ring: &RingSummary| {
+        let proxies = if ring.held { "held".into() } else { format!("{} of {}", ring.enforced, ring.of) };
+        [ring.name.clone(), ring.revision.to_string(), proxies, format!("{}…", ring.key_prefix)]
+    };
+    table(["RING", "REVISION", "ENFORCED BY", "KEYS"], &rings.iter().map(row).collect::<Vec<_>>())
 }
 
 fn proven(proxies: &RingProxies) -> String {

@@ -24,6 +24,17 @@ pub(crate) async fn run(command: args::Rotation, api: &Api<'_>, output: Output) 
                 )
             })
         }
+        args::Rotation::List { key, client, open, ended } => {
+            let state = match (open, ended) {
+                (true, _) => Some("true"),
+                (_, true) => Some("false"),
+                _ => None,
+            };
+            let query = [("key", key.as_deref()), ("client", client.as_deref()), ("open", state)];
+            let query: Vec<_> = query.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+            let rotations: Vec<Rotation> = api.list("/v1/rotations", &query).await?;
+            output.result(&rotations, |rotations| list(rotations))
+        }
         args::Rotation::Show { rotation } => {
             let rotation: Rotation = api.get(&format!("/v1/rotations/{}", segment(&rotation))).await?;
             output.result(&rotation, show)
@@ -109,6 +120,28 @@ fn draw(progress: &RotationProgress) -> String {
     lines.join("\n")
 }
 
+fn list(rotations: &[Rotation]) -> String {
+    if rotations.is_empty() {
+        return "No such rotation.\n\nNext: keywheel key rotate KEY".into();
+    }
+    let row = |rotation: &Rotation| {
+        let ends = match rotation.ended_at {
+            Some(at) => format!("ended {}", when(at)),
+            None => format!("until {}", when(rotation.overlap_ends_at)),
+        };
+        [
+            rotation.id.clone(),
+            rotation.key.clone(),
+            state(rotation.state).into(),
+            when(rotation.begins_at),
+            ends,
+            rotation.new_version.clone(),
+        ]
+    };
+    let head = ["ROTATION", "KEY", "STATE", "BEGINS", "OVERLAP", "NEW VERSION"];
+    table(head, &rotations.iter().map(row).collect::<Vec<_>>())
+}
+
 const fn state(state: RotationState) -> &'static str {
     match state {
         RotationState::Distributing => "distributing",
@@ -116,7 +149,6 @@ const fn state(state: RotationState) -> &'static str {
         RotationState::Draining => "draining",
         RotationState::Completed => "completed",
         RotationState::RolledBack => "rolled back",
-        RotationState::Blocked => "blocked",
     }
 }
 

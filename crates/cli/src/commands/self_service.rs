@@ -12,7 +12,7 @@ use keywheel_keyring::{KeyPrefix, PlainKey, VersionId};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use super::key::{scopes, span, state, when};
+use super::key::{scopes, segment, span, state, when};
 use crate::applied::OnChange;
 use crate::args::{self, Connection};
 use crate::failure::Failure;
@@ -46,6 +46,22 @@ pub(crate) async fn run(
             let api = Api::of_holder(&key, &own_text(&key)?, connection, applied)?;
             let key: SelfKey = api.get("/v1/self").await?;
             output.result(&key, show)
+        }
+        args::SelfService::Rotation { rotation, key } => {
+            let api = Api::of_holder(&key, &own_text(&key)?, connection, applied)?;
+            let rotation: SelfRotation =
+                api.get(&format!("/v1/self/rotations/{}", segment(&rotation))).await?;
+            output.result(&rotation, |rotation| {
+                let until = match rotation.ended_at {
+                    Some(at) => format!("It ended at {}.", when(at)),
+                    None => format!(
+                        "Version {} is accepted until {}.",
+                        rotation.old_version,
+                        when(rotation.overlap_ends_at)
+                    ),
+                };
+                format!("Rotation {} leads to version {}. {until}", rotation.id, rotation.new_version)
+            })
         }
         args::SelfService::Rotate { key, out, overlap } => {
             let own = own_text(&key)?;

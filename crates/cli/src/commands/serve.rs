@@ -61,7 +61,7 @@ pub(crate) async fn run(args: args::Serve, output: Output) -> Result<(), Failure
 
     let name = control.default_ring().to_owned();
     let publisher = control.ring(&name);
-    let trust = match publisher {
+    let trust = match &publisher {
         Some(ring) => control.trust(ring).await.map_err(keywheel_control::StartError::Store)?,
         None => Vec::new(),
     };

@@ -25,6 +25,10 @@ pub(crate) async fn run(command: args::Token, api: &Api<'_>, output: Output) -> 
             let tokens: Vec<Token> = api.list("/v1/tokens", &[]).await?;
             output.result(&tokens, |tokens| list(tokens))
         }
+        args::Token::Show { id } => {
+            let token: Token = api.get(&format!("/v1/tokens/{}", segment(&id))).await?;
+            output.result(&token, |token| list(std::slice::from_ref(token)))
+        }
         args::Token::Revoke { id } => {
             let path = format!("/v1/tokens/{}/revoke", segment(&id));
             let token: Token = api.post(&path, &()).await?;

@@ -48,7 +48,11 @@ pub(crate) async fn wait(
     for ring in control.rings() {
         ring.proxies.catch_up().await?;
     }
-    let applied = proof(&control, &caller, &committed, start, limit).await;
+    let mut applied = proof(&control, &caller, &committed, start, limit).await;
+    if caller.is_holder() {
+        // Who holds a key may know when it is accepted everywhere, and not what the proxies are called.
+        applied.rings.clear();
+    }
     with(response, &applied).await
 }
 
@@ -83,13 +87,16 @@ async fn proof(
     limit: Duration,
 ) -> Applied {
     let heads = committed.heads();
-    let targets: Vec<(&Publisher, u64)> = if heads.is_empty() {
+    let rings = control.rings().into_iter();
+    let targets: Vec<(Arc<Publisher>, u64)> = if heads.is_empty() {
         // A repeated request changes nothing: what it asks for was committed before.
-        let reached = control.rings().filter(|ring| caller.reaches(&ring.record.name));
-        reached.map(|ring| (ring, ring.head())).collect()
+        rings
+            .filter(|ring| caller.reaches(&ring.record.name))
+            .map(|ring| (ring.clone(), ring.head()))
+            .collect()
     } else {
         let of = |ring: &Publisher| heads.get(&ring.record.id).map(|(head, _)| *head);
-        control.rings().filter_map(|ring| Some((ring, of(ring)?))).collect()
+        rings.filter_map(|ring| Some((ring.clone(), of(&ring)?))).collect()
     };
     let since = last(&heads).unwrap_or(start);
     let judge = || {

@@ -83,6 +83,8 @@ pub(crate) struct Caller {
     rings: Option<Vec<String>>,
     /// Whether what it says of a proxy is taken.
     is_proxy: bool,
+    /// Whether it is a key, which asks for itself.
+    is_holder: bool,
 }
 
 /// When each token's use was noted last.
@@ -144,7 +146,7 @@ async fn identify(
     if access.ring_listener {
         if let Some(certificate) = extensions.get::<ClientCertificate>() {
             // It stands for a proxy of every ring.
-            let caller = Caller { id: certificate.id.clone(), rings: None, is_proxy: true };
+            let caller = Caller { id: certificate.id.clone(), rings: None, is_proxy: true, is_holder: false };
             return Ok(Some((caller, Ok(()))));
         }
         if control.ring_auth == RingAuth::Open {
@@ -181,7 +183,7 @@ fn judge(control: &Arc<Control>, access: Access, bearer: Bearer, now: Millis) ->
         note_use(control, &bearer, now);
     }
     let is_proxy = REPORT.roles.contains(&bearer.role);
-    (Caller { id: bearer.token, rings: bearer.rings, is_proxy }, may)
+    (Caller { id: bearer.token, rings: bearer.rings, is_proxy, is_holder: false }, may)
 }
 
 /// What stands in the path, and whether the caller may reach it.
@@ -317,7 +319,16 @@ impl Access {
 impl Caller {
     /// A key that asks for itself.
     pub(super) fn holder(id: String, ring: &str) -> Self {
-        Self { id, rings: Some(vec![ring.to_owned()]), is_proxy: false }
+        Self { id, rings: Some(vec![ring.to_owned()]), is_proxy: false, is_holder: true }
+    }
+
+    pub(crate) const fn is_holder(&self) -> bool {
+        self.is_holder
+    }
+
+    /// Those that lists show the things of; all rings when absent.
+    pub(crate) fn rings(&self) -> Option<&[String]> {
+        self.rings.as_deref()
     }
 
     /// Whether lists show this ring's things.

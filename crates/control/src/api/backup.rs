@@ -24,6 +24,8 @@ pub(crate) async fn take(State(control): State<Arc<Control>>, By(context): By) -
     let copy = uncancelled(async move {
         let file = control.store.copy(&control.data).await?;
         if file.is_some() {
+            // After the copy, so that it does not lack a record that the trail has.
+            control.store.note_reading(&context, "backup.take", "database").await?;
             info!(token.id = context.actor, "Token {} took a backup", context.actor);
         }
         Ok::<_, ApiError>(file)

@@ -158,6 +158,8 @@ fn refused(refusal: Refusal) -> Problem {
         Refusal::KeyExpired(_) => ProblemKind::KeyExpired,
         Refusal::LastAdmin(_) => ProblemKind::LastAdmin,
         Refusal::TokenEnded(_) => ProblemKind::TokenEnded,
+        Refusal::RingExists(_) => ProblemKind::RingExists,
+        Refusal::TooManyRings => ProblemKind::TooManyRings,
         Refusal::PolicyExists(_) => ProblemKind::PolicyExists,
         Refusal::PolicyInUse(_) => ProblemKind::PolicyInUse,
         Refusal::Policy { .. } => ProblemKind::NotByPolicy,
@@ -165,6 +167,7 @@ fn refused(refusal: Refusal) -> Problem {
         Refusal::CampaignExists(_) => ProblemKind::CampaignExists,
         Refusal::CampaignState { .. } => ProblemKind::CampaignState,
         Refusal::Selected(_) => return Problem::field("select", refusal.to_string()),
+        Refusal::EndsBeforeItBegins { .. } => return Problem::field("expires_at", refusal.to_string()),
         Refusal::Labels => return Problem::field("labels", refusal.to_string()),
         Refusal::NoOverlap(_) | Refusal::OwnOverlap { .. } => {
             return Problem::field("overlap_seconds", refusal.to_string());

@@ -40,7 +40,7 @@ struct Said {
 pub(crate) async fn metrics(State(control): State<Arc<Control>>) -> Result<Response, ApiError> {
     let figures = control.runtime.scrapes.figures(&control).await;
     let rings: Vec<_> =
-        control.rings().map(|ring| ring_figures(&control, ring, figures.as_deref())).collect();
+        control.rings().iter().map(|ring| ring_figures(&control, ring, figures.as_deref())).collect();
     let rotations = figures.as_deref().map(|figures| figures.rotations.as_slice());
     let audit = *control.store.audited.borrow();
     let text = control.runtime.metrics.text(&rings, rotations, audit);

@@ -81,15 +81,21 @@ fn broken(item: &ImportItem, now: Millis) -> Option<String> {
 pub(crate) async fn export(
     State(control): State<Arc<Control>>,
     Path(ring): Path<String>,
+    By(context): By,
     Params(page): Params<After>,
 ) -> Result<axum::Json<List<ExportedVersion>>, ApiError> {
-    let ring = rings::find(&control, &ring)?.record.id;
+    let id = rings::find(&control, &ring)?.record.id;
     let after = Some(page.after).filter(|after| !after.is_empty());
+    if after.is_none() {
+        // Once for all pages: whoever takes digests out is known afterwards.
+        let store = control.store.clone();
+        uncancelled(async move { store.note_reading(&context, "ring.export", &ring).await }).await?;
+    }
     let after: Option<Digest> = after
         .map(|after| after.parse())
         .transpose()
         .map_err(|_| Problem::field("after", "the `next` of the page before: 64 hexadecimal digits"))?;
-    let cut = control.store.cut_page(ring, after).await?;
+    let cut = control.store.cut_page(id, after).await?;
     let last = cut.entries.last().filter(|_| cut.more).map(|entry| entry.digest.to_string());
     let exported = cut.entries.into_iter().map(|entry| ExportedVersion {
         digest: entry.digest,

@@ -20,7 +20,7 @@ use super::{PAGE, cursor, label_filter, require, uncancelled};
 use crate::Control;
 use crate::ids;
 use crate::secret::random;
-use crate::store::{Ending, KeyFilter, NewKey, Refusal, StoreError};
+use crate::store::{Ending, KeyFilter, KeyUpdate, NewKey, Refusal, StoreError};
 
 /// An expiry further away is a slip of the pen: 100 years.
 const MAX_EXPIRY: u64 = 100 * 365 * 24 * 60 * 60 * 1000;
@@ -60,8 +60,7 @@ pub(crate) async fn create(
     By(context): By,
     Json(new): Json<CreateKey>,
 ) -> Result<(StatusCode, axum::Json<KeyWithSecret>), ApiError> {
-    let scopes = new.scopes.len() <= MAX_SCOPES && new.scopes.iter().all(|scope| is_scope(scope));
-    require(scopes, "scopes", SCOPES_RULE)?;
+    check_scopes(&new.scopes)?;
     check_labels(&new.labels)?;
     let expires_at = new.expires_at.map(|at| expiry(at, context.now)).transpose()?;
     let not_before = new.not_before.map(|at| beginning(at, context.now, expires_at)).transpose()?;
@@ -120,10 +119,12 @@ pub(crate) async fn update(
     Json(update): Json<UpdateKey>,
 ) -> Result<axum::Json<Key>, ApiError> {
     caller.require_key(&control, &key).await?;
-    let change = async move {
-        let policy = update.policy.as_ref().map(Option::as_deref);
-        control.store.update_key(&context, &key, &update.labels, policy).await
-    };
+    let UpdateKey { labels, policy, scopes, expires_at } = update;
+    let scopes = scopes.map(Option::unwrap_or_default);
+    check_scopes(scopes.as_deref().unwrap_or_default())?;
+    let expires_at = expires_at.map(|at| at.map(|at| expiry(at, context.now)).transpose()).transpose()?;
+    let update = KeyUpdate { labels, policy, scopes, expires_at };
+    let change = async move { control.store.update_key(&context, &key, &update).await };
     let key = uncancelled(change).await?;
     info!(key.id, "Updated key {}", key.id);
     Ok(axum::Json(key))
@@ -256,6 +257,11 @@ pub(crate) async fn compromise(
 
 pub(super) const fn ending(how: Revoke) -> Ending {
     if how.compromised { Ending::Compromised } else { Ending::Revoked }
+}
+
+fn check_scopes(scopes: &[String]) -> Result<(), ApiError> {
+    let fit = scopes.len() <= MAX_SCOPES && scopes.iter().all(|scope| is_scope(scope));
+    require(fit, "scopes", SCOPES_RULE)
 }
 
 /// The caller's version, or a new one.

@@ -17,6 +17,7 @@ mod matching;
 pub(crate) mod notices;
 pub(crate) mod once;
 pub(crate) mod openapi;
+pub(crate) mod parameters;
 pub(crate) mod policies;
 pub(crate) mod request;
 pub(crate) mod rings;
@@ -31,7 +32,7 @@ pub(crate) mod usage;
 use std::future::Future;
 
 use error::ApiError;
-use keywheel_api::{Problem, labels};
+use keywheel_api::{List, Problem, labels};
 use serde::Deserialize;
 use tracing::Instrument as _;
 
@@ -56,6 +57,12 @@ pub(crate) struct Cursor(#[allow(dead_code, reason = "a schema only")] String);
 impl After {
     fn read(&self) -> Result<&str, ApiError> {
         cursor(&self.after)
+    }
+
+    /// A list that is never longer than a page, which is whole or, after its end, empty.
+    fn whole<T>(&self, items: Vec<T>, name: impl Fn(&T) -> &str) -> Result<List<T>, ApiError> {
+        let after = self.read()?;
+        Ok(List { items: items.into_iter().filter(|item| name(item) > after).collect(), next: None })
     }
 }
 

@@ -16,6 +16,7 @@ use super::body::bytes;
 use super::error::ApiError;
 use super::{applied, import, require, uncancelled};
 use crate::Control;
+use crate::metrics::Listener;
 use crate::store::{Answered, Attempt, Context, Found, Request as Known};
 
 pub(super) const HEADER: HeaderName = HeaderName::from_static("idempotency-key");
@@ -28,7 +29,7 @@ const SECRETS: [&str; 2] = ["secret", "token"];
 /// Sees to it that what comes with a key is carried out once. An answer that is no success is not kept: the request
 /// may be mended, and sent again with the same key.
 pub(crate) async fn once(
-    State(control): State<Arc<Control>>,
+    State((control, listener)): State<(Arc<Control>, Listener)>,
     request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
@@ -50,6 +51,10 @@ pub(crate) async fn once(
             return again(found);
         }
         let response = next.run(request).await;
+        // A holder changes little, and asks as often as it likes: what changed nothing needs no answer kept.
+        if listener == Listener::Consumer && response.status().is_success() && !attempt.changes() {
+            return Ok(response);
+        }
         finish(&control, &context, &attempt, response).await
     })
     .await

@@ -14,6 +14,7 @@ use super::applied::{DEFAULT_SECONDS, MAX_SECONDS};
 use super::auth::Access;
 use super::matching::{self, Tagging};
 use super::once;
+use super::parameters::Known;
 
 const SECURITY: &str = "token";
 /// An API key, in either header.
@@ -37,6 +38,7 @@ pub(crate) struct Operation {
     answers: BTreeMap<u16, Value>,
     waits: bool,
     repeats: bool,
+    strict: bool,
     tagging: Option<Tagging>,
     links: Map<String, Value>,
     problems: Vec<ProblemKind>,
@@ -106,6 +108,7 @@ impl Operation {
             answers: BTreeMap::new(),
             waits: false,
             repeats: false,
+            strict: false,
             tagging: None,
             links: Map::new(),
             problems: Vec::new(),
@@ -216,6 +219,19 @@ impl Operation {
         self
     }
 
+    /// It refuses query parameters that it does not have.
+    pub(crate) fn knows_its_parameters(self) -> Self {
+        Self { strict: true, ..self }
+    }
+
+    /// The names of its query parameters.
+    pub(crate) fn parameters(&self) -> Known {
+        let own = self.query.iter().map(|parameter| parameter.name.clone());
+        let waiting = wait_parameters().into_iter().filter(|_| self.waits);
+        let waiting = waiting.filter_map(|parameter| Some(parameter.get("name")?.as_str()?.to_owned()));
+        own.chain(waiting).collect()
+    }
+
     /// It takes an `Idempotency-Key`.
     pub(crate) fn repeats(mut self) -> Self {
         self.problems.push(ProblemKind::IdempotencyKeyReused);
@@ -304,7 +320,7 @@ impl Operation {
         let by_token = guarded && !access.own_key;
         let takes = self.body.is_some();
         let common = [
-            (ProblemKind::InvalidRequest, named || takes || self.waits || !self.query.is_empty()),
+            (ProblemKind::InvalidRequest, named || takes || self.strict || !self.query.is_empty()),
             (ProblemKind::Unauthorized, by_token),
             (ProblemKind::KeyNotAccepted, access.own_key),
             (ProblemKind::RingHeld, access.own_key),

@@ -2,23 +2,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use keywheel_api::policy::MAX_SECONDS;
 use keywheel_api::time::timestamp;
-use keywheel_api::{ForgetProxies, ForgottenProxies, Ring, RingProxies};
+use keywheel_api::{
+    CreateRing, ForgetProxies, ForgottenProxies, List, Problem, Ring, RingProxies, RingSummary,
+};
 use keywheel_keyring::document::AHEAD_HEADER;
+use keywheel_keyring::entry::is_ring_name;
+use keywheel_keyring::key_text::BadKeyPrefix;
 use keywheel_keyring::signature::{SIGNATURE_HEADER, SIGNER_HEADER};
 use keywheel_keyring::{Digest, Epoch};
 use serde::Deserialize;
 use tracing::{debug, info};
 
-use super::auth::By;
+use super::auth::{By, Caller};
 use super::body::{Json, Params};
 use super::error::ApiError;
-use super::{require, uncancelled};
+use super::{After, require, uncancelled};
 use crate::ring::{Ask, Publisher, Signed, proxies};
-use crate::store::{Refusal, StoreError};
+use crate::store::{NewRing, Refusal, StoreError};
 use crate::{Control, clock};
 
 /// The longest wait for a change, in seconds.
@@ -61,6 +65,70 @@ pub(crate) struct Revision {
     revision: Option<u64>,
 }
 
+pub(crate) async fn create(
+    State(control): State<Arc<Control>>,
+    By(context): By,
+    Json(new): Json<CreateRing>,
+) -> Result<(StatusCode, axum::Json<RingSummary>), ApiError> {
+    require(is_ring_name(&new.name), "name", "1 to 64 letters, digits, `.`, `_` and `-`")?;
+    let key_prefix = match &new.key_prefix {
+        Some(prefix) => prefix.parse(),
+        None => find(&control, control.default_ring())?.record.key_prefix.parse(),
+    };
+    let key_prefix =
+        key_prefix.map_err(|error: BadKeyPrefix| Problem::field("key_prefix", error.to_string()))?;
+    let change = async move {
+        let (public_key, sealed_signing_key) = control.signers.make().await?;
+        let epoch = Epoch::from_bytes(uuid::Uuid::now_v7().into_bytes());
+        let new = NewRing { name: new.name, epoch, key_prefix, public_key, sealed_signing_key };
+        let (ring, created) = control.store.create_ring(&context, &new).await?;
+        let made = RingSummary {
+            name: ring.name.clone(),
+            epoch: ring.epoch.to_string(),
+            revision: ring.revision,
+            key_prefix: ring.key_prefix.clone(),
+            created_at: timestamp(ring.created_at),
+            held: ring.held,
+            enforced: 0,
+            of: 0,
+        };
+        if created {
+            info!(ring = ring.name, "Created ring {}", ring.name);
+            context.once_committed(move || control.rings.add(ring));
+            return Ok::<_, ApiError>((StatusCode::CREATED, made));
+        }
+        let known = control.ring(&ring.name);
+        Ok((StatusCode::OK, known.map_or(made, |ring| summary(&ring))))
+    };
+    let (status, ring) = uncancelled(change).await?;
+    Ok((status, axum::Json(ring)))
+}
+
+pub(crate) async fn list(
+    State(control): State<Arc<Control>>,
+    caller: Caller,
+    Params(page): Params<After>,
+) -> Result<axum::Json<List<RingSummary>>, ApiError> {
+    let rings = control.rings();
+    let rings = rings.iter().filter(|ring| caller.reaches(&ring.record.name));
+    Ok(axum::Json(page.whole(rings.map(|ring| summary(ring)).collect(), |ring| &ring.name)?))
+}
+
+fn summary(ring: &Publisher) -> RingSummary {
+    let (record, head) = (&ring.record, ring.head());
+    let proof = ring.proxies.proof(head, clock::now());
+    RingSummary {
+        name: record.name.clone(),
+        epoch: record.epoch.to_string(),
+        revision: head,
+        key_prefix: record.key_prefix.clone(),
+        created_at: timestamp(record.created_at),
+        held: record.held,
+        enforced: proof.enforced,
+        of: proof.of,
+    }
+}
+
 pub(crate) async fn show(
     State(control): State<Arc<Control>>,
     Path(ring): Path<String>,
@@ -73,7 +141,7 @@ pub(crate) async fn show(
         revision: publisher.head(),
         key_prefix: record.key_prefix.clone(),
         entries: control.store.count_entries(record.id).await?,
-        trust: control.trust(publisher).await?.iter().map(ToString::to_string).collect(),
+        trust: control.trust(&publisher).await?.iter().map(ToString::to_string).collect(),
         held: record.held,
         created_at: timestamp(record.created_at),
         policy: control.store.ring_policy(record.id).await?,
@@ -133,7 +201,7 @@ pub(crate) async fn changes(
 ) -> Result<Response, ApiError> {
     require(query.wait <= MAX_WAIT, "wait", "0 to 60 seconds")?;
     let publisher = find(&control, &ring)?;
-    note(&control, publisher, &headers).await;
+    note(&control, &publisher, &headers).await;
     let wait = Duration::from_secs(query.wait);
     let ask = Ask::Changes { epoch: query.epoch, since: query.since, wait };
     Ok(signed(publisher.answer(ask).await?))
@@ -146,12 +214,12 @@ pub(crate) async fn snapshot(
     Params(query): Params<SnapshotQuery>,
 ) -> Result<Response, ApiError> {
     let publisher = find(&control, &ring)?;
-    note(&control, publisher, &headers).await;
+    note(&control, &publisher, &headers).await;
     let ask = Ask::Page { after: query.after, epoch: query.epoch, at_least: query.at_least };
     Ok(signed(publisher.answer(ask).await?))
 }
 
-pub(super) fn find<'a>(control: &'a Control, ring: &str) -> Result<&'a Publisher, ApiError> {
+pub(super) fn find(control: &Control, ring: &str) -> Result<Arc<Publisher>, ApiError> {
     let not_found = || StoreError::from(Refusal::NotFound { what: "ring", name: ring.to_owned() });
     Ok(control.ring(ring).ok_or_else(not_found)?)
 }

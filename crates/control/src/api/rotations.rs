@@ -4,17 +4,38 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use keywheel_api::rotation::MAX_OVERLAP_SECONDS;
 use keywheel_api::{
-    NextStep, RollBack, Rotation, RotationProgress, RotationState, RotationWithSecret, StartBrownout,
+    List, NextStep, RollBack, Rotation, RotationProgress, RotationState, RotationWithSecret, StartBrownout,
     StartRotation, Step, VersionProgress, time,
 };
+use keywheel_keyring::entry::is_name;
+use serde::Deserialize;
 use tracing::info;
 
 use super::auth::{By, Caller};
-use super::body::{Json, JsonOrDefault};
+use super::body::{Json, JsonOrDefault, Params};
+use super::clients::NAME_RULE;
 use super::error::ApiError;
-use super::{keys, require, rings, uncancelled};
-use crate::store::{NewRotation, RollBackTo};
+use super::{PAGE, cursor, keys, require, rings, uncancelled};
+use crate::store::{NewRotation, RollBackTo, RotationFilter};
 use crate::{Control, clock};
+
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Filter {
+    /// Of this key only.
+    #[param(required = false, value_type = super::Cursor)]
+    key: Option<String>,
+    /// Of keys of this client only.
+    #[param(required = false, value_type = keywheel_api::openapi::ClientName)]
+    client: Option<String>,
+    /// Only those that go on, or only those that are over.
+    #[param(required = false, value_type = bool)]
+    open: Option<bool>,
+    /// The `next` of the page before; the first page when absent.
+    #[serde(default)]
+    #[param(required = false, value_type = super::Cursor)]
+    after: String,
+}
 
 pub(crate) async fn start(
     State(control): State<Arc<Control>>,
@@ -53,6 +74,18 @@ pub(crate) async fn start(
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
     let secret = made.secret.map(|secret| secret.expose().to_owned());
     Ok((status, axum::Json(RotationWithSecret { rotation, secret })))
+}
+
+pub(crate) async fn list(
+    State(control): State<Arc<Control>>,
+    caller: Caller,
+    Params(filter): Params<Filter>,
+) -> Result<axum::Json<List<Rotation>>, ApiError> {
+    let Filter { key, client, open, after } = filter;
+    require(client.as_deref().is_none_or(is_name), "client", NAME_RULE)?;
+    let filter = RotationFilter { key, client, open, rings: caller.rings().map(<[_]>::to_vec) };
+    let items = control.store.rotations(&filter, cursor(&after)?, PAGE).await?;
+    Ok(axum::Json(List::new(items, PAGE, |rotation| rotation.id.clone())))
 }
 
 pub(crate) async fn show(
@@ -97,7 +130,7 @@ pub(crate) async fn progress(
         RotationState::Overlapping | RotationState::Draining => {
             Some(NextStep { step: Step::Retire, at: rotation.overlap_ends_at })
         }
-        RotationState::Completed | RotationState::RolledBack | RotationState::Blocked => None,
+        RotationState::Completed | RotationState::RolledBack => None,
     };
     Ok(axum::Json(RotationProgress { rotation, versions, proxies, next }))
 }

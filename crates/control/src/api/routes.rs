@@ -13,7 +13,7 @@ use super::auth::{Access, Guard, OPEN, guard};
 use super::error::{no_such_method, no_such_path};
 use super::matching::Tagging;
 use super::openapi::{Document, Operation};
-use super::{applied, holder, matching, once, request};
+use super::{applied, holder, matching, once, parameters, request};
 use crate::Control;
 use crate::metrics::Listener;
 
@@ -84,15 +84,22 @@ impl Routes {
             route = route.route_layer(from_fn_with_state(tagging, matching::tag));
             operation = operation.tagged(tagging);
         }
-        if self.listener == Listener::Admin && method == "post" {
-            route = route.route_layer(from_fn_with_state(self.control.clone(), once::once));
+        if self.listener != Listener::Ring && method == "post" {
+            let state = (self.control.clone(), self.listener);
+            route = route.route_layer(from_fn_with_state(state, once::once));
             operation = operation.repeats();
         }
-        if self.listener == Listener::Admin && method != "get" {
+        if self.listener != Listener::Ring && method != "get" {
             // Around what is carried out once, so that a repeat may wait, too.
             // Behind the guard: who may not change anything waits for nothing.
             route = route.route_layer(from_fn_with_state(self.control.clone(), applied::wait));
             operation = operation.waits();
+        }
+        // Proxies may be newer than the server, and whoever scrapes may add what is not for it.
+        if access.is_guarded() && !access.ring_listener && !access.in_outages {
+            operation = operation.knows_its_parameters();
+            let known = operation.parameters();
+            route = route.route_layer(from_fn_with_state(known, parameters::known));
         }
         let state = Guard { control: self.control.clone(), access };
         route = if access.own_key {

@@ -10,9 +10,9 @@ use keywheel_keyring::Millis;
 use tracing::info;
 
 use super::auth::By;
-use super::body::JsonOrDefault;
+use super::body::{JsonOrDefault, Params};
 use super::error::ApiError;
-use super::{PAGE, rings, uncancelled};
+use super::{After, rings, uncancelled};
 use crate::Control;
 use crate::ring::Publisher;
 use crate::signers::SealError;
@@ -27,13 +27,11 @@ type Found = Result<axum::Json<RingSigningKey>, ApiError>;
 pub(crate) async fn list(
     State(control): State<Arc<Control>>,
     Path(ring): Path<String>,
+    Params(page): Params<After>,
 ) -> Result<axum::Json<List<RingSigningKey>>, ApiError> {
     let id = rings::find(&control, &ring)?.record.id;
-    let mut items: Vec<RingSigningKey> = Vec::new();
-    items.extend(control.store.signers().await?.into_iter().filter(|key| key.ring == id).map(|key| key.key));
-    // There are never so many that a page would not hold them.
-    items.truncate(PAGE as usize);
-    Ok(axum::Json(List { items, next: None }))
+    let items = control.store.signers().await?.into_iter().filter(|key| key.ring == id).map(|key| key.key);
+    Ok(axum::Json(page.whole(items.collect(), |key| &key.id)?))
 }
 
 pub(crate) async fn create(
@@ -68,7 +66,7 @@ pub(crate) async fn activate(
 ) -> Found {
     let publisher = rings::find(&control, &ring)?;
     if !how.force {
-        unless_stranded(publisher, &key, context.now)?;
+        unless_stranded(&publisher, &key, context.now)?;
     }
     step(control, context, ring, key, SigningKeyState::Active).await
 }

@@ -41,7 +41,7 @@ pub(crate) async fn record(
     request: Request,
 ) -> Result<StatusCode, ApiError> {
     let publisher = rings::find(&control, &ring)?;
-    rings::note(&control, publisher, request.headers()).await;
+    rings::note(&control, &publisher, request.headers()).await;
     publisher.published()?;
     let ring = publisher.record.id;
     let body = body::bytes(request, "a usage report", MAX_REPORT).await?;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, AnyPool, Row as _};
 
-use super::change::Change;
+use super::change::{Change, Context};
 use super::db::{self, Dialect};
 use super::rows::{digest, int, time, uint};
 use super::{Store, StoreError};
@@ -86,6 +86,24 @@ impl Store {
         .execute(self.db.writer())
         .await?;
         Ok(())
+    }
+}
+
+impl Store {
+    /// Records that somebody took a whole copy out, which changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; then it was not recorded.
+    pub async fn note_reading(
+        &self,
+        context: &Context,
+        action: &'static str,
+        resource: &str,
+    ) -> Result<(), StoreError> {
+        let mut change = self.begin(context).await?;
+        change.audit(action, resource, None, None).await?;
+        change.commit().await
     }
 }
 

@@ -70,7 +70,11 @@ pub(super) struct Mark {
 
 /// The newest committed revision of each ring, for whoever waits.
 #[derive(Debug, Default)]
-pub(super) struct Heads(Mutex<BTreeMap<i64, watch::Sender<u64>>>);
+pub(super) struct Heads {
+    by_ring: Mutex<BTreeMap<i64, watch::Sender<u64>>>,
+    /// How many rings are known.
+    rings: watch::Sender<usize>,
+}
 
 impl Context {
     /// Of what the control plane does by itself.
@@ -122,6 +126,11 @@ impl Store {
         self.heads.publish(ring, head);
     }
 
+    /// Changes when a ring is heard of that nobody follows here yet.
+    pub(crate) fn watch_rings(&self) -> watch::Receiver<usize> {
+        self.heads.rings.subscribe()
+    }
+
     /// Follows a ring's head.
     pub(crate) fn watch_head(&self, ring: i64, known: u64) -> watch::Receiver<u64> {
         self.heads.subscribe(ring, known)
@@ -152,6 +161,11 @@ impl Change<'_> {
         let head = uint(row.try_get(0)?);
         self.heads.insert(ring, head);
         Ok(head)
+    }
+
+    /// Tells of a ring that this change makes, at revision 0.
+    pub(super) fn tell_of_ring(&mut self, ring: i64) {
+        self.heads.insert(ring, 0);
     }
 
     /// Begins a part that may be refused: [`pass`](Self::pass) or [`go_back`](Self::go_back) ends it.
@@ -270,15 +284,17 @@ impl Committed {
 
 impl Heads {
     fn subscribe(&self, ring: i64, known: u64) -> watch::Receiver<u64> {
-        let mut rings = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rings = self.by_ring.lock().unwrap_or_else(PoisonError::into_inner);
         let head = rings.entry(ring).or_insert_with(|| watch::Sender::new(known));
         raise(head, known);
         head.subscribe()
     }
 
     fn publish(&self, ring: i64, head: u64) {
-        let mut rings = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rings = self.by_ring.lock().unwrap_or_else(PoisonError::into_inner);
         raise(rings.entry(ring).or_insert_with(|| watch::Sender::new(head)), head);
+        let count = rings.len();
+        self.rings.send_if_modified(|known| std::mem::replace(known, count) != count);
     }
 }
 

@@ -1,4 +1,6 @@
-use keywheel_api::{Compromised, CompromisedVersion, Key, RevokedClient, RotationEnd, State, time};
+use keywheel_api::{
+    Compromised, CompromisedDeposit, CompromisedVersion, Key, RevokedClient, RotationEnd, State, time,
+};
 use keywheel_keyring::Digest;
 use serde_json::json;
 use sqlx::Row as _;
@@ -126,16 +128,20 @@ impl Store {
         let mut new: u64 = 0;
         for digest in digests {
             let versions = change.versions_with(*digest).await?;
-            if versions.is_empty() {
+            let deposits = change.deposits_of(*digest).await?;
+            if versions.is_empty() && deposits.is_empty() {
                 report.unknown.push(*digest);
             }
             if change.remember_compromised(*digest).await? {
                 new = new.saturating_add(1);
             }
+            for (key, version) in deposits {
+                change.drop_deposit(&key, &Refusal::DigestCompromised(*digest)).await?;
+                let Key { id: key, client, ring, .. } = change.key(&key).await?;
+                report.deposits.push(CompromisedDeposit { digest: *digest, version, key, client, ring });
+            }
             for version in versions {
-                if version.state != State::Compromised {
-                    change.end_version(&version, Ending::Compromised).await?;
-                }
+                change.compromise(&version).await?;
                 let key = change.key(&version.key).await?;
                 report.versions.push(CompromisedVersion {
                     digest: *digest,
@@ -147,7 +153,7 @@ impl Store {
                 });
             }
         }
-        if new == 0 {
+        if new == 0 && report.deposits.is_empty() {
             return Ok(report);
         }
         let versions: Vec<_> = report.versions.iter().map(|version| &version.version).collect();
@@ -230,7 +236,7 @@ impl Change<'_> {
         for version in self.versions(&key.id).await? {
             if lifecycle::next(version.state, ending.event()).is_ok() {
                 self.apply(&version, ending.event()).await?;
-                ended.push(version.id);
+                ended.push(version);
             }
         }
         if ended.is_empty() && key.revoked_at.is_some() {
@@ -249,7 +255,33 @@ impl Change<'_> {
             Ending::Compromised => "key.compromise",
         };
         self.audit_key(action, &key.id, key).await?;
+        if ending == Ending::Compromised {
+            for version in ended {
+                self.compromise_elsewhere(&version).await?;
+            }
+        }
         Ok(true)
+    }
+
+    /// Compromises a version, unless it is by now.
+    async fn compromise(&mut self, version: &VersionRow) -> Result<(), StoreError> {
+        match self.version(&version.id).await? {
+            Some(version) if version.state != State::Compromised => {
+                self.end_version(&version, Ending::Compromised).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A secret that leaked has leaked for every ring that knows it.
+    async fn compromise_elsewhere(&mut self, version: &VersionRow) -> Result<(), StoreError> {
+        for other in self.versions_with(version.digest).await? {
+            Box::pin(self.compromise(&other)).await?;
+        }
+        for (key, _) in self.deposits_of(version.digest).await? {
+            self.drop_deposit(&key, &Refusal::DigestCompromised(version.digest)).await?;
+        }
+        Ok(())
     }
 
     /// Ends a version, and with it a rotation of which it is one side.
@@ -280,6 +312,9 @@ impl Change<'_> {
             Ending::Compromised => "version.compromise",
         };
         self.audit_key(action, &version.id, &key).await?;
+        if ending == Ending::Compromised {
+            self.compromise_elsewhere(version).await?;
+        }
         Ok(())
     }
 

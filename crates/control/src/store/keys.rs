@@ -40,6 +40,16 @@ pub struct NewKey {
     pub digest: Digest,
 }
 
+/// What is to change of a key; nothing by default. `Some(None)` takes away.
+#[derive(Debug, Clone, Default)]
+pub struct KeyUpdate {
+    pub labels: LabelChanges,
+    pub policy: Option<Option<String>>,
+    /// All of them.
+    pub scopes: Option<Vec<String>>,
+    pub expires_at: Option<Option<Millis>>,
+}
+
 /// Which keys to list; all of them by default.
 #[derive(Debug, Clone, Default)]
 pub struct KeyFilter {
@@ -160,32 +170,45 @@ impl Store {
 }
 
 impl Store {
-    /// Changes labels, and the key's own policy where one is given: `Some(None)` takes it away.
+    /// Changes what is said of a key. What proxies enforce of it they learn at once: each of its versions takes a
+    /// revision.
     ///
     /// # Errors
     ///
-    /// [`Refusal`]: no such key or policy, or the labels would break a rule.
+    /// [`Refusal`]: no such key or policy, the labels would break a rule, the key has ended and is to get other scopes
+    /// or another end, or a version of it begins only after that.
     pub async fn update_key(
         &self,
         context: &Context,
         id: &str,
-        labels: &LabelChanges,
-        policy: Option<Option<&str>>,
+        update: &KeyUpdate,
     ) -> Result<Key, StoreError> {
         let mut change = self.begin(context).await?;
         let before = change.key(id).await?;
-        let labels = labels::changed(&before.labels, labels).ok_or(Refusal::Labels)?;
-        let policy = policy.map_or(before.policy.as_deref(), |policy| policy);
-        if labels == before.labels && policy == before.policy.as_deref() {
+        let labels = labels::changed(&before.labels, &update.labels).ok_or(Refusal::Labels)?;
+        let policy = update.policy.as_ref().unwrap_or(&before.policy);
+        let scopes = update.scopes.as_ref().unwrap_or(&before.scopes);
+        let until = before.expires_at.and_then(time::millis);
+        let expires_at = update.expires_at.unwrap_or(until);
+        let enforced = *scopes != before.scopes || expires_at != until;
+        if labels == before.labels && *policy == before.policy && !enforced {
             return Ok(before);
         }
-        let policy = change.policy_id(policy).await?;
-        sqlx::query("UPDATE keys SET labels = $1, policy_id = $2 WHERE id = $3")
-            .bind(json!(labels).to_string())
-            .bind(policy)
-            .bind(id)
-            .execute(&mut *change.tx)
-            .await?;
+        let policy = change.policy_id(policy.as_deref()).await?;
+        sqlx::query(
+            "UPDATE keys SET labels = $1, policy_id = $2, scopes = $3, expires_at = $4 WHERE id = $5",
+        )
+        .bind(json!(labels).to_string())
+        .bind(policy)
+        .bind(json!(scopes).to_string())
+        .bind(expires_at.map(|at| int(at.0)))
+        .bind(id)
+        .execute(&mut *change.tx)
+        .await?;
+        if enforced {
+            change.refuse_ended(&before)?;
+            change.republish(id, expires_at).await?;
+        }
         let key = change.audit_key("key.update", id, &before).await?;
         change.commit().await?;
         Ok(key)
@@ -230,6 +253,28 @@ impl Store {
 }
 
 impl Change<'_> {
+    /// Tells proxies of every version of a key again, since something of the key changed that they enforce. Denied
+    /// ones, too: a page and a run must not say two things of one revision.
+    async fn republish(&mut self, key: &str, expires_at: Option<Millis>) -> Result<(), StoreError> {
+        for version in self.versions(key).await?.iter().filter(|version| version.removed_at.is_none()) {
+            let expires_at = if version.state.is_denied() { version.expires_at } else { expires_at };
+            if let Some(begins) = version.not_before.filter(|_| version.state == State::Pending)
+                && expires_at.is_some_and(|end| end <= begins)
+            {
+                let (version, at) = (version.id.clone(), timestamp(begins));
+                return Err(Refusal::EndsBeforeItBegins { version, at }.into());
+            }
+            let revision = self.next_revision(version.ring).await?;
+            sqlx::query("UPDATE versions SET revision = $1, expires_at = $2 WHERE id = $3")
+                .bind(int(revision))
+                .bind(expires_at.map(|at| int(at.0)))
+                .bind(&version.id)
+                .execute(&mut *self.tx)
+                .await?;
+        }
+        Ok(())
+    }
+
     /// When the key expires.
     ///
     /// # Errors

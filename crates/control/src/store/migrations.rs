@@ -26,6 +26,7 @@ const SQLITE: &[Step] = &[
     (11, "repeats", include_str!("../../migrations/sqlite/0011_repeats.sql")),
     (12, "campaigns", include_str!("../../migrations/sqlite/0012_campaigns.sql")),
     (13, "sweeps", include_str!("../../migrations/sqlite/0013_sweeps.sql")),
+    (14, "deposits", include_str!("../../migrations/sqlite/0014_deposits.sql")),
 ];
 const POSTGRES: &[Step] = &[
     (4, "first schema", include_str!("../../migrations/postgres/0004_first_schema.sql")),
@@ -38,6 +39,7 @@ const POSTGRES: &[Step] = &[
     (11, "repeats", include_str!("../../migrations/postgres/0011_repeats.sql")),
     (12, "campaigns", include_str!("../../migrations/postgres/0012_campaigns.sql")),
     (13, "sweeps", include_str!("../../migrations/postgres/0013_sweeps.sql")),
+    (14, "deposits", include_str!("../../migrations/postgres/0014_deposits.sql")),
 ];
 
 /// Whether there are tables but not our history: then it belongs to somebody else.

@@ -75,7 +75,7 @@ pub use endings::Ending;
 pub use figures::{AGES, Ages, Figures};
 pub(crate) use holders::overlaps;
 pub use holders::{Holder, NotAccepted, OwnKey, OwnRotation};
-pub use keys::{KeyFilter, NewKey};
+pub use keys::{KeyFilter, KeyUpdate, NewKey};
 pub use migrations::OpenError;
 pub use plans::AUTOMATIC_STARTS_A_MINUTE;
 pub use preconditions::{Precondition, Resource, Tags, entity_tag};
@@ -83,8 +83,8 @@ pub use presence::Vanished;
 pub use repeats::{Answered, Attempt, Found, KEEP_ANSWERS, Request, Reused};
 pub use restore::{Restoration, RestorePoint, Restored};
 pub use rings::{Cut, RingRecord};
-pub use rotations::{NewRotation, RollBackTo};
-pub use setup::Setup;
+pub use rotations::{NewRotation, RollBackTo, RotationFilter};
+pub use setup::{MAX_RINGS, NewRing, Setup};
 pub use signing_keys::{Signer, Standing};
 pub use tokens::{Bearer, NewToken, TokenEnd};
 pub use usage::NewUsage;
@@ -191,6 +191,10 @@ pub enum Refusal {
     KeyPending { key: String, at: Timestamp },
     #[error("key `{0}` has no active version: it was revoked; create a new key, or reinstate it")]
     KeyRevoked(String),
+    #[error(
+        "version `{version}` begins at {at}, and would end before that; take it back first, or choose a later end"
+    )]
+    EndsBeforeItBegins { version: String, at: Timestamp },
     #[error("key `{0}` has expired; create a new key")]
     KeyExpired(String),
     #[error(
@@ -201,6 +205,10 @@ pub enum Refusal {
     TokenEnded(String),
     #[error("at most 32 labels, whose names and values are 1 to 63 letters, digits, `.`, `_`, `/` and `-`")]
     Labels,
+    #[error("ring `{0}` exists already, and its keys begin with something else")]
+    RingExists(String),
+    #[error("a control plane has at most {MAX_RINGS} rings; start another one for more")]
+    TooManyRings,
     #[error("policy `{0}` exists already, with other terms")]
     PolicyExists(String),
     #[error("policy `{0}` is in use; give its keys, clients and rings another one first")]

@@ -299,6 +299,15 @@ impl Change<'_> {
         Ok(done.rows_affected() > 0)
     }
 
+    /// The keys for which this digest was deposited, and its version.
+    pub(super) async fn deposits_of(&mut self, digest: Digest) -> Result<Vec<(String, String)>, StoreError> {
+        let rows = sqlx::query("SELECT id, next_version FROM keys WHERE next_digest = $1 ORDER BY id")
+            .bind(digest.as_bytes().as_slice())
+            .fetch_all(&mut *self.tx)
+            .await?;
+        rows.iter().map(|row| Ok((row.try_get("id")?, row.try_get("next_version")?))).collect()
+    }
+
     /// The version that was deposited for a key.
     pub(super) async fn deposited(&mut self, key: &str) -> Result<Option<(VersionId, Digest)>, StoreError> {
         let row = sqlx::query(

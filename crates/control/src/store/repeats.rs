@@ -186,6 +186,12 @@ impl Attempt {
         Self { request: Arc::new(request), state: Arc::default() }
     }
 
+    /// Whether a change waits to be committed with its answer, or somebody else was quicker to make it.
+    #[must_use]
+    pub fn changes(&self) -> bool {
+        !matches!(*self.state(), State::Begun)
+    }
+
     /// Whether somebody else was quicker: what they were answered. What is parked is dropped, and so never was.
     #[must_use]
     pub fn give_up(&self) -> Option<Found> {

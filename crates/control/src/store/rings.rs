@@ -94,13 +94,7 @@ impl Store {
     ///
     /// [`StoreError`].
     pub async fn rings(&self) -> Result<Vec<RingRecord>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT id, name, epoch, revision, key_prefix, created_at, (SELECT count(*) FROM restores
-                 WHERE ring_id = rings.id AND finished_at IS NULL) AS held FROM rings ORDER BY id",
-        )
-        .fetch_all(self.db.readers())
-        .await?;
-        rows.iter().map(ring).collect()
+        load(&mut *self.db.readers().acquire().await?).await
     }
 
     /// How many entries a complete copy of the ring has.
@@ -270,6 +264,16 @@ impl TryFrom<Row> for Entry {
             reinstated_in: row.reinstated_in.map(epoch).transpose()?,
         })
     }
+}
+
+pub(super) async fn load(connection: &mut AnyConnection) -> Result<Vec<RingRecord>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT id, name, epoch, revision, key_prefix, created_at, (SELECT count(*) FROM restores
+             WHERE ring_id = rings.id AND finished_at IS NULL) AS held FROM rings ORDER BY id",
+    )
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(ring).collect()
 }
 
 fn ring(row: &AnyRow) -> Result<RingRecord, StoreError> {

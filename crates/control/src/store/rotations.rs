@@ -59,6 +59,16 @@ impl NewRotation {
     }
 }
 
+/// Which rotations to list; all of them by default.
+#[derive(Debug, Clone, Default)]
+pub struct RotationFilter {
+    pub key: Option<String>,
+    pub client: Option<String>,
+    pub open: Option<bool>,
+    /// Of keys of these rings only.
+    pub rings: Option<Vec<String>>,
+}
+
 /// What becomes of the new version of a rotation that is rolled back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RollBackTo {
@@ -96,6 +106,49 @@ impl Store {
     pub async fn rotation(&self, id: &str) -> Result<Rotation, StoreError> {
         let mut connection = self.db.readers().acquire().await?;
         load(&mut connection, id).await
+    }
+
+    /// Up to `limit` rotations in the order of their ids, after `after`.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn rotations(
+        &self,
+        filter: &RotationFilter,
+        after: &str,
+        limit: u32,
+    ) -> Result<Vec<Rotation>, StoreError> {
+        let mut sql = format!("{ROTATION} WHERE id > $1");
+        let mut texts: Vec<&str> = Vec::new();
+        let mut place = |text| {
+            texts.push(text);
+            // After `after` and the limit.
+            texts.len().saturating_add(2)
+        };
+        if let Some(key) = &filter.key {
+            sql.push_str(&format!(" AND key_id = ${}", place(key)));
+        }
+        if let Some(client) = &filter.client {
+            let of = "SELECT k.id FROM keys k JOIN clients c ON c.id = k.client_id WHERE c.name";
+            sql.push_str(&format!(" AND key_id IN ({of} = ${})", place(client)));
+        }
+        if let Some(rings) = &filter.rings {
+            let of = "SELECT k.id FROM keys k JOIN rings r ON r.id = k.ring_id WHERE r.name";
+            let places: Vec<_> = rings.iter().map(|ring| format!("${}", place(ring))).collect();
+            sql.push_str(&format!(" AND key_id IN ({of} IN ({}))", places.join(", ")));
+        }
+        sql.push_str(match filter.open {
+            Some(true) => " AND ended_at IS NULL",
+            Some(false) => " AND ended_at IS NOT NULL",
+            None => "",
+        });
+        sql.push_str(" ORDER BY id LIMIT $2");
+        let mut query = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(after).bind(i64::from(limit));
+        for text in texts {
+            query = query.bind(text);
+        }
+        query.fetch_all(self.db.readers()).await?.iter().map(rotation).collect()
     }
 
     /// Makes the old version active again, and then gives the new one a deadline or ends it. Rolling back

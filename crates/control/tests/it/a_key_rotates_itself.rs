@@ -228,3 +228,44 @@ async fn the_audit_trail_names_the_key_and_its_version() {
     assert_eq!((record.event.action.as_str(), &record.event.resource), ("rotation.start", &made.rotation.id));
     assert_eq!(record.event.request_id.as_ref(), Some(&request));
 }
+
+#[tokio::test]
+async fn it_may_wait_until_its_new_version_is_accepted_everywhere_and_learns_no_proxys_name() {
+    let plane = allowed().await;
+    let (_, secret) = plane.key_with_secret().await;
+    let report =
+        format!("node=edge&instance=0a&filter=0.1.0&vms=1&epoch={}&stored=1&enforced=1&age=0", plane.epoch());
+    plane.ring_as(&format!("changes?epoch={}&since=0", plane.epoch()), &report).await;
+    let path = format!("{ROTATIONS}?wait=applied&timeout=1");
+    let answer: Value = plane.as_holder(&secret, "POST", &path, json!({})).await.json(StatusCode::CREATED);
+    assert_eq!(answer["applied"]["complete"], false, "the proxy did not say so: {answer}");
+    assert_eq!(answer["applied"]["rings"], json!([]));
+    assert!(!answer.to_string().contains("edge"));
+}
+
+#[tokio::test]
+async fn with_an_idempotency_key_it_rotates_once_and_what_changes_nothing_leaves_nothing() {
+    let plane = allowed().await;
+    let (_, secret) = plane.key_with_secret().await;
+    let send = async |name: &str, body: Value| {
+        let request = axum::http::Request::post(ROTATIONS)
+            .header("x-api-key", &secret)
+            .header("idempotency-key", name)
+            .body(body.to_string().into())
+            .unwrap();
+        crate::support::call(keywheel_control::app::consumer(plane.control.clone()), request).await
+    };
+    let body = json!({ "version": new_version() });
+    let first: SelfRotationWithSecret = send("once", body.clone()).await.json(StatusCode::CREATED);
+    let again: SelfRotationWithSecret = send("once", body.clone()).await.json(StatusCode::CREATED);
+    assert_eq!(first.rotation, again.rotation);
+    send("once", json!({})).await.problem("idempotency-key-reused");
+    for name in ["a", "b", "c"] {
+        assert_eq!(send(name, body.clone()).await.status, StatusCode::OK, "a repeat by its version");
+    }
+    let kept: i64 = sqlx::query_scalar("SELECT count(*) FROM repeats WHERE caller LIKE 'key:%'")
+        .fetch_one(&plane.database().await)
+        .await
+        .unwrap();
+    assert_eq!(kept, 1);
+}

@@ -73,3 +73,22 @@ async fn what_does_not_exist_is_a_problem_too() {
     let version = format!("/v1/keys/{}/versions/{}/revoke", key.id, other.versions[0].id);
     plane.post(&version, json!({})).await.problem("not-found");
 }
+
+#[tokio::test]
+async fn a_parameter_that_an_operation_does_not_have_is_refused() {
+    let plane = plane().await;
+    let key = plane.key().await;
+    for (method, path, field) in [
+        ("GET", "/v1/keys?clinet=acme".to_owned(), "clinet"),
+        ("GET", format!("/v1/keys/{}?verbose=1", key.id), "verbose"),
+        ("POST", format!("/v1/keys/{}/revoke?wait=applied&time_out=5", key.id), "time_out"),
+        ("POST", format!("/v1/keys/{}/revoke?compromised=true", key.id), "compromised"),
+        ("POST", format!("/v1/keys/{}/revoke?wait", key.id), "wait"),
+    ] {
+        let problem = plane.admin(method, &path, String::new()).await.problem("invalid-request");
+        assert_eq!(problem.errors[0].field, field, "{path}");
+    }
+    assert!(plane.show(&key).await.revoked_at.is_none());
+    assert_eq!(plane.get("/metrics?collect=all").await.status, StatusCode::OK, "scrapers add some");
+    assert_eq!(plane.ring("snapshot?newer=1").await.status, StatusCode::OK, "so may a newer proxy");
+}

@@ -3,7 +3,7 @@ use keywheel_api::{AuditRecord, Compromised, ImportRefusal, Key, List, RevokedCl
 use keywheel_keyring::Digest;
 use serde_json::json;
 
-use crate::support::{new_version, plane};
+use crate::support::{new_version, plane, policy_of_acme};
 
 #[tokio::test]
 async fn a_compromised_key_is_never_reinstated_not_even_one_that_was_revoked_before() {
@@ -92,4 +92,48 @@ async fn a_clients_keys_end_together() {
     let again: RevokedClient = plane.post(path, body).await.json(StatusCode::OK);
     assert_eq!(again.keys, 0);
     plane.post("/v1/clients/nobody/revoke", json!({})).await.problem("not-found");
+}
+
+#[tokio::test]
+async fn a_leaked_secret_to_which_a_key_was_to_rotate_is_taken_back_and_told() {
+    let plane = plane().await;
+    policy_of_acme(&plane, json!({ "rotate_every_seconds": 86_400, "overlap_seconds": 3600 })).await;
+    let key = plane.key().await;
+    let next = new_version();
+    let path = format!("/v1/keys/{}/next", key.id);
+    plane.post(&path, json!({ "version": next })).await.json::<Key>(StatusCode::OK);
+    let leaked = json!({ "digests": [next["digest"]] });
+    let report: Compromised = plane.post("/v1/compromised", leaked.clone()).await.json(StatusCode::OK);
+    assert_eq!((report.versions.len(), report.unknown.len()), (0, 0));
+    let deposit = &report.deposits[0];
+    assert_eq!((&deposit.key, &*deposit.client, &*deposit.ring), (&key.id, "acme", "production"));
+    assert_eq!(plane.show(&key).await.schedule.unwrap().next_version, None);
+    plane.post(&path, json!({ "version": next })).await.problem("compromised");
+    let again: Compromised = plane.post("/v1/compromised", leaked).await.json(StatusCode::OK);
+    assert_eq!((again.deposits.len(), again.unknown.len()), (0, 1), "nobody has it any more");
+}
+
+#[tokio::test]
+async fn a_secret_that_several_rings_know_is_compromised_in_all_of_them() {
+    let plane = plane().await;
+    plane.post("/v1/rings", json!({ "name": "staging" })).await;
+    plane.client("acme").await;
+    let digest = new_version()["digest"].clone();
+    let mut keys: Vec<Key> = Vec::new();
+    for ring in ["production", "staging"] {
+        let version = json!({ "id": new_version()["id"], "digest": digest });
+        let new = json!({ "client": "acme", "ring": ring, "version": version });
+        keys.push(plane.post("/v1/keys", new).await.json(StatusCode::CREATED));
+    }
+    let path = format!("/v1/keys/{}/revoke", keys[0].id);
+    plane.post(&path, json!({})).await.json::<Key>(StatusCode::OK);
+    assert_eq!(plane.show(&keys[1]).await.versions[0].state, State::Active, "revoked is of one key");
+    plane.post(&path, json!({ "compromised": true })).await.json::<Key>(StatusCode::OK);
+    for key in &keys {
+        assert_eq!(plane.show(key).await.versions[0].state, State::Compromised);
+    }
+    assert_eq!(plane.control.ring("staging").unwrap().head(), 2, "its proxies are told");
+    let report: Compromised =
+        plane.post("/v1/compromised", json!({ "digests": [digest] })).await.json(StatusCode::OK);
+    assert_eq!(report.versions.len(), 2);
 }

@@ -1,9 +1,5 @@
 //! The control plane's behaviour: one fact per file, on a real SQLite in a directory of its own.
 
-mod pki;
-mod serving;
-mod support;
-
 mod a_brownout_ends_by_itself;
 mod a_change_waits_until_every_proxy_enforces_it;
 mod a_commit_seen_early_is_no_other_history;
@@ -39,13 +35,18 @@ mod metrics_tell_what_happens;
 mod no_plaintext_is_stored;
 mod notices_are_given_once;
 mod pages_join_end_to_end;
+mod pki;
 mod policies_are_attached_and_followed;
 mod proxies_are_shown_as_they_report;
 mod readers_accept_what_the_server_signs;
 mod readiness_tells_the_truth;
 mod revoking_ends_at_once;
+mod rings_are_made_while_it_runs;
+mod rotations_are_listed;
 mod schedules_rotate_to_what_was_deposited;
+mod serving;
 mod signing_keys_take_turns;
+mod support;
 mod the_audit_trail_tells_of_tampering;
 mod the_document_is_what_is_served;
 mod the_master_key_is_rotated;
@@ -58,4 +59,5 @@ mod unused_versions_end_early;
 mod usage_counts_once;
 mod versions_stand_beside_each_other;
 mod waiters_do_not_hold_up_a_stop;
+mod what_a_key_may_is_changed;
 mod what_ended_is_reinstated;

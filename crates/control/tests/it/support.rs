@@ -90,7 +90,7 @@ impl Plane {
     }
 
     pub(crate) async fn trust(&self) -> Vec<PublicKey> {
-        self.control.trust(self.control.ring("production").unwrap()).await.unwrap()
+        self.control.trust(&self.control.ring("production").unwrap()).await.unwrap()
     }
 
     pub(crate) fn epoch(&self) -> String {

@@ -7,10 +7,11 @@ use keywheel_api::audit::verify;
 use keywheel_api::{
     Campaign, CampaignProgress, Key, List, Notice, RingProxies, RingSigningKey, Rotation, RotationState,
 };
-use keywheel_control::jobs::{self, scheduler};
+use keywheel_control::jobs::scheduler;
 use keywheel_control::ring::proxies;
 use keywheel_control::store::Location;
 use keywheel_control::{Control, Options, clock};
+use keywheel_testkit::wait::until;
 use serde_json::json;
 use tokio::sync::watch;
 
@@ -33,9 +34,7 @@ async fn pair() -> Pair {
     let running = watch::Sender::new(false);
     for plane in [&one, &two] {
         tokio::spawn(plane.control.store.clone().follow_replicas(running.subscribe()));
-        let ring = plane.control.ring("production").unwrap();
-        let (store, id, proxies) = (plane.control.store.clone(), ring.record.id, ring.proxies.clone());
-        tokio::spawn(jobs::proxies::run(store, id, proxies, running.subscribe()));
+        tokio::spawn(plane.control.clone().serve_rings());
     }
     Pair { one, two, _running: running }
 }
@@ -47,6 +46,22 @@ async fn replica(options: &Options, first: &Plane, master_key: std::path::PathBu
     let (control, token) = Control::open(&options).await.unwrap();
     assert!(token.is_none(), "the first replica handed it over");
     Plane { dir: Arc::new(dir), control: Arc::new(control), token: first.token.clone() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ring_that_one_makes_is_served_by_the_other() {
+    let pair = pair().await;
+    let made = pair.one.post("/v1/rings", json!({ "name": "staging" })).await;
+    assert_eq!(made.status, StatusCode::CREATED);
+    let served = async || pair.two.control.ring("staging");
+    until("the other serves the ring", served).await.unwrap();
+    pair.one.client("acme").await;
+    let new = json!({ "client": "acme", "ring": "staging", "version": new_version() });
+    pair.two.post("/v1/keys", new).await.json::<Key>(StatusCode::CREATED);
+    for plane in [&pair.one, &pair.two] {
+        let told = async || Some(()).filter(|()| plane.control.ring("staging").unwrap().head() == 1);
+        until("both know its newest revision", told).await.unwrap();
+    }
 }
 
 /// A proxy that is forgotten the moment after it was told of a revision would be missing in the next proof.
