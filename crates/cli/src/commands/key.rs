@@ -350,7 +350,7 @@ pub(super) fn scopes(scopes: &[String]) -> String {
     if scopes.is_empty() { "-".into() } else { scopes.join(" ") }
 }
 
-pub(super) fn when(at: Timestamp) -> String {
+pub(crate) fn when(at: Timestamp) -> String {
     at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
 

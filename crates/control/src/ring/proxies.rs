@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::{error, warn};
 
+use crate::canary::Group;
 use crate::store::{Store, StoreError};
 
 /// The request header: `node=…&instance=…&filter=…&vms=…&epoch=…&stored=…&enforced=…&age=…&refuse=…&trust=…`.
@@ -283,6 +284,20 @@ impl Proxies {
             }
         }
         proof
+    }
+
+    /// How its proxies stand to `revision`, for whoever goes on once they enforce it.
+    #[must_use]
+    pub fn group(&self, revision: u64, now: Millis) -> Group {
+        let epoch = self.ring.2;
+        let mut group = Group::default();
+        for seen in self.known().proxies.values().filter(|seen| !seen.is_expired(now)) {
+            let enforces = seen.enforces(epoch, revision);
+            group.of = group.of.saturating_add(1);
+            group.enforced = group.enforced.saturating_add(u64::from(enforces));
+            group.present = group.present.saturating_add(u64::from(enforces && !seen.is_silent(now)));
+        }
+        group
     }
 
     /// Follows what may change a proof.

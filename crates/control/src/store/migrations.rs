@@ -27,6 +27,7 @@ const SQLITE: &[Step] = &[
     (12, "campaigns", include_str!("../../migrations/sqlite/0012_campaigns.sql")),
     (13, "sweeps", include_str!("../../migrations/sqlite/0013_sweeps.sql")),
     (14, "deposits", include_str!("../../migrations/sqlite/0014_deposits.sql")),
+    (15, "canary", include_str!("../../migrations/sqlite/0015_canary.sql")),
 ];
 const POSTGRES: &[Step] = &[
     (4, "first schema", include_str!("../../migrations/postgres/0004_first_schema.sql")),
@@ -40,6 +41,7 @@ const POSTGRES: &[Step] = &[
     (12, "campaigns", include_str!("../../migrations/postgres/0012_campaigns.sql")),
     (13, "sweeps", include_str!("../../migrations/postgres/0013_sweeps.sql")),
     (14, "deposits", include_str!("../../migrations/postgres/0014_deposits.sql")),
+    (15, "canary", include_str!("../../migrations/postgres/0015_canary.sql")),
 ];
 
 /// Whether there are tables but not our history: then it belongs to somebody else.
@@ -236,7 +238,7 @@ mod tests {
         assert_eq!((standing.revision, standing.signer.as_str()), (1, "1112131415161718"));
         let ring = store.rings().await.unwrap().remove(0);
         assert!(!ring.held, "what was never restored is published");
-        let cut = store.cut_page(1, None).await.unwrap();
+        let cut = store.cut_page(&ring, None).await.unwrap();
         let states: Vec<_> = cut.entries.iter().map(|entry| (entry.version.as_str(), entry.state)).collect();
         assert_eq!(cut.epoch.to_string(), "0199a3b4-0000-7000-8000-000000000001");
         assert!(states.contains(&("kv_1", State::Retiring)) && states.contains(&("kv_2", State::Active)));

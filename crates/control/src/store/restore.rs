@@ -215,12 +215,16 @@ impl Change<'_> {
             let named: BTreeSet<Digest> = document.entries.iter().map(|entry| entry.digest).collect();
             let (after, through) =
                 (after.map_or([0; 32], digest_bytes), through.map_or([0xff; 32], digest_bytes));
+            // Of what the ring had: a version that waited in its canary was on no page of it.
+            let had = match point.ring.canary {
+                Some(_) => "coalesce(canary_revision, revision) <= $4",
+                None => "revision > 0 AND revision <= $4",
+            };
             let sql = format!(
-                "{VERSION} WHERE ring_id = $1 AND digest > $2 AND digest <= $3 AND removed_at IS NULL
-                 AND revision <= $4"
+                "{VERSION} WHERE ring_id = $1 AND digest > $2 AND digest <= $3 AND removed_at IS NULL AND {had}"
             );
             let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
-                .bind(point.ring.id)
+                .bind(point.ring.main())
                 .bind(after.as_slice())
                 .bind(through.as_slice())
                 .bind(int(point.revision))
@@ -238,7 +242,7 @@ impl Change<'_> {
                 self.remember_compromised(digest).await?;
             }
             for version in self.versions_with(digest).await? {
-                if version.ring == point.ring.id {
+                if version.ring == point.ring.main() {
                     self.deny(&version.id, state, done).await?;
                 }
             }
