@@ -418,6 +418,14 @@ impl Change<'_> {
         }
         // The new version first, and only then the old one.
         self.begin_overlap(&rotation).await?;
+        // The wave that it belongs to is enforced when this is.
+        sqlx::query(
+            "UPDATE campaigns SET wave_revision = (SELECT revision FROM rings WHERE rings.id = campaigns.ring_id)
+             WHERE wave_revision > 0 AND id IN (SELECT campaign_id FROM campaign_keys WHERE rotation_id = $1)",
+        )
+        .bind(&rotation.id)
+        .execute(&mut *self.tx)
+        .await?;
         self.audit_key("rotation.begin", &rotation.id, &before).await?;
         self.complete_if_over(&rotation.id).await?;
         promotion.rotation = Some(self.rotation(&rotation.id).await?);

@@ -134,7 +134,6 @@ async fn a_canary_has_its_main_rings_keys_from_the_start_and_every_later_change(
             cursor = format!("after={through}");
         }
         assert!(paged == before, "{ring}: a page and a run tell the same");
-        assert_eq!(state(&plane, ring, &key.versions[0].id).await, None, "it is on another page");
         let shown: Ring = plane.get(&format!("/v1/rings/{ring}")).await.json(StatusCode::OK);
         assert_eq!(shown.entries, 1401);
     }

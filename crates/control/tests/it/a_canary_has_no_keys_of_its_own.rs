@@ -26,7 +26,8 @@ async fn what_belongs_to_the_main_ring_is_refused_with_its_name() {
     let item = json!({ "digest": Digest::of(b"x"), "client": "acme", "scopes": [] });
     let policy = json!({ "name": "ours", "terms": {} });
     assert_eq!(plane.post("/v1/policies", policy).await.status, StatusCode::CREATED);
-    let campaign = json!({ "name": "q4", "ring": CANARY, "select": {}, "wave": 10, "pause_seconds": 60 });
+    let campaign =
+        json!({ "name": "q4", "ring": CANARY, "select": {}, "wave": { "keys": 10 }, "pause_seconds": 60 });
     for (method, path, body, named) in [
         ("POST", "/v1/keys", json!({ "client": "acme", "ring": CANARY, "version": new_version() }), MAIN),
         ("POST", "/v1/rings/production-canary/import", json!({ "items": [item] }), MAIN),
