@@ -26,6 +26,11 @@ impl OnChange {
         Self { limit, if_match, applied: Mutex::new(None) }
     }
 
+    /// Whether its answers say who enforces a change.
+    pub(crate) const fn waits(&self) -> bool {
+        self.limit.is_some()
+    }
+
     /// The ETag that the thing must still have.
     pub(crate) fn if_match(&self) -> Option<&str> {
         self.if_match.as_deref()

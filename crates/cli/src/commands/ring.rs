@@ -53,7 +53,12 @@ pub(crate) async fn run(
             let promoted: Promoted = api()?.post(&path, &()).await?;
             output.result(&promoted, |promoted| {
                 let Promoted { ring, canary, versions } = promoted;
-                format!("Ring {ring} has all that {canary} has: {versions} versions waited.")
+                let waited = match versions {
+                    0 => "nothing".into(),
+                    1 => "one version".into(),
+                    more => format!("{more} versions"),
+                };
+                format!("Ring {ring} has all that {canary} has: {waited} waited.")
             })
         }
         args::Ring::Show { ring, trust } => print_ring(&ring, trust, &api()?, output).await,
@@ -204,7 +209,7 @@ fn show(ring: &Ring) -> String {
 fn canary(ring: &Ring) -> String {
     match (&ring.canary, &ring.has_canary) {
         (Some(canary), _) => {
-            format!("\nCanary    of {}: {}; {} versions wait", canary.of, goes_on(canary), canary.waiting)
+            format!("\nCanary    of {}: {}; waiting: {}", canary.of, goes_on(canary), canary.waiting)
         }
         (None, Some(canary)) => format!("\nCanary    {canary} gets what is new first"),
         (None, None) => String::new(),

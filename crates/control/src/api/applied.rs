@@ -52,13 +52,22 @@ pub(crate) async fn wait(
     for ring in control.rings() {
         ring.proxies.catch_up().await?;
     }
-    let mut applied = proof(&control, &caller, &committed, start, limit).await?;
+    let (head, body) = response.into_parts();
+    let internal = |error: &dyn std::fmt::Display| ApiError::Internal(error.to_string());
+    let body = to_bytes(body, MAX_ANSWER).await.map_err(|error| internal(&error))?;
+    let mut answer: Value = serde_json::from_slice(&body).map_err(|error| internal(&error))?;
+    let mut applied = proof(&control, &caller, &committed, &answer, start, limit).await?;
     if caller.is_holder() {
         // Who holds a key may know when it is accepted everywhere, and not what the proxies are called.
         applied.rings.clear();
         applied.follows.clear();
     }
-    with(response, &applied).await
+    if let Value::Object(answer) = &mut answer {
+        answer.insert("applied".into(), json!(applied));
+    }
+    let mut response = Response::from_parts(head, Body::from(answer.to_string()));
+    response.headers_mut().remove(header::CONTENT_LENGTH);
+    Ok(response)
 }
 
 fn limit(request: &Request) -> Result<Option<Duration>, ApiError> {
@@ -89,6 +98,7 @@ async fn proof(
     control: &Control,
     caller: &Caller,
     committed: &Committed,
+    answer: &Value,
     start: Instant,
     limit: Duration,
 ) -> Result<Applied, ApiError> {
@@ -102,7 +112,9 @@ async fn proof(
         let of = |ring: &Publisher| heads.get(&ring.record.id).map(|(head, _)| *head);
         rings.filter_map(|ring| Some(Target::new(ring.clone(), of(&ring)?))).collect()
     };
-    let mut followers = Followers::of(control, committed, &targets).await?;
+    // A repeated request names in its answer what it is about.
+    let waits = if heads.is_empty() { versions_of(answer) } else { committed.waits() };
+    let mut followers = Followers::of(control, &waits).await?;
     let since = last(&heads).unwrap_or(start);
     let until = Instant::now() + limit;
     let mut stopping = control.stopping();
@@ -169,20 +181,10 @@ struct Follower {
 }
 
 impl Followers {
-    async fn of(control: &Control, committed: &Committed, targets: &[Target]) -> Result<Self, ApiError> {
-        let mut all = Vec::new();
-        for version in committed.waits() {
-            all.extend(control.store.still_waiting(&version).await?);
-        }
-        if committed.heads().is_empty() {
-            for target in targets {
-                // The last of them stands for all.
-                let waiting = control.store.waiting(target.ring.record.id).await?;
-                all.extend(waiting.into_iter().next_back());
-            }
-        }
-        let mut followers = Vec::with_capacity(all.len());
-        for waiting in all {
+    async fn of(control: &Control, versions: &[String]) -> Result<Self, ApiError> {
+        let mut followers = Vec::new();
+        for version in versions {
+            let Some(waiting) = control.store.still_waiting(version).await? else { continue };
             let main = control.rings().into_iter().find(|ring| ring.record.id == waiting.ring);
             let Some(main) = main else { continue };
             let Some(canary) = control.canary_of(&main) else { continue };
@@ -243,20 +245,13 @@ impl Followers {
     }
 }
 
+/// The versions that a key or a rotation names.
+fn versions_of(answer: &Value) -> Vec<String> {
+    let all = answer["versions"].as_array().into_iter().flatten().map(|version| &version["id"]);
+    all.chain([&answer["new_version"]]).filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
 /// When the last of them was committed.
 fn last(heads: &BTreeMap<i64, (u64, Instant)>) -> Option<Instant> {
     heads.values().map(|(_, at)| *at).max()
-}
-
-/// The answer with `applied` in it.
-async fn with(response: Response, applied: &Applied) -> Result<Response, ApiError> {
-    let (mut head, body) = response.into_parts();
-    let internal = |error: &dyn std::fmt::Display| ApiError::Internal(error.to_string());
-    let body = to_bytes(body, MAX_ANSWER).await.map_err(|error| internal(&error))?;
-    let mut answer: Value = serde_json::from_slice(&body).map_err(|error| internal(&error))?;
-    if let Value::Object(answer) = &mut answer {
-        answer.insert("applied".into(), json!(applied));
-    }
-    head.headers.remove(header::CONTENT_LENGTH);
-    Ok(Response::from_parts(head, Body::from(answer.to_string())))
 }

@@ -17,7 +17,7 @@ use crate::store::{CanaryRule, Context, Promotion, Store, StoreError, Waiting};
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_secs(1);
 /// Proxies answer a change within milliseconds of each other: they are judged once for all who did meanwhile.
-const TOGETHER: Duration = Duration::from_millis(5);
+const TOGETHER: Duration = Duration::from_millis(20);
 
 /// Runs until `shutdown`. What was missed while nothing ran is caught up first.
 pub async fn run(store: Arc<Store>, ring: Arc<Publisher>, mut shutdown: watch::Receiver<bool>) {

@@ -196,20 +196,18 @@ impl Store {
     }
 
     /// Brings the new version of a rotation to its main ring, so that the overlap begins. Without a wait nothing
-    /// happens.
+    /// happens. A rotation whose old version was revoked is over, and its new version may wait all the same.
     ///
     /// # Errors
     ///
-    /// [`Refusal`]: no such rotation, or it has ended.
+    /// [`Refusal`]: no such rotation, or it has ended and nothing of it waits.
     pub async fn promote_rotation(&self, context: &Context, id: &str) -> Result<Rotation, StoreError> {
         let mut change = self.begin(context).await?;
         let rotation = change.rotation(id).await?;
-        if !rotation.state.is_open() {
-            return Err(Refusal::RotationEnded(rotation.id).into());
-        }
         let new = change.version_in(&rotation, &rotation.new_version).await?;
         if change.promote(&new, Because::Asked).await?.is_empty() {
-            return Ok(rotation);
+            let ended = || Refusal::RotationEnded(rotation.id.clone()).into();
+            return if rotation.state.is_open() { Ok(rotation) } else { Err(ended()) };
         }
         let rotation = change.rotation(id).await?;
         change.commit().await?;

@@ -103,9 +103,9 @@ macro_rules! select {
 }
 
 const CHANGES: Sql = rows!(select!("v.revision", "v.revision > $2", "v.revision"), "shown");
-// What waits in a canary has a revision below 0.
+// What waits in a canary has a revision below 0. The `+` keeps the index by revisions out of it.
 const PAGE: Sql = rows!(
-    select!("v.revision", "v.digest > $2 AND v.removed_at IS NULL AND v.revision > 0", "v.digest"),
+    select!("v.revision", "v.digest > $2 AND v.removed_at IS NULL AND +v.revision > 0", "v.digest"),
     "digest"
 );
 // What has not changed since the canary was made is shown by its revision in the main ring, and comes before all that
@@ -363,4 +363,37 @@ fn ring(row: &AnyRow) -> Result<RingRecord, StoreError> {
         held: row.try_get::<i64, _>("held")? > 0,
         canary,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Location;
+
+    /// Of a million versions a page or a run reads its own.
+    #[tokio::test]
+    async fn each_document_is_a_run_of_one_index() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&Location::Sqlite(dir.path().join("keywheel.db"))).await.unwrap();
+        for (sql, wanted) in [
+            (&CHANGES, &["versions_by_revision (ring_id=? AND revision>?)"][..]),
+            (&PAGE, &["versions_by_digest (ring_id=? AND digest>?)"]),
+            (&CANARY_PAGE, &["versions_by_digest (ring_id=? AND digest>?)"]),
+            (
+                &CANARY_CHANGES,
+                &[
+                    "versions_by_revision (ring_id=? AND revision>? AND revision<?)",
+                    "versions_by_canary_revision (ring_id=? AND canary_revision>?)",
+                ],
+            ),
+        ] {
+            let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {}", sql.sqlite));
+            let rows = sqlx::query(explain).fetch_all(store.db.readers()).await.unwrap();
+            let plan: Vec<String> = rows.iter().map(|row| row.get("detail")).collect();
+            let of_versions: Vec<_> =
+                plan.iter().filter_map(|step| step.split_once(" v USING INDEX ")).collect();
+            assert_eq!(of_versions.iter().map(|(_, index)| *index).collect::<Vec<_>>(), wanted, "{plan:?}");
+            assert!(!plan.iter().any(|step| step == "SCAN v"), "{plan:?}");
+        }
+    }
 }

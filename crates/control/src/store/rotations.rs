@@ -379,7 +379,8 @@ impl Change<'_> {
         self.settle_for_campaigns(rotation, state, ended_by).await?;
         let (state, ended_by) = (json!(state), json!(ended_by));
         sqlx::query(
-            "UPDATE rotations SET state = $1, ended_by = $2, ended_at = $3, check_at = NULL, brownout_at = NULL
+            "UPDATE rotations SET state = $1, ended_by = $2, ended_at = $3, check_at = NULL, brownout_at = NULL,
+                 waits_for = CASE WHEN state = 'distributing' THEN NULL ELSE waits_for END
              WHERE id = $4",
         )
             .bind(state.as_str())

@@ -256,7 +256,7 @@ async fn a_rotation_touches_the_old_version_when_the_main_ring_has_the_new_one()
 #[tokio::test]
 async fn an_operator_may_wait_no_longer() {
     let plane = plane().await;
-    let key = plane.key().await;
+    let (key, leaking) = (plane.key().await, plane.key().await);
     make(&plane, json!({})).await;
     let rotation = plane.rotate(&key, 0).await;
     let promoted = promote(&plane, &rotation).await;
@@ -276,6 +276,14 @@ async fn an_operator_may_wait_no_longer() {
     let rotation = plane.rotate(&young, 600).await;
     assert_eq!(promote(&plane, &rotation).await.state, RotationState::Overlapping);
     assert_eq!(state(&plane, MAIN, &rotation.old_version).await, Some(State::Retiring));
+
+    // The old version leaked meanwhile: that ends the rotation, and what is to take its place need not wait.
+    let rotation = plane.rotate(&leaking, 600).await;
+    let path = format!("/v1/keys/{}/versions/{}/revoke", leaking.id, rotation.old_version);
+    plane.post(&path, json!({ "compromised": true })).await.json::<Key>(StatusCode::OK);
+    let over = promote(&plane, &rotation).await;
+    assert_eq!((over.ended_by, &over.waits_for[..]), (Some(RotationEnd::OldVersionRevoked), &[][..]));
+    assert_eq!(state(&plane, MAIN, &rotation.new_version).await, Some(State::Active));
 
     for _ in 0..60 {
         plane.key().await;
@@ -472,9 +480,20 @@ async fn who_waits_for_a_change_waits_for_the_ring_that_follows() {
     assert_eq!((follows.ring.as_str(), follows.canary.as_str()), (MAIN, CANARY));
     assert_eq!(applied.rings.iter().map(|proof| proof.ring.as_str()).collect::<Vec<_>>(), [CANARY]);
 
-    says(&plane, CANARY, "a1", 1).await;
+    // Asked again it is still so, for this key and for no other.
+    let body = json!({ "client": "acme", "version": new_version() });
+    for status in [StatusCode::CREATED, StatusCode::OK] {
+        let again = plane.post("/v1/keys?wait=applied&timeout=60", body.clone()).await;
+        assert_eq!(again.json::<WithProof>(status).applied.follows.len(), 1);
+    }
+    let other = json!({ "name": "acme" });
+    let other = plane.post("/v1/clients?wait=applied&timeout=1", other).await;
+    let other: WithProof = other.json(StatusCode::OK);
+    assert_eq!(other.applied.follows, []);
+
+    says(&plane, CANARY, "a1", 2).await;
     later(&plane, 0).await;
-    says(&plane, MAIN, "c3", 1).await;
+    says(&plane, MAIN, "c3", 2).await;
     assert_eq!(create(1).await.rings[0].laggards.len(), 1, "of the canary");
 
     let waiting = {
@@ -482,15 +501,15 @@ async fn who_waits_for_a_change_waits_for_the_ring_that_follows() {
         let body = json!({ "client": "acme", "version": new_version() });
         tokio::spawn(async move { plane.post("/v1/keys?wait=applied&timeout=60", body).await })
     };
-    while head(&plane, CANARY) < 3 {
+    while head(&plane, CANARY) < 4 {
         tokio::task::yield_now().await;
     }
-    says(&plane, CANARY, "a1", 3).await;
+    says(&plane, CANARY, "a1", 4).await;
     later(&plane, 0).await;
-    assert_eq!(head(&plane, MAIN), 3);
+    assert_eq!(head(&plane, MAIN), 4);
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert!(!waiting.is_finished(), "a proxy of the main ring is missing");
-    says(&plane, MAIN, "c3", 3).await;
+    says(&plane, MAIN, "c3", 4).await;
     let applied = waiting.await.unwrap().json::<WithProof>(StatusCode::CREATED).applied;
     assert!(applied.complete && applied.follows.is_empty(), "{applied:?}");
     assert_eq!(applied.rings.iter().map(|proof| proof.enforced).collect::<Vec<_>>(), [1, 1]);
