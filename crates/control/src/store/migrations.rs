@@ -163,6 +163,7 @@ mod tests {
             "f7853401a832547cf6ef7de4eff995709391f46f648c197c687c3dec142a1f70",
             "601dc4960335e0883e8f76385f577780a1b2be11288fa40efc89c8aca7e82495",
             "53e1401ab4bafae1a9ac23896911e4c3fc919283d5840006d54ae0ec046f105e",
+            "d7cd2507217412e8d4c39f3eeea4f0aed78256d68b934a4c48ab7e8ef14039d7",
         ];
         let found: Vec<_> = SQLITE.iter().map(|(_, _, sql)| hex::encode(Sha256::digest(sql))).collect();
         assert_eq!(found, released, "add a migration instead");
