@@ -163,11 +163,79 @@ pub(crate) enum Command {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
     use super::*;
 
     #[test]
     fn the_command_line_is_well_formed() {
         use clap::CommandFactory as _;
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_that_the_docs_show_is_one() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let mut pages = vec![root.join("README.md")];
+        collect(&root.join("docs"), &mut pages);
+        let mut commands = 0;
+        for page in pages {
+            for command in shown(&fs::read_to_string(&page).unwrap()) {
+                commands += 1;
+                if let Err(error) = Args::try_parse_from(words(&command)) {
+                    // What the reader is to put in need not pass.
+                    let open = command.contains(['$', '\u{2026}']);
+                    if open && error.kind() == clap::error::ErrorKind::ValueValidation {
+                        continue;
+                    }
+                    panic!("{}: `{command}`\n{error}", page.display());
+                }
+            }
+        }
+        assert!(commands > 50, "only {commands} were found");
+    }
+
+    fn collect(dir: &Path, pages: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                collect(&path, pages);
+            } else if path.extension().is_some_and(|extension| extension == "md") {
+                pages.push(path);
+            }
+        }
+    }
+
+    /// The calls of keywheel in code blocks, each with the lines that continue it.
+    fn shown(page: &str) -> Vec<String> {
+        let (mut found, mut fenced) = (Vec::new(), false);
+        let mut lines = page.lines().map(str::trim);
+        while let Some(line) = lines.next() {
+            fenced ^= line.starts_with("```");
+            let line = line.strip_prefix("$ ").unwrap_or(line);
+            if !fenced || !line.starts_with("keywheel ") {
+                continue;
+            }
+            let mut command = line.to_owned();
+            while command.ends_with('\\') {
+                command.pop();
+                command.push_str(lines.next().unwrap_or_default());
+            }
+            found.push(command);
+        }
+        found
+    }
+
+    /// As a shell parts them, up to a pipe or a redirection.
+    fn words(command: &str) -> Vec<String> {
+        let mut command = command.to_owned();
+        while let Some((before, (_, after))) =
+            command.split_once("$(").and_then(|(before, rest)| Some((before, rest.split_once(')')?)))
+        {
+            command = format!("{before}substituted{after}");
+        }
+        let words = shlex::split(&command).unwrap_or_else(|| panic!("no shell reads `{command}`"));
+        words.into_iter().take_while(|word| !["|", ">", "<", "&&", "&"].contains(&word.as_str())).collect()
     }
 }
