@@ -18,7 +18,7 @@ use super::{Refusal, RingRecord, Store, StoreError};
 use crate::canary::Because;
 
 /// Versions that are promoted in one transaction: revocations wait for it.
-const TOGETHER: i64 = 50;
+const TOGETHER: usize = 50;
 /// Versions that are looked at together.
 const LOOKED_AT: i64 = 1_000;
 
@@ -137,7 +137,7 @@ impl Store {
         judged: &[(Waiting, Because)],
     ) -> Result<Vec<Promotion>, StoreError> {
         let mut done = Vec::new();
-        for together in judged.chunks(usize::try_from(TOGETHER).unwrap_or(1)) {
+        for together in judged.chunks(TOGETHER) {
             let mut change = self.begin(context).await?;
             let before = done.len();
             for (waiting, because) in together {
@@ -177,7 +177,7 @@ impl Store {
             );
             let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
                 .bind(id)
-                .bind(TOGETHER)
+                .bind(int(TOGETHER as u64))
                 .fetch_all(&mut *change.tx)
                 .await?;
             let name = name.get_or_insert(canary.name);
