@@ -28,7 +28,7 @@ pub(crate) use self_service::{OwnKey, SelfService};
 pub(crate) use serve::{LogFormat, MasterKey, Restore, RingAuth, Serve, ServeTls};
 pub(crate) use token::Token;
 pub(crate) use value::End;
-use value::duration;
+use value::wait;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -38,7 +38,8 @@ Exit codes:
   3  the control plane cannot be reached
   4  no token or key, or not one that may do this
   5  the audit trail is not whole
-  6  done, but not every proxy is known to enforce it (--wait)";
+  6  done, but not every proxy is known to enforce it (--wait)
+  7  restored, but held back until what was revoked since is merged";
 
 const CONNECTION: &str = "Connection";
 const RING_URL: &str = "http://127.0.0.1:7071";
@@ -55,7 +56,7 @@ pub(crate) struct Args {
     pub(crate) output: Output,
     /// After a change, wait until every proxy enforces it, so long at most, such as 30s; at most 60s. Says on stderr
     /// who does, and who does not
-    #[arg(long, global = true, value_name = "DURATION", value_parser = duration, num_args = 0..=1,
+    #[arg(long, global = true, value_name = "DURATION", value_parser = wait, num_args = 0..=1,
         default_missing_value = "10s", require_equals = true)]
     pub(crate) wait: Option<Duration>,
     /// Change a client, a key or a policy only if its ETag is still this one, as `show` printed it; `*` for any

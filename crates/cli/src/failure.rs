@@ -48,6 +48,8 @@ pub(crate) enum Failure {
     Unwell(usize),
     #[error("the change is made, but not every proxy is known to enforce it")]
     NotApplied,
+    #[error("the copy is restored and published to nobody yet")]
+    HeldBack,
     #[error("what was given as the token is none: a token is one word, `kwt_…`")]
     BadToken,
     #[error(
@@ -156,6 +158,7 @@ impl Failure {
             Self::Refused(problem) if matches!(problem.status, 401 | 403) => 4,
             Self::Audit(_) | Self::EmptyTrail => 5,
             Self::NotApplied => 6,
+            Self::HeldBack => 7,
             _ => 1,
         }
     }

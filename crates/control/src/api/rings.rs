@@ -70,7 +70,11 @@ pub(crate) async fn create(
     By(context): By,
     Json(new): Json<CreateRing>,
 ) -> Result<(StatusCode, axum::Json<RingSummary>), ApiError> {
-    require(is_ring_name(&new.name), "name", "1 to 64 letters, digits, `.`, `_` and `-`")?;
+    require(
+        is_ring_name(&new.name),
+        "name",
+        "1 to 64 letters, digits, `.`, `_` and `-`, and not `.` or `..`",
+    )?;
     let key_prefix = match &new.key_prefix {
         Some(prefix) => prefix.parse(),
         None => find(&control, control.default_ring())?.record.key_prefix.parse(),
