@@ -8,6 +8,7 @@
 mod access_log;
 mod ambiguous_key;
 mod bad_documents;
+mod canary;
 mod command_line;
 mod concurrency;
 mod control_plane_restart;

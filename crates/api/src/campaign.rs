@@ -226,6 +226,8 @@ pub enum CampaignWait {
     Pause { until: Timestamp },
     /// So many proxies do not enforce the last wave.
     Proxies { behind: u64 },
+    /// So many new versions of its rotations wait in the ring's canary.
+    Canary { versions: u64 },
     /// None of the keys that are left has a deposit, or another rotation of them is open.
     Deposits,
     /// Its rotations' overlaps are not over.

@@ -251,6 +251,13 @@ impl Control {
         &self.default_ring
     }
 
+    /// The ring that goes ahead of this one, if there is one.
+    #[must_use]
+    pub fn canary_of(&self, ring: &Publisher) -> Option<Arc<Publisher>> {
+        let of = |canary: &Arc<Publisher>| canary.record.canary.as_ref().map(|canary| canary.ring);
+        self.rings().into_iter().find(|canary| of(canary) == Some(ring.record.id))
+    }
+
     /// By name.
     #[must_use]
     pub fn rings(&self) -> Vec<Arc<Publisher>> {
@@ -350,6 +357,9 @@ impl Control {
         let serve = |ring: Arc<Publisher>| {
             let (id, proxies) = (ring.record.id, ring.proxies.clone());
             jobs.spawn(jobs::proxies::run(self.store.clone(), id, proxies, self.stopping()));
+            if ring.record.canary.is_some() {
+                jobs.spawn(jobs::canary::run(self.store.clone(), ring.clone(), self.stopping()));
+            }
             jobs.spawn(async move { ring.note_commits().await });
         };
         self.rings.follow(serve).await;
@@ -416,6 +426,7 @@ async fn set_up(
         key_prefix: options.key_prefix.clone(),
         sealed_signing_key,
         public_key,
+        canary: None,
     };
     let setup = Setup { ring, admin_token: token.hash() };
     let context = Context::system(clock::now());

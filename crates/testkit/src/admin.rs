@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use keywheel_api::{
-    Applied, Client, CreateClient, CreateKey, CreateToken, Import, Imported, Key, KeyWithSecret, List, Ring,
-    Role, RotationWithSecret, StartRotation, TokenWithSecret,
+    Applied, Client, CreateClient, CreateKey, CreateRing, CreateToken, Import, Imported, Key, KeyWithSecret,
+    List, Promoted, Ring, RingSummary, Role, Rotation, RotationWithSecret, StartRotation, TokenWithSecret,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -140,6 +140,38 @@ impl Admin {
     /// As [`Admin::create_client`].
     pub async fn ring(&self, ring: &str) -> anyhow::Result<Ring> {
         self.get(&format!("/v1/rings/{ring}")).await
+    }
+
+    /// # Errors
+    ///
+    /// As [`Admin::create_client`].
+    pub async fn create_ring(&self, ring: &CreateRing) -> anyhow::Result<RingSummary> {
+        self.post("/v1/rings", ring).await
+    }
+
+    /// Has nothing wait in a ring's canary any more.
+    ///
+    /// # Errors
+    ///
+    /// As [`Admin::create_client`].
+    pub async fn promote_ring(&self, ring: &str) -> anyhow::Result<Promoted> {
+        self.post(&format!("/v1/rings/{ring}/promote"), &serde_json::json!({})).await
+    }
+
+    /// # Errors
+    ///
+    /// As [`Admin::create_client`].
+    pub async fn rotation(&self, id: &str) -> anyhow::Result<Rotation> {
+        self.get(&format!("/v1/rotations/{id}")).await
+    }
+
+    /// Has a rotation wait for no canary.
+    ///
+    /// # Errors
+    ///
+    /// As [`Admin::create_client`].
+    pub async fn promote_rotation(&self, id: &str) -> anyhow::Result<Rotation> {
+        self.post(&format!("/v1/rotations/{id}/promote"), &serde_json::json!({})).await
     }
 
     /// # Errors

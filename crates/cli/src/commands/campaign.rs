@@ -207,6 +207,9 @@ fn waits(wait: CampaignWait) -> String {
     match wait {
         CampaignWait::Pause { until } => format!("for its next wave, at {}", when(until)),
         CampaignWait::Proxies { behind } => format!("for {behind} proxies that do not enforce the last wave"),
+        CampaignWait::Canary { versions } => {
+            format!("for {versions} versions that wait in the ring's canary")
+        }
         CampaignWait::Deposits => "for deposits: none of the keys that are left could be rotated now".into(),
         CampaignWait::Overlaps => "for its rotations to end".into(),
     }

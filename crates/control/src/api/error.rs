@@ -161,6 +161,10 @@ fn refused(refusal: Refusal) -> Problem {
         Refusal::TokenEnded(_) => ProblemKind::TokenEnded,
         Refusal::RingExists(_) => ProblemKind::RingExists,
         Refusal::TooManyRings => ProblemKind::TooManyRings,
+        Refusal::CanaryHasNoKeys { .. }
+        | Refusal::HasCanary { .. }
+        | Refusal::NoCanary(_)
+        | Refusal::NotACanary(_) => ProblemKind::CanaryRing,
         Refusal::PolicyExists(_) => ProblemKind::PolicyExists,
         Refusal::PolicyInUse(_) => ProblemKind::PolicyInUse,
         Refusal::Policy { .. } => ProblemKind::NotByPolicy,

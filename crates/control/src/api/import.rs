@@ -84,7 +84,7 @@ pub(crate) async fn export(
     By(context): By,
     Params(page): Params<After>,
 ) -> Result<axum::Json<List<ExportedVersion>>, ApiError> {
-    let id = rings::find(&control, &ring)?.record.id;
+    let publisher = rings::find(&control, &ring)?;
     let after = Some(page.after).filter(|after| !after.is_empty());
     if after.is_none() {
         // Once for all pages: whoever takes digests out is known afterwards.
@@ -95,7 +95,7 @@ pub(crate) async fn export(
         .map(|after| after.parse())
         .transpose()
         .map_err(|_| Problem::field("after", "the `next` of the page before: 64 hexadecimal digits"))?;
-    let cut = control.store.cut_page(id, after).await?;
+    let cut = control.store.cut_page(&publisher.record, after).await?;
     let last = cut.entries.last().filter(|_| cut.more).map(|entry| entry.digest.to_string());
     let exported = cut.entries.into_iter().map(|entry| ExportedVersion {
         digest: entry.digest,

@@ -124,6 +124,7 @@ mod tests {
             key_prefix: "kw_live_".into(),
             created_at: Millis(0),
             held: false,
+            canary: None,
         };
         let press = Press::new(&ring);
         let times: Vec<Millis> = (0..1000).map(|_| press.issue()).collect();

@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::{error, warn};
 
+use crate::canary::Group;
 use crate::store::{Store, StoreError};
 
 /// The request header: `node=…&instance=…&filter=…&vms=…&epoch=…&stored=…&enforced=…&age=…&refuse=…&trust=…`.
@@ -300,6 +301,15 @@ impl Proxies {
             }
         }
         proof
+    }
+
+    /// How its proxies stand to `revision`, for whoever goes on once they enforce it.
+    #[must_use]
+    pub fn group(&self, revision: u64, now: Millis) -> Group {
+        let Proof { of, enforced, .. } = self.proof(revision, now);
+        let (epoch, known) = (self.ring.2, self.known());
+        let is_there = |seen: &&Seen| seen.enforces(epoch, revision) && !seen.is_silent(now);
+        Group { of, enforced, present: known.proxies.values().filter(is_there).count() as u64 }
     }
 
     /// Follows what may change a proof.

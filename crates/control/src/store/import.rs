@@ -27,12 +27,14 @@ const INSERT_KEYS: Sql = Sql {
         FROM jsonb_array_elements($3::jsonb)",
 };
 const INSERT_VERSIONS: Sql = Sql {
-    sqlite: "INSERT INTO versions (id, key_id, ring_id, digest, state, expires_at, revision, created_at)
-        SELECT value ->> 0, value ->> 1, $1, unhex(value ->> 2), 'active', value ->> 3, value ->> 4, $2
+    sqlite: "INSERT INTO versions (id, key_id, ring_id, digest, state, expires_at, revision, created_at,
+            canary_revision)
+        SELECT value ->> 0, value ->> 1, $1, unhex(value ->> 2), 'active', value ->> 3, value ->> 4, $2, value ->> 5
         FROM json_each($3)",
-    postgres: "INSERT INTO versions (id, key_id, ring_id, digest, state, expires_at, revision, created_at)
+    postgres: "INSERT INTO versions (id, key_id, ring_id, digest, state, expires_at, revision, created_at,
+            canary_revision)
         SELECT value ->> 0, value ->> 1, $1, decode(value ->> 2, 'hex'), 'active', (value ->> 3)::bigint,
-            (value ->> 4)::bigint, $2
+            (value ->> 4)::bigint, $2, (value ->> 5)::bigint
         FROM jsonb_array_elements($3::jsonb)",
 };
 const CLIENTS: Sql = Sql {
@@ -103,7 +105,8 @@ impl Store {
         }
         for items in arrange(once, context.now)?.chunks(TOGETHER) {
             let mut change = self.begin(context).await?;
-            let import = Importing { ring: change.ring_id(ring).await?, create_clients, report: &mut report };
+            let import =
+                Importing { ring: change.main_ring_id(ring).await?, create_clients, report: &mut report };
             let imported = import.run(&mut change, items).await?;
             // Nothing remains of a change that is not committed.
             if imported && !dry_run {
@@ -187,8 +190,12 @@ impl Importing<'_> {
         if rows.is_empty() {
             return Ok(false);
         }
-        let last = change.next_revisions(self.ring, rows.len() as u64).await?;
-        let first = last.saturating_sub(rows.len() as u64);
+        let count = rows.len() as u64;
+        // To a canary and its main ring at once: these keys are in use elsewhere, and whoever moves a million of them
+        // over is not to find half of the proxies without.
+        let (last, ahead) = change.runs_of_revisions(self.ring, count).await?;
+        let first = last.saturating_sub(count);
+        let ahead = ahead.map(|last| last.saturating_sub(count));
         let now = int(change.now().0);
         let mut revision = first;
         let (mut keys, mut versions) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
@@ -197,7 +204,9 @@ impl Importing<'_> {
             // The scheduler plans those that follow a policy, a few at a time.
             let look_at = client.follows.then_some(now);
             keys.push(json!([key, client.id, json!(item.scopes).to_string(), expiry(item), look_at]));
-            versions.push(json!([version.as_str(), key, item.digest, expiry(item), int(revision)]));
+            let ahead = ahead
+                .map(|first| int(first.saturating_add(revision.saturating_sub(last.saturating_sub(count)))));
+            versions.push(json!([version.as_str(), key, item.digest, expiry(item), int(revision), ahead]));
         }
         for (sql, rows) in [(&INSERT_KEYS, keys), (&INSERT_VERSIONS, versions)] {
             let insert = sqlx::query(change.dialect().pick(sql));
