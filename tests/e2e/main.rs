@@ -17,6 +17,8 @@ mod envoy_restart;
 mod expiry;
 mod failover;
 mod fragile;
+mod gateway;
+mod istio;
 mod leader_contested;
 mod leader_replaced;
 mod leader_silent;
