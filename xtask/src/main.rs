@@ -10,6 +10,7 @@
 //! | [`check`] | format and lints |
 //! | [`test`] | native, wasm, API and end-to-end tests |
 //! | [`api`] | schemathesis on both listeners |
+//! | [`release`] | what is kept of a release for the compatibility tests |
 //! | [`fuzz`] | libFuzzer on everything that reads bytes |
 //! | [`run`] | running a program, and saying what failed |
 
@@ -17,6 +18,7 @@ mod api;
 mod build;
 mod check;
 mod fuzz;
+mod release;
 mod run;
 mod setup;
 mod test;
@@ -37,6 +39,8 @@ cargo xtask <command>
       --only PART      native, wasm, postgres, api or e2e
       --envoy VERSION  end to end on this one, instead of the newest and the oldest supported;
                        ENVOY_BIN=/path/to/envoy names one of your own
+      --schemas DIR    check the manifests against the CustomResourceDefinitions in DIR
+  record-release   keep what this version's control plane says, and its filter, in tests/compat/
   fuzz [TARGET]      made-up inputs for all that reads bytes; needs a nightly compiler
       --seconds N      for each target, 60 by default
       --keep           add what is new to fuzz/corpus/
@@ -80,6 +84,10 @@ fn dispatch() -> anyhow::Result<ExitCode> {
         "check" => {
             no_more(&mut args)?;
             check::all()?;
+        }
+        "record-release" => {
+            no_more(&mut args)?;
+            release::record()?;
         }
         "test" => return test::run(&test::Options::parse(args)?),
         "fuzz" => return fuzz::run(&fuzz::Options::parse(args)?),
