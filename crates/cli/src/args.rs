@@ -23,7 +23,7 @@ pub(crate) use audit::Audit;
 pub(crate) use campaign::{Campaign, CreateCampaign};
 pub(crate) use key::{Client, Export, Format, Import, Key, Revoke, Rotation};
 pub(crate) use policy::{Notice, Policy, Retire, TermsArgs, Unset};
-pub(crate) use ring::{Doctor, Push, Ring, SigningKey};
+pub(crate) use ring::{Doctor, Healthcheck, Push, Ring, SigningKey};
 pub(crate) use self_service::{OwnKey, SelfService};
 pub(crate) use serve::{LogFormat, MasterKey, Restore, RingAuth, Serve, ServeTls};
 pub(crate) use token::Token;
@@ -121,6 +121,8 @@ pub(crate) enum Command {
     Ring(Ring),
     /// What is wrong with a deployment, and what to do
     Doctor(Doctor),
+    /// Ask a URL once, and fail unless it answers as it should: for images, which have no other program to ask with
+    Healthcheck(Healthcheck),
     /// Who changed what, and whether the record of it is whole
     #[command(subcommand)]
     Audit(Audit),

@@ -136,6 +136,14 @@ pub(crate) enum Failure {
     ImportRefused(usize),
     #[error("cannot write {}: {cause}", .path.display())]
     Write { path: PathBuf, cause: std::io::Error },
+    #[error("`{0}` cannot be asked: write it like http://127.0.0.1:7070/readyz")]
+    HealthUrl(String),
+    #[error("{url} is not well: {cause}")]
+    Unhealthy { url: String, cause: String },
+    #[error("cannot read {}: {cause}", .path.display())]
+    Template { path: PathBuf, cause: std::io::Error },
+    #[error("{} does not say {placeholder} anywhere: fill in a copy that no keys were put into, such as envoy/envoy.yaml", .path.display())]
+    NothingToFill { path: PathBuf, placeholder: &'static str },
     #[error("the ring's key prefix `{0}` is none that this keywheel knows; use a newer one")]
     KeyPrefix(String),
 }
@@ -149,6 +157,7 @@ impl Failure {
             | Self::ConsumerUrl(_)
             | Self::TargetUrl(_)
             | Self::EnvoyUrl(_)
+            | Self::HealthUrl(_)
             | Self::HalfIdentity => 2,
             Self::Unreachable { .. } | Self::RingUnreachable { .. } | Self::ConsumerUnreachable { .. } => 3,
             Self::NoToken | Self::BadToken | Self::TokenFile { .. } => 4,

@@ -59,6 +59,7 @@ async fn run(args: Args) -> Result<(), Failure> {
         Command::Revoke(command) => commands::revoke::run(command, &api()?, output).await,
         Command::Ring(command) => commands::ring::run(command, &connection, &applied, output).await,
         Command::Doctor(args) => commands::doctor::run(args, &connection, &applied, output).await,
+        Command::Healthcheck(args) => commands::healthcheck::run(&args, &connection).await,
         Command::Audit(command) => commands::audit::run(command, &api()?, output).await,
         Command::Token(command) => commands::token::run(command, &api()?, output).await,
         Command::AdminToken { data, database } => {

@@ -4,6 +4,7 @@ pub(crate) mod campaign;
 pub(crate) mod client;
 pub(crate) mod doctor;
 pub(crate) mod export;
+pub(crate) mod healthcheck;
 pub(crate) mod import;
 pub(crate) mod key;
 pub(crate) mod manual;

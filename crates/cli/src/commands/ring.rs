@@ -1,3 +1,6 @@
+use std::fs;
+use std::path::PathBuf;
+
 use keywheel_api::{
     CreateRing, ForgetProxies, ForgottenProxies, Proxy, ProxyState, Ring, RingProxies, RingSummary,
     RingUsage, SetPolicy,
@@ -11,6 +14,9 @@ use crate::failure::Failure;
 use crate::http::{Api, token};
 use crate::output::{Output, print, table};
 use crate::source::Source;
+
+/// Where the configurations in `envoy/` want a ring's keys.
+const PLACEHOLDER: &str = "REPLACE_WITH_TRUST_KEY";
 
 pub(crate) async fn run(
     command: args::Ring,
@@ -63,9 +69,12 @@ pub(crate) async fn run(
                 None => format!("The keys of ring {} follow no policy of the ring.", ring.name),
             })
         }
-        args::Ring::Trust { ring } => {
+        args::Ring::Trust { ring, fill, out } => {
             let ring: Ring = api()?.get(&format!("/v1/rings/{}", segment(&ring))).await?;
-            print(&serde_json::to_string(&ring.trust).map_err(std::io::Error::from)?)
+            match fill {
+                Some(template) => write_filled(&ring.trust, template, out),
+                None => print(&serde_json::to_string(&ring.trust).map_err(std::io::Error::from)?),
+            }
         }
         args::Ring::SigningKey(command) => signing_key::run(command, &api()?, output).await,
         args::Ring::Export { ring, seed: _, ring_url } => {
@@ -73,6 +82,24 @@ pub(crate) async fn run(
             export::seed(&ring, &source, &api()?).await
         }
         args::Ring::Push(args) => push::run(args, connection, output).await,
+    }
+}
+
+/// A configuration that trusts the ring. The keys are base64, which stands in a list of YAML as it is.
+fn write_filled(trust: &[String], template: PathBuf, out: Option<PathBuf>) -> Result<(), Failure> {
+    let text = match fs::read_to_string(&template) {
+        Ok(text) => text,
+        Err(cause) => return Err(Failure::Template { path: template, cause }),
+    };
+    // The comments that say what to replace come first; the list is what counts.
+    let (empty, full) = (format!("[{PLACEHOLDER}]"), format!("[{}]", trust.join(", ")));
+    if !text.contains(&empty) {
+        return Err(Failure::NothingToFill { path: template, placeholder: PLACEHOLDER });
+    }
+    let filled = text.replace(&empty, &full);
+    match out {
+        Some(path) => fs::write(&path, filled).map_err(|cause| Failure::Write { path, cause }),
+        None => print(filled.trim_end()),
     }
 }
 

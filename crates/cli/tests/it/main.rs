@@ -12,6 +12,7 @@ mod a_key_rotates_itself;
 mod a_leaked_list_is_revoked;
 mod a_ring_is_pushed;
 mod a_seed_is_a_whole_ring;
+mod an_image_needs_no_other_program;
 mod audit_verify_names_the_first_bad_record;
 mod both_kinds_of_http_are_spoken;
 mod campaigns_are_made_and_followed;
