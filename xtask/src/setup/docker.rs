@@ -67,6 +67,11 @@ fn builds(client: &Path) -> bool {
 }
 
 impl Docker {
+    /// Whether it was started here, and ends with us.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.daemon.is_some()
+    }
+
     pub(crate) fn command(&self) -> Command {
         let mut command = command(&self.client);
         self.tell(&mut command);

@@ -56,8 +56,8 @@ pub(crate) enum Ring {
         /// `REPLACE_WITH_TRUST_KEY`
         #[arg(long, value_name = "FILE")]
         fill: Option<PathBuf>,
-        /// Where to write that, instead of printing it
-        #[arg(long, value_name = "FILE", requires = "fill")]
+        /// Where to write it, instead of printing it
+        #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
     /// The keys that sign a ring

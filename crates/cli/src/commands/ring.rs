@@ -71,9 +71,13 @@ pub(crate) async fn run(
         }
         args::Ring::Trust { ring, fill, out } => {
             let ring: Ring = api()?.get(&format!("/v1/rings/{}", segment(&ring))).await?;
-            match fill {
-                Some(template) => write_filled(&ring.trust, template, out),
-                None => print(&serde_json::to_string(&ring.trust).map_err(std::io::Error::from)?),
+            let text = match fill {
+                Some(template) => filled(&ring.trust, template)?,
+                None => serde_json::to_string(&ring.trust).map_err(std::io::Error::from)?,
+            };
+            match out {
+                Some(path) => fs::write(&path, text + "\n").map_err(|cause| Failure::Write { path, cause }),
+                None => print(&text),
             }
         }
         args::Ring::SigningKey(command) => signing_key::run(command, &api()?, output).await,
@@ -86,21 +90,17 @@ pub(crate) async fn run(
 }
 
 /// A configuration that trusts the ring. The keys are base64, which stands in a list of YAML as it is.
-fn write_filled(trust: &[String], template: PathBuf, out: Option<PathBuf>) -> Result<(), Failure> {
+fn filled(trust: &[String], template: PathBuf) -> Result<String, Failure> {
     let text = match fs::read_to_string(&template) {
         Ok(text) => text,
         Err(cause) => return Err(Failure::Template { path: template, cause }),
     };
-    // The comments that say what to replace come first; the list is what counts.
+    // What the comments say of it stays; the list is what counts.
     let (empty, full) = (format!("[{PLACEHOLDER}]"), format!("[{}]", trust.join(", ")));
     if !text.contains(&empty) {
         return Err(Failure::NothingToFill { path: template, placeholder: PLACEHOLDER });
     }
-    let filled = text.replace(&empty, &full);
-    match out {
-        Some(path) => fs::write(&path, filled).map_err(|cause| Failure::Write { path, cause }),
-        None => print(filled.trim_end()),
-    }
+    Ok(text.trim_end().replace(&empty, &full))
 }
 
 async fn print_ring(ring: &str, trust: bool, api: &Api<'_>, output: Output) -> Result<(), Failure> {

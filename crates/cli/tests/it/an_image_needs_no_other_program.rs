@@ -39,6 +39,9 @@ fn a_configuration_is_filled_with_the_keys_that_sign() {
     let template = fs::read_to_string(envoy).unwrap();
     assert_eq!(written, template.replace("[REPLACE_WITH_TRUST_KEY]", &format!("[{key}]")));
 
+    server.human(&["ring", "trust", "--out", name]);
+    assert_eq!(fs::read_to_string(&out).unwrap(), format!("[\"{key}\"]\n"));
+
     let again = server.run(&["ring", "trust", "--fill", name]);
     let error = String::from_utf8(again.stderr).unwrap();
     assert_eq!((again.status.code(), again.stdout.len()), (Some(1), 0), "{error}");
