@@ -56,7 +56,7 @@ pub(crate) fn test() -> anyhow::Result<()> {
 fn bases(docker: &Docker) -> anyhow::Result<Bases> {
     match stand_ins::pull(docker) {
         Ok(bases) => {
-            println!("images: on those that docker/Dockerfile names, which compiles in Docker");
+            println!("images: on those that docker/Dockerfile names; compiling in Docker takes some minutes");
             Ok(bases)
         }
         Err(error) => {
