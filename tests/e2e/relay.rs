@@ -44,7 +44,8 @@ impl Tiers {
     async fn envoy(&self) -> Envoy {
         let config = EnvoyConfig::shipped().unwrap().with_wasm(&paths().wasm);
         let config = config.with_cluster("keywheel", self.relay.ring());
-        let config = config.with_cluster("upstream", self.upstream.address()).with_trust(self.control.trust());
+        let config =
+            config.with_cluster("upstream", self.upstream.address()).with_trust(self.control.trust());
         Envoy::start(&paths(), config, 2).await.unwrap()
     }
 

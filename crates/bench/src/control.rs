@@ -48,7 +48,8 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<bool> {
         return Ok(p99(&relayed.told) <= 1_000.0 && relayed.memory / 1024.0 <= 40.0);
     }
     eprintln!("and as many at the control plane");
-    let waiting = waiting::measure(&ControlPlane::start(&paths).await?, None, args.proxies, args.changes).await?;
+    let waiting =
+        waiting::measure(&ControlPlane::start(&paths).await?, None, args.proxies, args.changes).await?;
 
     eprintln!("importing {} digests", args.keys);
     let control = ControlPlane::start(&paths).await?;
@@ -88,7 +89,12 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<bool> {
     let mut bars = vec![
         Bar::new("a change to all that wait, p99", p99(&waiting.told), " ms", Some(AtMost(1_000.0))),
         Bar::new("memory for each that waits", waiting.memory / 1024.0, " KB", Some(AtMost(40.0))),
-        Bar::new("a change to all that wait at a relay, p99", p99(&relayed.told), " ms", Some(AtMost(1_000.0))),
+        Bar::new(
+            "a change to all that wait at a relay, p99",
+            p99(&relayed.told),
+            " ms",
+            Some(AtMost(1_000.0)),
+        ),
         Bar::new("memory of a relay for each that waits", relayed.memory / 1024.0, " KB", Some(AtMost(40.0))),
         Bar::new("signatures for each change", waiting.signatures, "", Some(AtMost(1.0))),
         Bar::new(format!("import of {} digests", count(args.keys.into())), import, " s", Some(AtMost(60.0))),

@@ -24,7 +24,7 @@ pub(crate) use audit::Audit;
 pub(crate) use campaign::{Campaign, CreateCampaign};
 pub(crate) use key::{Client, Export, Format, Import, Key, Revoke, Rotation};
 pub(crate) use policy::{Notice, Policy, Retire, TermsArgs, Unset};
-pub(crate) use relay::Relay;
+pub(crate) use relay::{Relay, RelayTls};
 pub(crate) use ring::{Doctor, Push, Ring, SigningKey};
 pub(crate) use self_service::{OwnKey, SelfService};
 pub(crate) use serve::{LogFormat, MasterKey, Restore, RingAuth, Serve, ServeTls};

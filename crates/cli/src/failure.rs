@@ -120,7 +120,9 @@ pub(crate) enum Failure {
         "nobody could be let in on {address}: give --proxy-token-file a file of tokens, or --ring-client-ca the certificates of whoever signs those of proxies. With --ring-auth open everyone who reaches it may read the ring"
     )]
     NoCredentials { address: std::net::SocketAddr },
-    #[error("`{0}` cannot be the upstream's URL: write it like http://127.0.0.1:7071 or https://keywheel.example:7071")]
+    #[error(
+        "`{0}` cannot be the upstream's URL: write it like http://127.0.0.1:7071 or https://keywheel.example:7071"
+    )]
     UpstreamUrl(String),
     #[error(transparent)]
     Restore(#[from] keywheel_control::restore::RestoreError),

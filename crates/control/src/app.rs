@@ -7,10 +7,10 @@ use keywheel_api::{
     ActivateSigningKey, AddVersion, AuditRecord, Campaign, CampaignKey, CampaignPreview, CampaignProgress,
     Checkpoint, Checkpoints, Client, Compromised, CreateCampaign, CreateClient, CreateKey, CreatePolicy,
     CreateRing, CreateToken, Deposit, ExportedVersion, ForgetProxies, ForgottenProxies, Import, Imported,
-    Key, KeyUsage, KeyWithSecret, Notice, Policy, ProblemKind, ProxyReports, ReportCompromised, Revoke, RevokedClient,
-    Ring, RingProxies, RingSigningKey, RingSummary, RollBack, RotateToken, Rotation, RotationProgress,
-    RotationWithSecret, SelfKey, SelfRotation, SelfRotationWithSecret, SetPolicy, StartBrownout,
-    StartRotation, StartSelfRotation, Terms, Token, TokenWithSecret, UpdateClient, UpdateKey,
+    Key, KeyUsage, KeyWithSecret, Notice, Policy, ProblemKind, ProxyReports, ReportCompromised, Revoke,
+    RevokedClient, Ring, RingProxies, RingSigningKey, RingSummary, RollBack, RotateToken, Rotation,
+    RotationProgress, RotationWithSecret, SelfKey, SelfRotation, SelfRotationWithSecret, SetPolicy,
+    StartBrownout, StartRotation, StartSelfRotation, Terms, Token, TokenWithSecret, UpdateClient, UpdateKey,
 };
 use keywheel_keyring::usage::MAX_BATCHES;
 use serde_json::{Value, json};

@@ -143,7 +143,8 @@ mod tests {
     fn tokens_take_turns_and_a_bad_file_changes_nothing() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let (old, new) = ("a-token-of-twenty-characters", "another-token-of-twenty-characters");
-        let bears = |access: &Access, token: &str| access.lets_in(Some(format!("Bearer {token}").as_bytes()), false);
+        let bears =
+            |access: &Access, token: &str| access.lets_in(Some(format!("Bearer {token}").as_bytes()), false);
         fs::write(file.path(), format!("# edge proxies\n{old}\n")).unwrap();
         let tokens = Tokens::open(file.path()).unwrap();
         fs::write(file.path(), format!("{old}\n{HASHED}{}\n", Digest::of(new.as_bytes()))).unwrap();

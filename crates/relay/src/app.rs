@@ -84,7 +84,8 @@ async fn guard(State(relay): State<Arc<Relay>>, request: Request, next: Next) ->
     if relay.access.lets_in(authorization, certificate) {
         return next.run(request).await;
     }
-    let detail = "send `Authorization: Bearer …` with a token that this relay was given, or a client certificate";
+    let detail =
+        "send `Authorization: Bearer …` with a token that this relay was given, or a client certificate";
     refused(Problem::new(ProblemKind::Unauthorized, detail)).into_response()
 }
 
@@ -170,8 +171,10 @@ async fn proxies(
         return Err(refused(Problem::field("proxies", format!("at most {MAX_PROXY_REPORTS} of them"))));
     }
     let now = clock::now();
-    let said = |report: keywheel_api::ProxyReport| (report.proxy, Millis(now.0.saturating_sub(report.ago_ms)));
-    let said: Vec<_> = reports.proxies.into_iter().filter(|report| is_line(&report.proxy)).map(said).collect();
+    let said =
+        |report: keywheel_api::ProxyReport| (report.proxy, Millis(now.0.saturating_sub(report.ago_ms)));
+    let said: Vec<_> =
+        reports.proxies.into_iter().filter(|report| is_line(&report.proxy)).map(said).collect();
     match ring.proxies.hear(&ring, &said).await {
         Ok(()) => Ok(StatusCode::NO_CONTENT.into_response()),
         Err(error) => {
@@ -211,7 +214,8 @@ async fn ready(State(relay): State<Arc<Relay>>) -> Response {
 }
 
 fn find(relay: &Relay, name: &str) -> Result<Arc<Ring>, Refused> {
-    let none = || refused(Problem::new(ProblemKind::NotFound, "this relay has no such ring; start it with --ring"));
+    let none =
+        || refused(Problem::new(ProblemKind::NotFound, "this relay has no such ring; start it with --ring"));
     relay.ring(name).ok_or_else(none)
 }
 

@@ -168,7 +168,8 @@ impl Archive {
     /// Whether a run is held that ends at this revision.
     #[must_use]
     pub fn has_run(&self, revision: u64) -> bool {
-        let run = self.held.as_ref().map(|held| held.log.runs.binary_search_by_key(&revision, |run| run.revision));
+        let run =
+            self.held.as_ref().map(|held| held.log.runs.binary_search_by_key(&revision, |run| run.revision));
         run.is_some_and(|found| found.is_ok())
     }
 
@@ -213,8 +214,11 @@ impl Archive {
         let Some(held) = self.held.as_ref().filter(|_| !self.gone) else { return Some(first) };
         let (epoch, at_least) = (Some(held.log.epoch), held.log.head);
         let due = self.damaged || held.is_due(now);
-        (due && now.saturating_since(self.refreshed_at) >= PAUSE)
-            .then_some(Ask::Page { after: None, epoch, at_least })
+        (due && now.saturating_since(self.refreshed_at) >= PAUSE).then_some(Ask::Page {
+            after: None,
+            epoch,
+            at_least,
+        })
     }
 
     /// The upstream answered that it has no history from there.
@@ -365,11 +369,15 @@ impl Held {
     fn is_due(&self, now: Millis) -> bool {
         let first = self.first();
         let followed = self.log.runs.iter().rev().take_while(|run| run.revision > first).count();
-        let newest = self.log.heartbeat.iter().chain(self.log.runs.back()).max_by_key(|facts| facts.issued_at);
+        let newest =
+            self.log.heartbeat.iter().chain(self.log.runs.back()).max_by_key(|facts| facts.issued_at);
         // A proxy that trusts the next signing key alone takes no page of the last one.
         let is_of_others = |page: &Facts| newest.is_some_and(|newest| newest.signer != page.signer);
         followed > FOLLOWED.saturating_add(self.pages.len())
-            || self.pages.iter().any(|page| is_of_others(page) || now.saturating_since(page.issued_at) > FRESH_FOR)
+            || self
+                .pages
+                .iter()
+                .any(|page| is_of_others(page) || now.saturating_since(page.issued_at) > FRESH_FOR)
     }
 }
 

@@ -138,8 +138,7 @@ impl Proxies {
             return Ok(());
         }
         let upto = self.new.load(Ordering::SeqCst);
-        let text: String =
-            self.roster().untold().map(|(at, said)| format!("{} {said}\n", at.0)).collect();
+        let text: String = self.roster().untold().map(|(at, said)| format!("{} {said}\n", at.0)).collect();
         let (path, ring) = (self.dir.join(UNTOLD), ring.clone());
         on_disk(move || ring.disk.put(&path, &[text.as_bytes()])).await?;
         *written = upto;
@@ -196,7 +195,8 @@ impl Proxies {
             let reports = ProxyReports { proxies: due.iter().map(|tell| tell.report.clone()).collect() };
             if let Err(error) = ring.upstream.post_proxies(&ring.name, &reports, None).await {
                 if !self.failing.swap(true, Ordering::Relaxed) {
-                    let about = "until then this relay acknowledges nothing for those that it does not know of";
+                    let about =
+                        "until then this relay acknowledges nothing for those that it does not know of";
                     warn!(ring = ring.name, %error, "The upstream cannot be told of proxies; {about}");
                 }
                 self.told.send_modify(|count| *count = count.wrapping_add(1));
@@ -236,7 +236,9 @@ impl FilterMissing for io::Result<()> {
 /// The same over restarts: a relay that is back is the row that it was.
 fn instance(path: &Path) -> io::Result<String> {
     match fs::read_to_string(path) {
-        Ok(text) if (1..=16).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit()) => Ok(text),
+        Ok(text) if (1..=16).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
+            Ok(text)
+        }
         Ok(_) => make_instance(path),
         Err(error) if error.kind() == io::ErrorKind::NotFound => make_instance(path),
         Err(error) => Err(error),

@@ -190,7 +190,8 @@ impl Disk {
                 let mut names = names(&dir)?;
                 names.sort_unstable();
                 let pages: Option<Vec<Facts>> = names.iter().map(|name| facts(dir.join(name))).collect();
-                let pages = pages.filter(|pages| pages.first().is_some_and(|page| page.issued_at.0 == generation));
+                let pages =
+                    pages.filter(|pages| pages.first().is_some_and(|page| page.issued_at.0 == generation));
                 found = pages.and_then(|pages| Archive::restore(pages, runs.clone(), heartbeat));
                 if found.is_some() {
                     continue;
@@ -200,7 +201,8 @@ impl Disk {
         }
         if let Some(found) = &found {
             for name in names_of_runs {
-                let is_held = name.rsplit_once('-').is_some_and(|(_, to)| to.parse().is_ok_and(|to| found.has_run(to)));
+                let is_held =
+                    name.rsplit_once('-').is_some_and(|(_, to)| to.parse().is_ok_and(|to| found.has_run(to)));
                 if !is_held {
                     fs::remove_file(dir.join(RUNS).join(name))?;
                 }

@@ -122,7 +122,9 @@ impl Line {
     }
 
     fn start(&mut self, ring: &Arc<Ring>, ask: Option<Ask>, acknowledges: bool) {
-        let Some(ask) = ask.filter(|_| self.call.is_none() && Instant::now() >= self.not_before) else { return };
+        let Some(ask) = ask.filter(|_| self.call.is_none() && Instant::now() >= self.not_before) else {
+            return;
+        };
         let ring = ring.clone();
         self.call = Some(Box::pin(async move {
             let about = acknowledges.then(|| ring.about());

@@ -34,10 +34,22 @@ pub(crate) fn text<'a>(
     r.register("ring_proxies", "Proxies behind this relay", proxies.clone());
     r.register("ring_untold_proxies", "Those that the upstream does not know of", untold.clone());
     r.register("upstream_away", "1 while the upstream does not answer", away.clone());
-    r.register("refused_documents", "Documents of the upstream that were refused, since the start", refused.clone());
+    r.register(
+        "refused_documents",
+        "Documents of the upstream that were refused, since the start",
+        refused.clone(),
+    );
     r.register("usage_waiting", "Usage reports on disk until the upstream answers", usage.clone());
-    r.register("usage_dropped", "Usage reports dropped since the start because too many waited", dropped.clone());
-    r.register("upstream_failures", "Calls to the upstream that failed", ConstCounter::new(upstream_failures));
+    r.register(
+        "usage_dropped",
+        "Usage reports dropped since the start because too many waited",
+        dropped.clone(),
+    );
+    r.register(
+        "upstream_failures",
+        "Calls to the upstream that failed",
+        ConstCounter::new(upstream_failures),
+    );
     for ring in rings {
         let labels = RingLabels { ring: ring.name.clone() };
         let set = |family: &Family<RingLabels, Gauge>, value: u64| {

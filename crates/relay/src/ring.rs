@@ -111,7 +111,10 @@ impl Ring {
         let (archive, bad) = disk.load(name, trust)?;
         if bad > 0 {
             let about = "The upstream is asked for them anew";
-            warn!(ring = name, bad, "{bad} stored documents of ring {name} are not what was written. {about}");
+            warn!(
+                ring = name,
+                bad, "{bad} stored documents of ring {name} are not what was written. {about}"
+            );
         }
         Ok(Self {
             name: name.to_owned(),
@@ -185,9 +188,8 @@ impl Ring {
     /// What the relay says of itself to its upstream.
     pub(crate) fn about(&self) -> String {
         let position = self.position();
-        let (epoch, head, age) = position.map_or((String::new(), 0, 0), |(epoch, head, age)| {
-            (epoch.to_string(), head, age / 1000)
-        });
+        let (epoch, head, age) = position
+            .map_or((String::new(), 0, 0), |(epoch, head, age)| (epoch.to_string(), head, age / 1000));
         let enforced = position.map_or(0, |(epoch, head, _)| self.proxies.acknowledged(epoch, head));
         let who = self.proxies.who();
         let trust: Vec<String> = self.trust.iter().map(|key| key.id().to_string()).collect();
@@ -328,10 +330,9 @@ impl Ring {
 
     /// Takes a document from upstream: first to disk, then to who waits for it.
     pub(crate) async fn take(self: &Arc<Self>, signed: Signed) -> Result<(), Fault> {
-        let Checked { signed, facts } = check(&self.name, &self.trust, signed)
-            .inspect_err(|_| {
-                self.refused.fetch_add(1, Ordering::Relaxed);
-            })?;
+        let Checked { signed, facts } = check(&self.name, &self.trust, signed).inspect_err(|_| {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+        })?;
         let place = self.archive().judge(&facts, clock::now())?;
         let (ring, copy) = (self.clone(), signed.clone());
         let written = on_disk(move || ring.disk.write(place, &copy)).await;
@@ -343,7 +344,9 @@ impl Ring {
                 let about = "it is served all the same. Make room, or mend the disk";
                 error!(ring = self.name, %error, "A document cannot be written to disk; {about}");
                 let mut unsaved = self.unsaved();
-                unsaved.retain(|(other, _)| !matches!((other, place), (Place::Heartbeat { .. }, Place::Heartbeat { .. })));
+                unsaved.retain(|(other, _)| {
+                    !matches!((other, place), (Place::Heartbeat { .. }, Place::Heartbeat { .. }))
+                });
                 unsaved.push((place, signed.clone()));
             }
         }
@@ -391,7 +394,8 @@ impl Ring {
 
     /// Nothing is served from disk that does not verify, and is not what was written there.
     async fn load(self: &Arc<Self>, place: Place, facts: Facts) -> Result<Signed, Damaged> {
-        let unsaved = self.unsaved().iter().find(|(other, _)| *other == place).map(|(_, signed)| signed.clone());
+        let unsaved =
+            self.unsaved().iter().find(|(other, _)| *other == place).map(|(_, signed)| signed.clone());
         if let Some(signed) = unsaved {
             return Ok(signed);
         }
@@ -408,7 +412,9 @@ impl Ring {
         let mut archive = self.archive();
         // A page that was replaced meanwhile is no longer there.
         let moved = match (place, archive.page_for(None, None, 0, Millis(0))) {
-            (Place::Page { generation, .. }, Ok((Place::Page { generation: now, .. }, ..))) => now != generation,
+            (Place::Page { generation, .. }, Ok((Place::Page { generation: now, .. }, ..))) => {
+                now != generation
+            }
             _ => false,
         };
         if moved {

@@ -71,8 +71,14 @@ impl Roster {
         let standing = |report: &Report| (report.epoch, report.enforced, report.trust.clone());
         let Some(behind) = self.proxies.get_mut(&id) else {
             self.make_room();
-            let behind =
-                Behind { said: said.to_owned(), report, heard: at, told: false, news: true, heard_since: true };
+            let behind = Behind {
+                said: said.to_owned(),
+                report,
+                heard: at,
+                told: false,
+                news: true,
+                heard_since: true,
+            };
             self.proxies.insert(id, behind);
             return Heard::New;
         };
@@ -84,11 +90,7 @@ impl Roster {
         behind.said.push_str(said);
         (behind.report, behind.heard, behind.heard_since) = (report, at, true);
         behind.news |= news;
-        if news || !behind.told {
-            Heard::News
-        } else {
-            Heard::Nothing
-        }
+        if news || !behind.told { Heard::News } else { Heard::Nothing }
     }
 
     /// What to tell the upstream next: news first, with `all` everybody who was heard of since.

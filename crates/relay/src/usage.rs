@@ -67,7 +67,12 @@ impl Spool {
             let length = fs::metadata(path(&dir, number))?.len();
             waiting.push(number, length);
         }
-        Ok(Self { dir, waiting: Mutex::new(waiting), news: Notify::new(), turn: tokio::sync::Mutex::default() })
+        Ok(Self {
+            dir,
+            waiting: Mutex::new(waiting),
+            news: Notify::new(),
+            turn: tokio::sync::Mutex::default(),
+        })
     }
 
     /// Reports that wait, and how many were dropped since the start because too many did.
@@ -86,7 +91,9 @@ impl Spool {
         if self.count().0 == 0 && !ring.is_away() {
             match ring.upstream.post_usage(&ring.name, body.clone()).await {
                 Ok((status, body)) if is_final(status) => return Ok(Taken::Passed(status, body)),
-                Ok((status, _)) => warn!(ring = ring.name, %status, "The upstream takes no usage; it is kept"),
+                Ok((status, _)) => {
+                    warn!(ring = ring.name, %status, "The upstream takes no usage; it is kept")
+                }
                 Err(error) => debug!(ring = ring.name, %error, "Usage is kept until the upstream answers"),
             }
         }
@@ -107,7 +114,11 @@ impl Spool {
         self.news.notify_one();
         if !excess.is_empty() {
             let about = "a gap shows for the versions that they speak of";
-            error!(ring = ring.name, count = excess.len(), "Too many usage reports wait; the oldest are dropped: {about}");
+            error!(
+                ring = ring.name,
+                count = excess.len(),
+                "Too many usage reports wait; the oldest are dropped: {about}"
+            );
             let dir = self.dir.clone();
             on_disk(move || {
                 excess.into_iter().for_each(|number| drop(fs::remove_file(self::path(&dir, number))));
@@ -187,11 +198,8 @@ impl Spool {
 
 /// Whether sending it again would be of no use: it is counted, or no report.
 fn is_final(status: StatusCode) -> bool {
-    let refused = [
-        StatusCode::BAD_REQUEST,
-        StatusCode::PAYLOAD_TOO_LARGE,
-        StatusCode::UNSUPPORTED_MEDIA_TYPE,
-    ];
+    let refused =
+        [StatusCode::BAD_REQUEST, StatusCode::PAYLOAD_TOO_LARGE, StatusCode::UNSUPPORTED_MEDIA_TYPE];
     status.is_success() || refused.contains(&status)
 }
 

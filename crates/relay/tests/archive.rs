@@ -88,15 +88,18 @@ impl Relay {
     fn drop(&mut self, dropped: &[Dropped]) {
         for dropped in dropped {
             self.disk.retain(|place, _| match (*dropped, *place) {
-                (Dropped::Epoch(gone), Place::Page { epoch, .. } | Place::Run { epoch, .. } | Place::Heartbeat { epoch, .. }) => {
-                    epoch != gone
-                }
-                (Dropped::Generation { epoch: gone, generation: of }, Place::Page { epoch, generation, .. }) => {
-                    (epoch, generation) != (gone, of)
-                }
-                (Dropped::Run { epoch: of, since: from, revision: to }, Place::Run { epoch, since, revision }) => {
-                    (epoch, since, revision) != (of, from, to)
-                }
+                (
+                    Dropped::Epoch(gone),
+                    Place::Page { epoch, .. } | Place::Run { epoch, .. } | Place::Heartbeat { epoch, .. },
+                ) => epoch != gone,
+                (
+                    Dropped::Generation { epoch: gone, generation: of },
+                    Place::Page { epoch, generation, .. },
+                ) => (epoch, generation) != (gone, of),
+                (
+                    Dropped::Run { epoch: of, since: from, revision: to },
+                    Place::Run { epoch, since, revision },
+                ) => (epoch, since, revision) != (of, from, to),
                 _ => true,
             });
         }
@@ -154,8 +157,8 @@ impl Reader {
     fn ask(&mut self, archive: &Archive, now: Millis) {
         let sync = self.generation.sync.clone().filter(|_| !self.from_start);
         let facts = if sync.is_some() || self.generation.complete.is_none() || self.from_start {
-            let (after, of, at_least) = sync
-                .map_or((None, None, 0), |sync| (sync.cursor, Some(sync.first.epoch), sync.floor));
+            let (after, of, at_least) =
+                sync.map_or((None, None, 0), |sync| (sync.cursor, Some(sync.first.epoch), sync.floor));
             match archive.page_for(after, of, at_least, now) {
                 Ok((_, facts, _)) => facts,
                 Err(Unanswered::EarlierEpoch(_)) => {

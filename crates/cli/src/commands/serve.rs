@@ -157,7 +157,10 @@ fn ring_auth(chosen: Option<args::RingAuth>, address: SocketAddr, client_ca: boo
     }
 }
 
-pub(super) async fn listen(address: &str, option: &'static str) -> Result<(TcpListener, SocketAddr), Failure> {
+pub(super) async fn listen(
+    address: &str,
+    option: &'static str,
+) -> Result<(TcpListener, SocketAddr), Failure> {
     let failed = |cause| Failure::Listen { address: address.to_owned(), option, cause };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;

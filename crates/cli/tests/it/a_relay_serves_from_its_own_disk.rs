@@ -116,7 +116,8 @@ async fn what_a_relay_has_it_serves_without_its_upstream_and_over_restarts() {
     let mut scene = Scene::start().await;
     let key = scene.key().await;
     scene.until_revision(&scene.relay, 1).await;
-    let at_control = reqwest::get(format!("http://{}/v1/rings/{RING}/snapshot", scene.control.ring())).await.unwrap();
+    let at_control =
+        reqwest::get(format!("http://{}/v1/rings/{RING}/snapshot", scene.control.ring())).await.unwrap();
     assert_eq!(at_control.status(), 200);
     scene.control.kill();
     for restarted in [false, true] {
@@ -203,7 +204,8 @@ async fn usage_is_counted_once_through_kills() {
     let key = scene.key().await;
     let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis() as u64;
     let batch = |number: u64| {
-        let count = json!({ "version": key.version, "outcome": "valid", "minute": now - now % 60_000, "count": 10 });
+        let count =
+            json!({ "version": key.version, "outcome": "valid", "minute": now - now % 60_000, "count": 10 });
         json!({ "node": "edge", "instance": "a1", "vm": "1", "batch": number, "from": now - 10, "to": now, "counts": [count] })
     };
     let url = format!("{}/v1/rings/{RING}/usage", scene.relay.url());
@@ -278,7 +280,9 @@ async fn a_relay_may_be_the_upstream_of_a_relay() {
     scene.relay.restart().await.unwrap();
     scene.admin.revoke(&key.key).await.unwrap();
     scene.until_revision(&leaf, 2).await;
-    until("who came meanwhile is known", async || (scene.known().await.len() == 4).then_some(())).await.unwrap();
+    until("who came meanwhile is known", async || (scene.known().await.len() == 4).then_some(()))
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -309,7 +313,9 @@ async fn a_relay_asks_for_the_tokens_of_its_file() {
         request.send().await.unwrap().status().as_u16()
     };
     let page = "/v1/rings/production/snapshot";
-    until("the relay has the ring", async || (status(page, Some(token)).await == 200).then_some(())).await.unwrap();
+    until("the relay has the ring", async || (status(page, Some(token)).await == 200).then_some(()))
+        .await
+        .unwrap();
     for (path, unknown) in [(page, 401), ("/metrics", 401), ("/readyz", 200), ("/healthz", 200)] {
         assert_eq!(status(path, None).await, unknown, "{path}");
         assert_eq!(status(path, Some(&proxy)).await, unknown, "{path}");

@@ -5,8 +5,8 @@ use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use keywheel_api::policy::MAX_SECONDS;
-use keywheel_api::time::timestamp;
 use keywheel_api::ring::MAX_PROXY_REPORTS;
+use keywheel_api::time::timestamp;
 use keywheel_api::{
     CreateRing, ForgetProxies, ForgottenProxies, List, Problem, ProxyReport, ProxyReports, Ring, RingProxies,
     RingSummary,

@@ -218,7 +218,12 @@ async fn what_a_relay_tells_of_proxies_is_their_own_word() {
     let known = proxies(&plane).await;
     assert_eq!((known.proof.enforced, known.proof.of), (3, 4), "nobody enforces what was not issued");
     let state = |known: &RingProxies, instance: &str| {
-        known.items.iter().find(|proxy| proxy.instance == instance).map(|proxy| (proxy.state, proxy.enforced)).unwrap()
+        known
+            .items
+            .iter()
+            .find(|proxy| proxy.instance == instance)
+            .map(|proxy| (proxy.state, proxy.enforced))
+            .unwrap()
     };
     assert_eq!(state(&known, "b2"), (ProxyState::Current, 1));
     assert_eq!(state(&known, "c3"), (ProxyState::Unproven, 1), "it was heard of a minute ago");

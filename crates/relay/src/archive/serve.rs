@@ -80,8 +80,9 @@ impl Archive {
         let at = log.runs.partition_point(|run| run.revision <= since);
         let run = *log.runs.get(at).filter(|_| since >= log.start).ok_or(Unanswered::NotHeld)?;
         let Kind::Changes { since } = run.kind else { return Err(Unanswered::NotHeld) };
+        // The pages are newer.
         if run.expires_at <= now {
-            return Err(Unanswered::Expired);
+            return Err(Unanswered::NotHeld);
         }
         let more = log.runs.len().saturating_sub(at.saturating_add(1));
         Ok(Changes::Run(Place::Run { epoch, since, revision: run.revision }, run, more))
