@@ -39,6 +39,7 @@ mod proxy_first;
 mod pushed_ring;
 mod refusal;
 mod refusals;
+mod relay;
 mod replaceable;
 mod restore;
 mod revoke;

@@ -75,7 +75,7 @@ pub use policy::{BrownoutPlan, CreatePolicy, Policy, Retire, SetPolicy, Terms};
 pub use problem::{FieldError, Problem, ProblemKind};
 pub use ring::{
     ActivateSigningKey, Applied, CreateRing, ForgetProxies, ForgottenProxies, Proof, Proxy, ProxyName,
-    ProxyState, Ring, RingProxies, RingSigningKey, RingSummary, SigningKeyState,
+    ProxyReport, ProxyReports, ProxyState, Ring, RingProxies, RingSigningKey, RingSummary, SigningKeyState,
 };
 pub use rotation::{
     Brownout, Evidence, NextStep, Requests, RollBack, Rotation, RotationEnd, RotationProgress, RotationState,

@@ -16,7 +16,8 @@
 //! | [`envoy`] | a running Envoy |
 //! | [`envoy_admin`] | its metrics |
 //! | [`control_plane`] | a running `keywheel serve` |
-//! | [`admin`] | its admin API |
+//! | [`relay`] | a running `keywheel relay` |
+//! | [`admin`] | the control plane's admin API |
 //! | [`postgres`] | a PostgreSQL server |
 //! | [`fake_control`] | something that serves ring documents, good and bad |
 //! | [`upstream`] | an HTTP server that answers with what it was asked |
@@ -36,6 +37,7 @@ pub mod paths;
 pub mod port;
 pub mod postgres;
 pub mod process;
+pub mod relay;
 pub mod upstream;
 pub mod wait;
 
@@ -48,5 +50,6 @@ pub use fake_control::FakeControl;
 pub use http::{Connection, Reply};
 pub use load::{Load, Plan, Sample};
 pub use paths::Paths;
+pub use relay::Relay;
 pub use upstream::Upstream;
 pub use wait::until;
