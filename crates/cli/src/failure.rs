@@ -102,6 +102,8 @@ pub(crate) enum Failure {
         "the audit trail is not whole: {0}. Compare it with a backup of the database; the records before are good"
     )]
     Audit(Fault),
+    #[error("cannot read whose signatures to take from {}: {cause}; give a file that `keywheel ring trust --out` wrote", .path.display())]
+    TrustFile { path: PathBuf, cause: String },
     #[error("cannot read the checkpoint {}: {cause}; give a file that holds what `keywheel audit checkpoint` printed", .path.display())]
     CheckpointFile { path: PathBuf, cause: std::io::Error },
     #[error("{failed} of {of} targets do not enforce the ring: {why}")]

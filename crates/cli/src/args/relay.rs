@@ -17,8 +17,17 @@ pub(crate) struct Relay {
     #[arg(long, value_name = "URL", required = true, env = "KEYWHEEL_UPSTREAM", value_delimiter = ',')]
     pub(crate) upstream: Vec<String>,
     /// A base64 public key that may have signed the ring, as `keywheel ring show --trust` prints it; repeat for more
-    #[arg(long, value_name = "KEY", required = true, env = "KEYWHEEL_TRUST", value_delimiter = ',')]
+    #[arg(
+        long,
+        value_name = "KEY",
+        required_unless_present = "trust_file",
+        env = "KEYWHEEL_TRUST",
+        value_delimiter = ','
+    )]
     pub(crate) trust: Vec<PublicKey>,
+    /// A list of more of them, as `keywheel ring trust --out` writes it
+    #[arg(long, value_name = "FILE", env = "KEYWHEEL_TRUST_FILE")]
+    pub(crate) trust_file: Option<PathBuf>,
     /// A ring to serve; repeat for more
     #[arg(long, value_name = "NAME", default_value = "production")]
     pub(crate) ring: Vec<String>,

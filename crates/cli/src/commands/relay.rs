@@ -1,8 +1,10 @@
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use keywheel_control::Endpoint;
 use keywheel_control::serve::tls::{Tls, TlsFiles, WithoutCertificate};
+use keywheel_keyring::PublicKey;
 use keywheel_relay::{Access, Options, Relay, Tokens, UpstreamToken};
 use serde::Serialize;
 use tracing::warn;
@@ -34,6 +36,10 @@ pub(crate) async fn run(args: args::Relay, connection: &Connection, output: Outp
     if let Some(bad) = args.upstream.iter().find(|url| !is_url(url)) {
         return Err(Failure::UpstreamUrl(bad.clone()));
     }
+    let mut trust = args.trust.clone();
+    if let Some(path) = &args.trust_file {
+        trust.extend(trusted(path)?);
+    }
     let tls = ring_tls(&args.tls)?;
     let (listener, address) = listen(&args.listen, "--listen").await?;
     let access = access(&args, address)?;
@@ -51,7 +57,7 @@ pub(crate) async fn run(args: args::Relay, connection: &Connection, output: Outp
     let options = Options {
         data: args.data,
         rings: args.ring.clone(),
-        trust: args.trust,
+        trust,
         upstreams: args.upstream,
         token,
         http,
@@ -72,6 +78,17 @@ pub(crate) async fn run(args: args::Relay, connection: &Connection, output: Outp
     output.result(&ready, human)?;
     relay.serve(Endpoint { listener, tls }, shutdown).await;
     Ok(())
+}
+
+/// The keys of a list, of which none is no list.
+fn trusted(path: &Path) -> Result<Vec<PublicKey>, Failure> {
+    let bad = |cause: String| Failure::TrustFile { path: path.to_owned(), cause };
+    let text = std::fs::read_to_string(path).map_err(|error| bad(error.to_string()))?;
+    let keys: Vec<String> = serde_json::from_str(&text).map_err(|error| bad(error.to_string()))?;
+    if keys.is_empty() {
+        return Err(bad("it names no key".to_owned()));
+    }
+    keys.iter().map(|key| key.parse().map_err(|_| bad(format!("`{key}` is no public key")))).collect()
 }
 
 fn access(args: &args::Relay, address: SocketAddr) -> Result<Access, Failure> {
