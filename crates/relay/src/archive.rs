@@ -434,3 +434,95 @@ impl Log {
         dropped
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use keywheel_keyring::SignerId;
+
+    use super::*;
+
+    const HOUR: u64 = 3_600_000;
+
+    fn facts(kind: Kind, revision: u64, issued_at: u64, signer: &str) -> Facts {
+        let signer: SignerId = signer.parse().unwrap();
+        let (issued_at, expires_at) = (Millis(issued_at), Millis(issued_at + 24 * HOUR));
+        Facts { epoch: Epoch::from_bytes([1; 16]), kind, revision, issued_at, expires_at, signer }
+    }
+
+    const ONE: &str = "0101010101010101";
+
+    fn digest(first: u8) -> Digest {
+        Digest::from_bytes([first; 32])
+    }
+
+    /// Pages up to 0x40, 0x80 and the end, the last of them of revision 3, and one run of changes.
+    fn archive() -> Archive {
+        let page = |after: Option<u8>, through: Option<u8>, revision| {
+            let kind = Kind::Snapshot { after: after.map(digest), through: through.map(digest) };
+            facts(kind, revision, 1_000, ONE)
+        };
+        let pages =
+            vec![page(None, Some(0x40), 2), page(Some(0x40), Some(0x80), 2), page(Some(0x80), None, 3)];
+        let runs = vec![facts(Kind::Changes { since: 2 }, 4, 1_001, ONE)];
+        let beat = facts(Kind::Changes { since: 4 }, 4, 1_002, ONE);
+        Archive::restore(pages, runs, Some(beat)).unwrap()
+    }
+
+    #[test]
+    fn a_reader_gets_the_page_that_covers_what_comes_next() {
+        let archive = archive();
+        let number = |after: Option<u8>, at_least| {
+            let found = archive.page_for(after.map(digest), None, at_least, Millis(0));
+            found.map(|(place, _, ahead)| match place {
+                Place::Page { number, .. } => (number, ahead),
+                _ => panic!("{place:?}"),
+            })
+        };
+        assert_eq!(number(None, 0), Ok((0, Some(digest(0x80)))));
+        assert_eq!(number(Some(0x40), 2), Ok((1, None)));
+        assert_eq!(number(Some(0x3f), 2), Ok((0, Some(digest(0x80)))), "it covers more than is asked for");
+        assert_eq!(number(Some(0x80), 3), Ok((2, None)));
+        assert_eq!(number(Some(0x40), 3), Err(Unanswered::NotHeld), "it was cut before");
+        assert_eq!(number(None, 5), Err(Unanswered::Behind { head: 4 }));
+        let late = archive.page_for(None, None, 0, Millis(1_000 + 24 * HOUR));
+        assert_eq!(late, Err(Unanswered::Expired));
+    }
+
+    #[test]
+    fn pages_are_fetched_anew_when_they_are_old_or_of_another_signer_or_far_behind() {
+        let fresh = Millis(1_000 + FRESH_FOR);
+        assert_eq!(archive().page(fresh), None);
+        let anew = Some(Ask::Page { after: None, epoch: Some(Epoch::from_bytes([1; 16])), at_least: 4 });
+        assert_eq!(archive().page(Millis(fresh.0 + 1)), anew);
+
+        let mut signed_anew = archive();
+        signed_anew
+            .accept(facts(Kind::Changes { since: 4 }, 4, 2_000, "0202020202020202"), Millis(0))
+            .unwrap();
+        assert_eq!(signed_anew.page(Millis(PAUSE)), anew);
+
+        let mut behind = archive();
+        for revision in 5..=23 {
+            assert_eq!(behind.page(Millis(PAUSE)), None, "{revision}");
+            behind
+                .accept(facts(Kind::Changes { since: revision - 1 }, revision, 2_000, ONE), Millis(0))
+                .unwrap();
+        }
+        let anew = Ask::Page { after: None, epoch: Some(Epoch::from_bytes([1; 16])), at_least: 23 };
+        assert_eq!(behind.page(Millis(PAUSE)), Some(anew));
+        assert_eq!(behind.page(Millis(PAUSE - 1)), None, "not too often");
+    }
+
+    #[test]
+    fn an_upstream_that_is_an_older_copy_takes_nothing_back() {
+        let mut archive = archive();
+        let first = Kind::Snapshot { after: None, through: None };
+        assert_eq!(archive.gone(), []);
+        assert_eq!(archive.poll(), None, "it has no history from here");
+        assert_eq!(archive.accept(facts(first, 3, 9_000, ONE), Millis(0)), Err(Misfit::Older));
+        assert_eq!(archive.position().unwrap().1, 4);
+        archive.accept(facts(first, 7, 9_001, ONE), Millis(0)).unwrap();
+        assert_eq!(archive.position().unwrap().1, 4, "the changes up to there are yet to come");
+        assert!(archive.poll().is_some());
+    }
+}

@@ -156,19 +156,8 @@ struct Reader {
 impl Reader {
     fn ask(&mut self, archive: &Archive, now: Millis) {
         let sync = self.generation.sync.clone().filter(|_| !self.from_start);
-        let facts = if sync.is_some() || self.generation.complete.is_none() || self.from_start {
-            let (after, of, at_least) =
-                sync.map_or((None, None, 0), |sync| (sync.cursor, Some(sync.first.epoch), sync.floor));
-            match archive.page_for(after, of, at_least, now) {
-                Ok((_, facts, _)) => facts,
-                Err(Unanswered::EarlierEpoch(_)) => {
-                    self.from_start = true;
-                    return;
-                }
-                Err(_) => return,
-            }
-        } else {
-            let Position { epoch, revision } = self.generation.complete.unwrap();
+        let follows = self.generation.complete.filter(|_| sync.is_none() && !self.from_start);
+        let facts = if let Some(Position { epoch, revision }) = follows {
             match archive.changes_for(epoch, revision, now) {
                 Ok(Changes::Run(_, facts, _)) => facts,
                 Ok(Changes::AtHead) => match archive.heartbeat(now) {
@@ -176,6 +165,17 @@ impl Reader {
                     None => return,
                 },
                 Err(Unanswered::EarlierEpoch(_) | Unanswered::NotHeld) => {
+                    self.from_start = true;
+                    return;
+                }
+                Err(_) => return,
+            }
+        } else {
+            let (after, of, at_least) =
+                sync.map_or((None, None, 0), |sync| (sync.cursor, Some(sync.first.epoch), sync.floor));
+            match archive.page_for(after, of, at_least, now) {
+                Ok((_, facts, _)) => facts,
+                Err(Unanswered::EarlierEpoch(_)) => {
                     self.from_start = true;
                     return;
                 }
