@@ -69,7 +69,8 @@ fn a_ring_is_installed_and_followed() {
                 let page = pages.iter().find(|page| page.parameter("after") == asked.parameter("after"));
                 return Some(signed(page.unwrap_or_else(|| panic!("no answer was recorded to {path}"))));
             }
-            let since = |run: &&Exchange| run.body.contains(&format!("\"since\":{},", asked.parameter("since")));
+            let since =
+                |run: &&Exchange| run.body.contains(&format!("\"since\":{},", asked.parameter("since")));
             if !changed || asked.parameter("wait") == "0" {
                 return None;
             }

@@ -43,7 +43,8 @@ async fn a_released_filter_does_all_it_did_with_the_control_plane_of_now() {
         until("its reports of usage are understood", async || {
             let usage = keywheel(&scene.control, &["key", "usage", &old.key]).await;
             let rows = usage["hours"].as_array().cloned().unwrap_or_default();
-            let counted = |version: &str| rows.iter().any(|row| row["version"] == version && row["outcome"] == "valid");
+            let counted =
+                |version: &str| rows.iter().any(|row| row["version"] == version && row["outcome"] == "valid");
             (counted(&old.version) && counted(&new.version)).then_some(())
         })
         .await
@@ -103,7 +104,9 @@ async fn a_filter_takes_over_from_a_released_one_without_a_refusal() {
         let traffic = Traffic::start(scene.listener(), &key).refusing("revoked", &revoked.secret);
         let doomed = scene.key().await;
         scene.replace(|config| {
-            config.with_wasm(&now.wasm).with_plugin(|plugin| plugin["identity"] = json!({"client": "x-caller"}))
+            config
+                .with_wasm(&now.wasm)
+                .with_plugin(|plugin| plugin["identity"] = json!({"client": "x-caller"}))
         });
         // In the midst of it.
         let new = scene.admin.create_key("acme", &[]).await.unwrap();
@@ -120,7 +123,10 @@ async fn a_filter_takes_over_from_a_released_one_without_a_refusal() {
         assert_eq!(scene.get(&last.secret).await.status, 200);
         traffic.assert_served().await;
         let log = scene.envoy.log();
-        assert!(!log.contains("a stored bucket is damaged"), "one filter took the other's records for damaged");
+        assert!(
+            !log.contains("a stored bucket is damaged"),
+            "one filter took the other's records for damaged"
+        );
     }
 }
 
@@ -146,7 +152,8 @@ impl Distinct {
 #[tokio::test]
 #[ignore = "writes tests/compat/; cargo xtask record-release runs it"]
 async fn record_a_release() {
-    let dir = PathBuf::from(std::env::var_os("KEYWHEEL_RECORD_TO").expect("KEYWHEEL_RECORD_TO names a directory"));
+    let dir =
+        PathBuf::from(std::env::var_os("KEYWHEEL_RECORD_TO").expect("KEYWHEEL_RECORD_TO names a directory"));
     let version = dir.file_name().unwrap().to_string_lossy().into_owned();
     let control = ControlPlane::start(&paths()).await.unwrap();
     let recording = record(&control, &version).await.unwrap();
@@ -155,5 +162,6 @@ async fn record_a_release() {
     std::fs::create_dir_all(&dir).unwrap();
     let text = serde_json::to_string_pretty(&recording).unwrap() + "\n";
     std::fs::write(dir.join("recording.json"), text).unwrap();
-    std::fs::copy(paths().wasm, dir.join("keywheel_filter.wasm")).unwrap();
+    // Without the mode that a build gives it.
+    std::fs::write(dir.join("keywheel_filter.wasm"), std::fs::read(paths().wasm).unwrap()).unwrap();
 }

@@ -33,6 +33,8 @@ impl Deployed {
         let authority = Authority::new();
         secret(&dir.path().join("etc/tls"), &authority.server(), &authority.pem);
         secret(&dir.path().join("proxy"), &authority.client(), &authority.pem);
+        fs::create_dir_all(dir.path().join("etc/master-key")).unwrap();
+        fs::write(dir.path().join("etc/master-key/master.key"), "5a".repeat(32) + "\n").unwrap();
         let (admin, ring) = (port::free(), port::free());
         let here = |text: &str| {
             text.replace("/data", &dir.path().join("data").display().to_string())
@@ -45,7 +47,10 @@ impl Deployed {
         command.args(container["args"].as_array().unwrap().iter().map(|arg| here(arg.as_str().unwrap())));
         command.args(["--output", "json"]);
         for variable in container["env"].as_array().unwrap() {
-            command.env(variable["name"].as_str().unwrap(), here(variable["value"].as_str().unwrap()));
+            // The database's URL is in a secret.
+            if let Some(value) = variable["value"].as_str() {
+                command.env(variable["name"].as_str().unwrap(), here(value));
+            }
         }
         for (name, value) in config_map.at("/data").as_object().unwrap() {
             command.env(name, here(value.as_str().unwrap()));

@@ -126,7 +126,9 @@ async fn the_ring_comes_over_mtls_and_the_filter_from_a_server() {
         let reply = http::get(envoy.admin(), "/stats/prometheus", &[]).await.ok()?;
         let text = String::from_utf8_lossy(&reply.body).into_owned();
         let mut lines = text.lines().filter(|line| line.starts_with("keywheel_requests{"));
-        lines.any(|line| line.contains("ring=\"production\"") && line.contains("outcome=\"valid\"")).then_some(())
+        lines
+            .any(|line| line.contains("ring=\"production\"") && line.contains("outcome=\"valid\""))
+            .then_some(())
     })
     .await
     .unwrap();

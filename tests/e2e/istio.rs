@@ -55,7 +55,17 @@ impl Mesh {
             .with_cluster("keywheel", port::free())
             .with_listener(listener)
             .with_admin(envoy_admin);
-        Self { listener, envoy_admin, config, admin, plugin, file, _control: control, _upstream: upstream, dir }
+        Self {
+            listener,
+            envoy_admin,
+            config,
+            admin,
+            plugin,
+            file,
+            _control: control,
+            _upstream: upstream,
+            dir,
+        }
     }
 
     async fn envoy(&self) -> Envoy {
@@ -188,11 +198,9 @@ async fn a_plugin_is_updated_under_traffic_beside_another_that_shares_its_memory
     }
     // One that the filter does not take leaves the other at work.
     mesh.publish(5, |config| config["sources"] = json!([]));
-    until("Envoy refused a configuration", async || {
-        envoy.log().contains("sources: must be").then_some(())
-    })
-    .await
-    .unwrap();
+    until("Envoy refused a configuration", async || envoy.log().contains("sources: must be").then_some(()))
+        .await
+        .unwrap();
     let new = mesh.key().await;
     assert_eq!(mesh.status(&new.secret).await, 200);
     traffic.assert_served().await;
@@ -254,7 +262,8 @@ async fn metrics_have_labels_once_the_bootstrap_is_merged_and_long_names_before(
     let patch = read("istio/stats-tags.yaml").unwrap().remove(0);
     let tags = patch.at("/spec/configPatches/0/patch/value/stats_config/stats_tags").clone();
     let own = json!([{"tag_name": "cluster_name", "regex": r"^cluster\.((.+?)\.)"}]);
-    let merged: Vec<_> = [&own, &tags].into_iter().flat_map(|tags| tags.as_array().unwrap().clone()).collect();
+    let merged: Vec<_> =
+        [&own, &tags].into_iter().flat_map(|tags| tags.as_array().unwrap().clone()).collect();
     mesh.publish(1, |_| ());
     let key = mesh.admin.create_key("acme", &[]).await.unwrap();
     for (tags, wanted) in [
@@ -263,11 +272,14 @@ async fn metrics_have_labels_once_the_bootstrap_is_merged_and_long_names_before(
     ] {
         mesh.config = mesh.config.clone().with("/stats_config", in_istio(&tags));
         let envoy = mesh.envoy().await;
-        until("the key is served", async || (mesh.status(&key.secret).await == 200).then_some(())).await.unwrap();
+        until("the key is served", async || (mesh.status(&key.secret).await == 200).then_some(()))
+            .await
+            .unwrap();
         until(&format!("/stats/prometheus holds {wanted}"), async || {
             let reply = http::get(envoy.admin(), "/stats/prometheus", &[]).await.ok()?;
             let text = String::from_utf8_lossy(&reply.body).into_owned();
-            let other = wanted.replace(r#"ring="production",outcome="valid""#, r#"outcome="valid",ring="production""#);
+            let other = wanted
+                .replace(r#"ring="production",outcome="valid""#, r#"outcome="valid",ring="production""#);
             text.lines().any(|line| line.starts_with(wanted) || line.starts_with(&other)).then_some(())
         })
         .await

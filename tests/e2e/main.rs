@@ -21,6 +21,7 @@ mod failover;
 mod fragile;
 mod gateway;
 mod istio;
+mod kubernetes;
 mod leader_contested;
 mod leader_replaced;
 mod leader_silent;

@@ -85,8 +85,7 @@ pub fn read(file: impl AsRef<Path>) -> anyhow::Result<Vec<Object>> {
 ///
 /// It is not YAML.
 pub fn parse(file: &Path, text: &str) -> anyhow::Result<Vec<Object>> {
-    let values: Vec<Value> =
-        serde_saphyr::from_multiple(text).with_context(|| file.display().to_string())?;
+    let values: Vec<Value> = serde_saphyr::from_multiple(text).with_context(|| file.display().to_string())?;
     Ok(values.into_iter().map(|value| Object { file: file.to_owned(), value }).collect())
 }
 

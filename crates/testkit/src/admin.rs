@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use keywheel_api::{
-    Applied, Client, CreateClient, CreateKey, CreateToken, Import, Imported, Key, KeyWithSecret, List, NewVersion, Ring,
-    Role, RotationWithSecret, StartRotation, TokenWithSecret,
+    Applied, Client, CreateClient, CreateKey, CreateToken, Import, Imported, Key, KeyWithSecret, List,
+    NewVersion, Ring, Role, RotationWithSecret, StartRotation, TokenWithSecret,
 };
 use keywheel_keyring::Digest;
 use serde::Serialize;

@@ -10,7 +10,7 @@ use keywheel_keyring::usage::{Batch, Report};
 use keywheel_keyring::{Digest, Millis};
 
 use crate::envoy_admin::RING;
-use crate::release::{DOOMED, Exchange, LATER, MORE, REVOKED, RETIRING, Recording, SUCCESSOR, VALID};
+use crate::release::{DOOMED, Exchange, LATER, MORE, RETIRING, REVOKED, Recording, SUCCESSOR, VALID};
 use crate::{Connection, ControlPlane};
 
 /// As long as a rotation may last: the recording is replayed for years, but within its own time.

@@ -49,7 +49,11 @@ fn the_dashboard_is_json_and_every_panel_asks_something() {
     assert!(panels.len() >= 8);
     for panel in panels {
         let targets = panel["targets"].as_array().unwrap();
-        assert!(targets.iter().all(|target| target["expr"].as_str().is_some_and(|expr| expr.contains("keywheel_"))));
+        assert!(
+            targets
+                .iter()
+                .all(|target| target["expr"].as_str().is_some_and(|expr| expr.contains("keywheel_")))
+        );
         assert!(!targets.is_empty(), "{}", panel["title"]);
     }
 }

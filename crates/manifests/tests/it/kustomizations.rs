@@ -30,7 +30,11 @@ fn objects(dir: &Path) -> Vec<Object> {
     let mut all = Vec::new();
     for resource in resources {
         let path = dir.join(&resource);
-        if resource.extension().is_some() { all.extend(read(path).unwrap()) } else { all.extend(objects(&path)) }
+        if resource.extension().is_some() {
+            all.extend(read(path).unwrap())
+        } else {
+            all.extend(objects(&path))
+        }
     }
     all
 }
@@ -47,9 +51,11 @@ fn identities(objects: &[Object]) -> BTreeSet<(String, String, String)> {
 fn each_lists_every_file_beside_it() {
     for kustomization in kustomizations() {
         let (dir, listed) = listed(&kustomization);
-        let beside = std::fs::read_dir(directory().join(&dir)).unwrap().map(|entry| entry.unwrap().file_name());
+        let beside =
+            std::fs::read_dir(directory().join(&dir)).unwrap().map(|entry| entry.unwrap().file_name());
         let beside = beside.map(PathBuf::from).filter(|name| {
-            name.extension().is_some_and(|extension| extension == "yaml") && !name.ends_with("kustomization.yaml")
+            name.extension().is_some_and(|extension| extension == "yaml")
+                && !name.ends_with("kustomization.yaml")
         });
         let files: BTreeSet<_> = listed.iter().filter(|name| name.extension().is_some()).cloned().collect();
         assert_eq!(files, beside.collect(), "envoy/{}", dir.display());
@@ -63,7 +69,12 @@ fn each_entry_names_the_image_that_runs() {
     for kustomization in kustomizations() {
         let (dir, _) = listed(&kustomization);
         let is_part = dir.file_name().unwrap().to_string_lossy().starts_with("base");
-        assert_eq!(kustomization.at("/images/0/name").as_str(), (!is_part).then_some("keywheel"), "{}", dir.display());
+        assert_eq!(
+            kustomization.at("/images/0/name").as_str(),
+            (!is_part).then_some("keywheel"),
+            "{}",
+            dir.display()
+        );
     }
 }
 

@@ -72,7 +72,8 @@ fn each_filter_asks_a_cluster_that_is_there() {
         assert!(!clusters.is_empty(), "{object}");
         for cluster in clusters {
             let cluster = cluster.as_str().unwrap();
-            let (host, port) = if object.kind() == "WasmPlugin" { in_istio(cluster) } else { in_gateway(cluster, &object) };
+            let (host, port) =
+                if object.kind() == "WasmPlugin" { in_istio(cluster) } else { in_gateway(cluster, &object) };
             assert!(serves(&host, port), "{object}: nobody serves {host}:{port}");
             // The control plane's certificate, and Envoy's route to it, go by this name.
             assert_eq!(configuration.pointer("/control/authority"), Some(&json!(host)), "{object}");
@@ -83,7 +84,9 @@ fn each_filter_asks_a_cluster_that_is_there() {
 /// Istio's name of a cluster, taken apart, with the rule that says how it is reached.
 fn in_istio(cluster: &str) -> (String, u64) {
     let parts: Vec<_> = cluster.split('|').collect();
-    let ["outbound", port, "", host] = parts[..] else { panic!("{cluster} is no name of a cluster in Istio") };
+    let ["outbound", port, "", host] = parts[..] else {
+        panic!("{cluster} is no name of a cluster in Istio")
+    };
     let rules = of_kind("DestinationRule").into_iter();
     let rules: Vec<_> = rules.filter(|rule| rule.text("/spec/host") == host).collect();
     assert_eq!(rules.len(), 1, "one DestinationRule is for {host}");
@@ -103,7 +106,8 @@ fn in_gateway(cluster: &str, policy: &Object) -> (String, u64) {
     for name in names {
         assert_eq!(added.pointer(name), Some(&json!(cluster)), "{patch}: {name}");
     }
-    let address = "/operation/value/load_assignment/endpoints/0/lb_endpoints/0/endpoint/address/socket_address";
+    let address =
+        "/operation/value/load_assignment/endpoints/0/lb_endpoints/0/endpoint/address/socket_address";
     let address = added.pointer(address).unwrap();
     let host = address["address"].as_str().unwrap().to_owned();
     let tls = added.pointer("/operation/value/transport_socket/typed_config").unwrap();
@@ -120,7 +124,9 @@ fn services_budgets_and_policies_select_pods_that_are_there() {
         let pointers: &[&str] = match object.kind() {
             "Service" => &["/spec/selector"],
             "NetworkPolicy" => &["/spec/podSelector/matchLabels"],
-            "PodDisruptionBudget" | "PeerAuthentication" | "AuthorizationPolicy" => &["/spec/selector/matchLabels"],
+            "PodDisruptionBudget" | "PeerAuthentication" | "AuthorizationPolicy" => {
+                &["/spec/selector/matchLabels"]
+            }
             "Deployment" | "StatefulSet" => &["/spec/selector/matchLabels"],
             _ => continue,
         };
@@ -128,9 +134,9 @@ fn services_budgets_and_policies_select_pods_that_are_there() {
     }
     for (object, selector) in selectors {
         assert!(selector.as_object().is_some_and(|labels| !labels.is_empty()), "{object} selects everything");
-        let selected = pods().into_iter().any(|pods| {
-            pods.object.namespace() == object.namespace() && selects(&selector, pods.labels())
-        });
+        let selected = pods()
+            .into_iter()
+            .any(|pods| pods.object.namespace() == object.namespace() && selects(&selector, pods.labels()));
         assert!(selected, "{object} selects no pod");
     }
     for pods in pods() {
@@ -147,7 +153,12 @@ fn services_and_policies_lead_to_ports_that_listen() {
         for pods in pods().iter().filter(|pods| selects(service.at("/spec/selector"), pods.labels())) {
             for port in service.at("/spec/ports").as_array().unwrap() {
                 // A service without a port of its own for it would need a second lookup in every file.
-                assert_eq!(pods.port(&port["targetPort"]), port["port"].as_u64(), "{service} and {}", pods.object);
+                assert_eq!(
+                    pods.port(&port["targetPort"]),
+                    port["port"].as_u64(),
+                    "{service} and {}",
+                    pods.object
+                );
             }
         }
     }
@@ -161,7 +172,10 @@ fn services_and_policies_lead_to_ports_that_listen() {
     for policy in of_kind("NetworkPolicy") {
         for rule in policy.at("/spec/ingress").as_array().into_iter().flatten() {
             for port in rule["ports"].as_array().unwrap() {
-                assert!(known.contains(&port["port"].as_u64().unwrap()), "{policy}: nobody listens on {port}");
+                assert!(
+                    known.contains(&port["port"].as_u64().unwrap()),
+                    "{policy}: nobody listens on {port}"
+                );
             }
         }
     }
@@ -185,9 +199,13 @@ fn services_and_policies_lead_to_ports_that_listen() {
 fn what_pods_mount_and_read_is_there_or_the_readme_says_how_to_make_it() {
     let readme = std::fs::read_to_string(directory().join("kubernetes/README.md")).unwrap();
     let config_maps: BTreeSet<_> = of_kind("ConfigMap").iter().map(|map| map.name().to_owned()).collect();
-    let claims: BTreeSet<_> = of_kind("PersistentVolumeClaim").iter().map(|claim| claim.name().to_owned()).collect();
+    let claims: BTreeSet<_> =
+        of_kind("PersistentVolumeClaim").iter().map(|claim| claim.name().to_owned()).collect();
     let makes = |object: &Object, secret: &str| {
-        assert!(readme.contains(&format!("create secret generic {secret} ")), "{object}: README.md makes no {secret}");
+        assert!(
+            readme.contains(&format!("create secret generic {secret} ")),
+            "{object}: README.md makes no {secret}"
+        );
     };
     for pods in pods() {
         let object = &pods.object;
@@ -218,7 +236,8 @@ fn what_pods_mount_and_read_is_there_or_the_readme_says_how_to_make_it() {
             assert!(config_maps.contains(map), "{object}: there is no ConfigMap {map}");
         }
         // Every path in arguments and environment is one that is mounted.
-        let paths = container["args"].as_array().unwrap().iter().filter_map(|arg| arg.as_str()?.split_once("=/"));
+        let paths =
+            container["args"].as_array().unwrap().iter().filter_map(|arg| arg.as_str()?.split_once("=/"));
         let paths = paths.map(|(_, path)| format!("/{path}"));
         let variables = container["env"].as_array().into_iter().flatten();
         let values = variables.filter_map(|variable| variable["value"].as_str());
@@ -258,7 +277,8 @@ fn the_gateways_certificate_is_where_its_cluster_looks() {
     let volumes = deployment.pointer("/pod/volumes").unwrap();
     assert_eq!(volumes[0]["configMap"]["name"], json!(secrets.name()));
     let patch = &of_kind("EnvoyPatchPolicy")[0];
-    let tls = patch.at("/spec/jsonPatches/0/operation/value/transport_socket/typed_config/common_tls_context");
+    let tls =
+        patch.at("/spec/jsonPatches/0/operation/value/transport_socket/typed_config/common_tls_context");
     for asked in [
         tls.pointer("/tls_certificate_sds_secret_configs/0").unwrap(),
         tls.pointer("/combined_validation_context/validation_context_sds_secret_config").unwrap(),

@@ -45,7 +45,9 @@ fn none_lets_requests_through_a_failed_module() {
     for object in keywheel_manifests::all().unwrap() {
         match object.kind() {
             "WasmPlugin" => assert_eq!(object.text("/spec/failStrategy"), "FAIL_RELOAD", "{object}"),
-            "EnvoyExtensionPolicy" => assert_eq!(object.at("/spec/wasm/0/failOpen"), &json!(false), "{object}"),
+            "EnvoyExtensionPolicy" => {
+                assert_eq!(object.at("/spec/wasm/0/failOpen"), &json!(false), "{object}")
+            }
             _ => {}
         }
     }

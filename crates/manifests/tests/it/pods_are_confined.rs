@@ -27,7 +27,8 @@ fn every_pod_is_confined_probed_and_sized() {
             check("/startupProbe/httpGet/path", json!("/healthz"));
             check("/livenessProbe/httpGet/path", json!("/healthz"));
             check("/readinessProbe/httpGet/path", json!("/readyz"));
-            for size in ["/resources/requests/cpu", "/resources/requests/memory", "/resources/limits/memory"] {
+            for size in ["/resources/requests/cpu", "/resources/requests/memory", "/resources/limits/memory"]
+            {
                 assert!(container.pointer(size).is_some(), "{object}: {size}");
             }
         }
