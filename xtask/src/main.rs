@@ -10,14 +10,26 @@
 //! | [`check`] | format and lints |
 //! | [`test`] | native, wasm, API and end-to-end tests |
 //! | [`api`] | schemathesis on both listeners |
+//! | [`compose`] | the compose files, run in Docker |
+//! | [`reproducible`] | two builds of the filter, and whether they are one file |
+//! | [`deny`] | licences, sources and known vulnerabilities of dependencies |
+//! | [`sbom`] | what each thing that ships is built of |
+//! | [`dist`] | what images are made of |
+//! | [`release`] | what is kept of a release for the compatibility tests |
 //! | [`fuzz`] | libFuzzer on everything that reads bytes |
 //! | [`run`] | running a program, and saying what failed |
 
 mod api;
 mod build;
 mod check;
+mod compose;
+mod deny;
+mod dist;
 mod fuzz;
+mod release;
+mod reproducible;
 mod run;
+mod sbom;
 mod setup;
 mod test;
 mod versions;
@@ -37,10 +49,17 @@ cargo xtask <command>
       --only PART      native, wasm, postgres, api or e2e
       --envoy VERSION  end to end on this one, instead of the newest and the oldest supported;
                        ENVOY_BIN=/path/to/envoy names one of your own
+      --schemas DIR    check the manifests against the CustomResourceDefinitions in DIR
+  record-release   keep what this version's control plane says, and its filter, in tests/compat/
   fuzz [TARGET]      made-up inputs for all that reads bytes; needs a nightly compiler
       --seconds N      for each target, 60 by default
       --keep           add what is new to fuzz/corpus/
   check              formatting, and clippy natively and for wasm, warnings as errors
+  compose-test       docker-compose.yml and those beside it, run; skipped where there is no Docker
+  reproducible       build the filter twice, under different paths, and compare the digests
+  deny               licences and sources of dependencies, and known vulnerabilities where the list can be fetched
+  sbom               target/sbom/*.cdx.json: what the programs and the filter are built of
+  dist [--out DIR]   what images are made of, target/dist by default
   wasm               build the filter: target/wasm32-wasip1/wasm/keywheel_filter.wasm
   bench proxy        what a request costs, beside Envoy's own filters; --help for options, so with ring
   bench ring         1,000,000 keys: time to sync, memory, changes under load, revocations
@@ -80,6 +99,40 @@ fn dispatch() -> anyhow::Result<ExitCode> {
         "check" => {
             no_more(&mut args)?;
             check::all()?;
+        }
+        "record-release" => {
+            no_more(&mut args)?;
+            release::record()?;
+        }
+        "compose-test" => {
+            no_more(&mut args)?;
+            compose::test()?;
+        }
+        "reproducible" => {
+            no_more(&mut args)?;
+            setup::wasm_targets()?;
+            reproducible::check()?;
+        }
+        "deny" => {
+            no_more(&mut args)?;
+            deny::all()?;
+        }
+        "sbom" => {
+            no_more(&mut args)?;
+            let out = run::target().join("sbom");
+            sbom::write(&out)?;
+            println!("{}", out.display());
+        }
+        "dist" => {
+            let mut out = run::target().join("dist");
+            while let Some(arg) = args.next()? {
+                match arg {
+                    Long("out") => out = std::env::current_dir()?.join(args.value()?),
+                    other => return Err(other.unexpected().into()),
+                }
+            }
+            dist::make(&out, build::Profile::Release)?;
+            println!("{}", out.display());
         }
         "test" => return test::run(&test::Options::parse(args)?),
         "fuzz" => return fuzz::run(&fuzz::Options::parse(args)?),

@@ -1,6 +1,6 @@
 //! Running a program, and saying what failed.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
@@ -26,10 +26,15 @@ pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
+/// The cargo that runs us.
+pub(crate) fn cargo_program() -> OsString {
+    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+}
+
 /// The cargo that runs us, without what it says of us: build scripts that look at their package's name in the
 /// environment would run again, with all that depends on them, whenever one is not started through us.
 pub(crate) fn cargo() -> Command {
-    let mut command = command(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut command = command(cargo_program());
     for (name, _) in std::env::vars_os() {
         let about_us = ["CARGO_PKG_", "CARGO_MANIFEST_"];
         if name.to_str().is_some_and(|name| about_us.iter().any(|prefix| name.starts_with(prefix))) {
@@ -73,6 +78,26 @@ pub(crate) fn hand_over(command: &mut Command) -> anyhow::Result<ExitCode> {
         check(command)?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// The sources, without what is built or fetched.
+pub(crate) fn copy_sources(from: &Path, to: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(to).with_context(|| format!("cannot make {}", to.display()))?;
+    let entries = std::fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))?;
+    for entry in entries {
+        let entry = entry?;
+        let (name, kind) = (entry.file_name(), entry.file_type()?);
+        if ["target", ".tools", ".git"].iter().any(|left_out| name == *left_out) || entry.path() == target() {
+            continue;
+        }
+        if kind.is_dir() {
+            copy_sources(&entry.path(), &to.join(name))?;
+        } else if kind.is_file() {
+            let (from, to) = (entry.path(), to.join(name));
+            std::fs::copy(&from, &to).with_context(|| format!("cannot copy {}", from.display()))?;
+        }
+    }
+    Ok(())
 }
 
 fn line(command: &Command) -> String {

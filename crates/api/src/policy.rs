@@ -230,7 +230,10 @@ impl Terms {
 #[must_use]
 pub fn is_policy_name(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    (1..=MAX_NAME).contains(&text.len()) && text.bytes().all(plain) && text != "none"
+    (1..=MAX_NAME).contains(&text.len())
+        && text.bytes().all(plain)
+        && text != "none"
+        && !keywheel_keyring::entry::is_dots(text)
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]

@@ -4,6 +4,7 @@ mod audit;
 mod campaign;
 mod key;
 mod policy;
+mod relay;
 mod ring;
 mod self_service;
 mod serve;
@@ -23,12 +24,13 @@ pub(crate) use audit::Audit;
 pub(crate) use campaign::{Campaign, CreateCampaign};
 pub(crate) use key::{Client, Export, Format, Import, Key, Revoke, Rotation};
 pub(crate) use policy::{Notice, Policy, Retire, TermsArgs, Unset};
-pub(crate) use ring::{CanaryRule, Doctor, Push, Ring, SigningKey};
+pub(crate) use relay::{Relay, RelayTls};
+pub(crate) use ring::{CanaryRule, Doctor, Healthcheck, Push, Ring, SigningKey};
 pub(crate) use self_service::{OwnKey, SelfService};
 pub(crate) use serve::{LogFormat, MasterKey, Restore, RingAuth, Serve, ServeTls};
 pub(crate) use token::Token;
 pub(crate) use value::End;
-use value::duration;
+use value::wait;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -38,7 +40,8 @@ Exit codes:
   3  the control plane cannot be reached
   4  no token or key, or not one that may do this
   5  the audit trail is not whole
-  6  done, but not every proxy is known to enforce it (--wait)";
+  6  done, but not every proxy is known to enforce it (--wait)
+  7  restored, but held back until what was revoked since is merged";
 
 const CONNECTION: &str = "Connection";
 const RING_URL: &str = "http://127.0.0.1:7071";
@@ -55,7 +58,7 @@ pub(crate) struct Args {
     pub(crate) output: Output,
     /// After a change, wait until every proxy enforces it, so long at most, such as 30s; at most 60s. Says on stderr
     /// who does, and who does not
-    #[arg(long, global = true, value_name = "DURATION", value_parser = duration, num_args = 0..=1,
+    #[arg(long, global = true, value_name = "DURATION", value_parser = wait, num_args = 0..=1,
         default_missing_value = "10s", require_equals = true)]
     pub(crate) wait: Option<Duration>,
     /// Change a client, a key or a policy only if its ETag is still this one, as `show` printed it; `*` for any
@@ -93,6 +96,8 @@ pub(crate) struct Connection {
 pub(crate) enum Command {
     /// Run the control plane
     Serve(Box<Serve>),
+    /// Run a relay: a copy of the ring on a disk near its proxies
+    Relay(Box<Relay>),
     /// Who keys belong to
     #[command(subcommand)]
     Client(Client),
@@ -121,6 +126,8 @@ pub(crate) enum Command {
     Ring(Ring),
     /// What is wrong with a deployment, and what to do
     Doctor(Doctor),
+    /// Ask a URL once, and fail unless it answers as it should: for images, which have no other program to ask with
+    Healthcheck(Healthcheck),
     /// Who changed what, and whether the record of it is whole
     #[command(subcommand)]
     Audit(Audit),

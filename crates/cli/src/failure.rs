@@ -50,6 +50,8 @@ pub(crate) enum Failure {
     Unwell(usize),
     #[error("the change is made, but not every proxy is known to enforce it")]
     NotApplied,
+    #[error("the copy is restored and published to nobody yet")]
+    HeldBack,
     #[error(
         "the new key is not accepted by every proxy yet, but from {} on at the latest: go on with the old one, and run this again", when(*.at)
     )]
@@ -108,6 +110,8 @@ pub(crate) enum Failure {
         "the audit trail is not whole: {0}. Compare it with a backup of the database; the records before are good"
     )]
     Audit(Fault),
+    #[error("cannot read whose signatures to take from {}: {cause}; give a file that `keywheel ring trust --out` wrote", .path.display())]
+    TrustFile { path: PathBuf, cause: String },
     #[error("cannot read the checkpoint {}: {cause}; give a file that holds what `keywheel audit checkpoint` printed", .path.display())]
     CheckpointFile { path: PathBuf, cause: std::io::Error },
     #[error("{failed} of {of} targets do not enforce the ring: {why}")]
@@ -118,6 +122,18 @@ pub(crate) enum Failure {
     Listen { address: String, option: &'static str, cause: std::io::Error },
     #[error(transparent)]
     Tls(#[from] keywheel_control::serve::tls::TlsError),
+    #[error(transparent)]
+    Relay(#[from] keywheel_relay::OpenError),
+    #[error(transparent)]
+    ProxyTokens(#[from] keywheel_relay::TokensError),
+    #[error(
+        "nobody could be let in on {address}: give --proxy-token-file a file of tokens, or --ring-client-ca the certificates of whoever signs those of proxies. With --ring-auth open everyone who reaches it may read the ring"
+    )]
+    NoCredentials { address: std::net::SocketAddr },
+    #[error(
+        "`{0}` cannot be the upstream's URL: write it like http://127.0.0.1:7071 or https://keywheel.example:7071"
+    )]
+    UpstreamUrl(String),
     #[error(transparent)]
     Restore(#[from] keywheel_control::restore::RestoreError),
     #[error("cannot write the backup {}: {cause}", .path.display())]
@@ -142,6 +158,14 @@ pub(crate) enum Failure {
     ImportRefused(usize),
     #[error("cannot write {}: {cause}", .path.display())]
     Write { path: PathBuf, cause: std::io::Error },
+    #[error("`{0}` cannot be asked: write it like http://127.0.0.1:7070/readyz")]
+    HealthUrl(String),
+    #[error("{url} is not well: {cause}")]
+    Unhealthy { url: String, cause: String },
+    #[error("cannot read {}: {cause}", .path.display())]
+    Template { path: PathBuf, cause: std::io::Error },
+    #[error("{} does not say {placeholder} anywhere: fill in a copy that no keys were put into, such as envoy/envoy.yaml", .path.display())]
+    NothingToFill { path: PathBuf, placeholder: &'static str },
     #[error("the ring's key prefix `{0}` is none that this keywheel knows; use a newer one")]
     KeyPrefix(String),
 }
@@ -155,6 +179,9 @@ impl Failure {
             | Self::ConsumerUrl(_)
             | Self::TargetUrl(_)
             | Self::EnvoyUrl(_)
+            | Self::HealthUrl(_)
+            | Self::UpstreamUrl(_)
+            | Self::NoCredentials { .. }
             | Self::HalfIdentity => 2,
             Self::Unreachable { .. } | Self::RingUnreachable { .. } | Self::ConsumerUnreachable { .. } => 3,
             Self::NoToken | Self::BadToken | Self::TokenFile { .. } => 4,
@@ -162,6 +189,7 @@ impl Failure {
             Self::Refused(problem) if matches!(problem.status, 401 | 403) => 4,
             Self::Audit(_) | Self::EmptyTrail => 5,
             Self::NotApplied | Self::NotYet { .. } => 6,
+            Self::HeldBack => 7,
             _ => 1,
         }
     }

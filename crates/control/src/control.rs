@@ -31,7 +31,7 @@ use crate::serve::{self, Endpoint, Limits};
 use crate::signers::{self, Signers};
 use crate::store::backup;
 use crate::store::{
-    Context, Location, NewRing, NewToken, OpenError, PostgresUrl, Setup, Signer, Store, StoreError,
+    Alone, Context, Location, NewRing, NewToken, OpenError, PostgresUrl, Setup, Signer, Store, StoreError,
 };
 
 /// How long open connections may take to end after the listeners have closed.
@@ -91,6 +91,8 @@ pub enum StartError {
     Directory { path: PathBuf, cause: io::Error },
     #[error("another keywheel serves the data directory {}; stop it first, or give --data another directory", .path.display())]
     Locked { path: PathBuf },
+    #[error("a control plane serves {0}; stop all that do, and try again")]
+    Served(PostgresUrl),
     #[error("there is no control plane in {}; give --data the directory that `keywheel serve` was given", .path.display())]
     NoDatabase { path: PathBuf },
     #[error(transparent)]
@@ -103,7 +105,7 @@ pub enum StartError {
     HalfRotated { path: PathBuf },
     #[error("cannot write the admin token to {}: {cause}; give --admin-token-file a path that this user may write", .path.display())]
     TokenFile { path: PathBuf, cause: io::Error },
-    #[error("`{0}` cannot name a ring: 1 to 64 letters, digits, `.`, `_` and `-`")]
+    #[error("`{0}` cannot name a ring: 1 to 64 letters, digits, `.`, `_` and `-`, and not `.` or `..`")]
     RingName(String),
     #[error("the database cannot be used: {0}; check its disk, or restore a backup")]
     Store(#[from] StoreError),
@@ -374,7 +376,11 @@ fn prepare(data: &Path, database: &Path) -> Result<File, StartError> {
 }
 
 /// Makes the directory, and holds it as long as the file is open.
-pub(crate) fn lock(data: &Path) -> Result<File, StartError> {
+///
+/// # Errors
+///
+/// It cannot be made, or another process holds it.
+pub fn lock(data: &Path) -> Result<File, StartError> {
     let failed = |cause| StartError::Directory { path: data.to_owned(), cause };
     directory(data)?;
     let lock = private(&data.join("keywheel.lock")).map_err(failed)?;
@@ -383,6 +389,13 @@ pub(crate) fn lock(data: &Path) -> Result<File, StartError> {
         Err(TryLockError::WouldBlock) => Err(StartError::Locked { path: data.to_owned() }),
         Err(TryLockError::Error(cause)) => Err(failed(cause)),
     }
+}
+
+/// Holds a PostgreSQL database that nobody serves; [`lock`] does that for a directory.
+pub(crate) async fn alone(database: Option<&PostgresUrl>) -> Result<Option<Alone>, StartError> {
+    let Some(url) = database else { return Ok(None) };
+    let alone = Alone::on(url).await?;
+    Ok(Some(alone.ok_or_else(|| StartError::Served(url.clone()))?))
 }
 
 fn private(path: &Path) -> io::Result<File> {

@@ -112,6 +112,7 @@ pub enum RestoreError {
 pub async fn restore(options: &RestoreOptions) -> Result<Report, RestoreError> {
     let database = options.data.join("keywheel.db");
     let restoring = options.data.join("keywheel.db.restoring");
+    let _alone = control::alone(options.database.as_ref()).await?;
     let (location, _lock) = match (&options.database, &options.from) {
         (Some(url), _) => (Location::Postgres(url.clone()), None),
         (None, None) if !database.exists() => return Err(RestoreError::Absent(database)),

@@ -5,8 +5,10 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use keywheel_api::{
     Applied, Client, CreateClient, CreateKey, CreateRing, CreateToken, Import, Imported, Key, KeyWithSecret,
-    List, Promoted, Ring, RingSummary, Role, Rotation, RotationWithSecret, StartRotation, TokenWithSecret,
+    List, NewVersion, Promoted, Ring, RingSummary, Role, Rotation, RotationWithSecret, StartRotation,
+    TokenWithSecret,
 };
+use keywheel_keyring::Digest;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -76,6 +78,36 @@ impl Admin {
         let made: KeyWithSecret = self.post("/v1/keys", key).await?;
         let version = made.key.versions.first().context("a new key has a version")?.id.clone();
         Ok(Issued { key: made.key.id, version, secret: made.secret.context("the server made the text")? })
+    }
+
+    /// A key whose text the caller has: `id` is the version's.
+    ///
+    /// # Errors
+    ///
+    /// As [`Admin::create_client`].
+    pub async fn bring(&self, client: &str, id: &str, text: &str) -> anyhow::Result<Key> {
+        let version = Some(NewVersion { id: id.into(), digest: Digest::of(text.as_bytes()) });
+        let body = CreateKey { client: client.into(), version, ..CreateKey::default() };
+        let made: KeyWithSecret = self.post("/v1/keys", &body).await?;
+        Ok(made.key)
+    }
+
+    /// Starts a rotation to a version whose text the caller has.
+    ///
+    /// # Errors
+    ///
+    /// As [`Admin::create_client`].
+    pub async fn rotate_to(
+        &self,
+        key: &str,
+        id: &str,
+        text: &str,
+        overlap_seconds: u64,
+    ) -> anyhow::Result<RotationWithSecret> {
+        let version = Some(NewVersion { id: id.into(), digest: Digest::of(text.as_bytes()) });
+        let body =
+            StartRotation { overlap_seconds: Some(overlap_seconds), version, ..StartRotation::default() };
+        self.post(&format!("/v1/keys/{key}/rotations"), &body).await
     }
 
     /// # Errors

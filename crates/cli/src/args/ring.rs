@@ -1,5 +1,6 @@
 //! Rings: proxies, signing keys, and how to bring a ring elsewhere.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args as Group, Subcommand, ValueEnum};
@@ -69,6 +70,13 @@ pub(crate) enum Ring {
     Trust {
         #[arg(default_value = "production")]
         ring: String,
+        /// Instead of the list, this file, such as envoy/envoy.yaml, with the list's keys where it says
+        /// `REPLACE_WITH_TRUST_KEY`
+        #[arg(long, value_name = "FILE")]
+        fill: Option<PathBuf>,
+        /// Where to write it, instead of printing it
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
     },
     /// The keys that sign a ring
     #[command(subcommand)]
@@ -182,4 +190,14 @@ pub(crate) struct Doctor {
     pub(crate) envoy: Vec<String>,
     #[arg(long, value_name = "URL", env = "KEYWHEEL_RING_URL", default_value = RING_URL, help = RING_URL_HELP)]
     pub(crate) ring_url: String,
+}
+
+#[derive(Debug, Group)]
+pub(crate) struct Healthcheck {
+    /// What to ask: /readyz of a listener of a control plane or relay, or an Envoy with the filter
+    #[arg(default_value = "http://127.0.0.1:7070/readyz")]
+    pub(crate) target: String,
+    /// The only good answer. An Envoy that has its ring answers 401 to a request without a key, and 503 before
+    #[arg(long, value_name = "CODE", default_value_t = 200, value_parser = clap::value_parser!(u16).range(100..=599))]
+    pub(crate) status: u16,
 }

@@ -1,3 +1,6 @@
+use std::fs;
+use std::path::PathBuf;
+
 use keywheel_api::{
     Canary, CreateRing, ForgetProxies, ForgottenProxies, Promote, Promoted, Proxy, ProxyState, Ring,
     RingProxies, RingSummary, RingUsage, SetPolicy, UpdateRing,
@@ -11,6 +14,9 @@ use crate::failure::Failure;
 use crate::http::{Api, token};
 use crate::output::{Output, print, table};
 use crate::source::Source;
+
+/// Where the configurations in `envoy/` want a ring's keys.
+const PLACEHOLDER: &str = "REPLACE_WITH_TRUST_KEY";
 
 pub(crate) async fn run(
     command: args::Ring,
@@ -90,9 +96,16 @@ pub(crate) async fn run(
                 None => format!("The keys of ring {} follow no policy of the ring.", ring.name),
             })
         }
-        args::Ring::Trust { ring } => {
+        args::Ring::Trust { ring, fill, out } => {
             let ring: Ring = api()?.get(&format!("/v1/rings/{}", segment(&ring))).await?;
-            print(&serde_json::to_string(&ring.trust).map_err(std::io::Error::from)?)
+            let text = match fill {
+                Some(template) => filled(&ring.trust, template)?,
+                None => serde_json::to_string(&ring.trust).map_err(std::io::Error::from)?,
+            };
+            match out {
+                Some(path) => fs::write(&path, text + "\n").map_err(|cause| Failure::Write { path, cause }),
+                None => print(&text),
+            }
         }
         args::Ring::SigningKey(command) => signing_key::run(command, &api()?, output).await,
         args::Ring::Export { ring, seed: _, ring_url } => {
@@ -119,6 +132,20 @@ fn goes_on(canary: &Canary) -> String {
         ),
         Promote::AfterPause => format!("what is new goes to {of} after {}", span(*pause_seconds)),
     }
+}
+
+/// A configuration that trusts the ring. The keys are base64, which stands in a list of YAML as it is.
+fn filled(trust: &[String], template: PathBuf) -> Result<String, Failure> {
+    let text = match fs::read_to_string(&template) {
+        Ok(text) => text,
+        Err(cause) => return Err(Failure::Template { path: template, cause }),
+    };
+    // What the comments say of it stays; the list is what counts.
+    let (empty, full) = (format!("[{PLACEHOLDER}]"), format!("[{}]", trust.join(", ")));
+    if !text.contains(&empty) {
+        return Err(Failure::NothingToFill { path: template, placeholder: PLACEHOLDER });
+    }
+    Ok(text.trim_end().replace(&empty, &full))
 }
 
 async fn print_ring(ring: &str, trust: bool, api: &Api<'_>, output: Output) -> Result<(), Failure> {

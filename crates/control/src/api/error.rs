@@ -56,7 +56,8 @@ impl IntoResponse for ApiError {
             Self::Problem(problem) => *problem,
             Self::Unavailable(cause) => {
                 error!(cause, "The database is not available");
-                let detail = "the database is locked, read-only or out of space; try again later";
+                let detail =
+                    "the database does not answer, or is locked, read-only or out of space; try again later";
                 Problem::new(ProblemKind::Unavailable, detail)
             }
             Self::TooManyFailures { retry_after: after } => {

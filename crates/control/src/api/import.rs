@@ -7,7 +7,7 @@ use keywheel_api::time::{millis, timestamp};
 use keywheel_api::{
     ExportedVersion, Import, ImportItem, ImportRefusal, Imported, List, Problem, RefusedItem,
 };
-use keywheel_keyring::entry::{MAX_SCOPES, is_name, is_scope};
+use keywheel_keyring::entry::{MAX_SCOPES, is_client_name, is_scope};
 use keywheel_keyring::{Digest, Millis};
 use serde::Deserialize;
 use tracing::info;
@@ -66,7 +66,7 @@ pub(crate) async fn import(
 
 /// Which rule an item breaks.
 fn broken(item: &ImportItem, now: Millis) -> Option<String> {
-    if !is_name(&item.client) {
+    if !is_client_name(&item.client) {
         return Some(format!("client: {NAME_RULE}"));
     }
     if item.scopes.len() > MAX_SCOPES || !item.scopes.iter().all(|scope| is_scope(scope)) {

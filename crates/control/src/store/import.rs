@@ -2,13 +2,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use keywheel_api::time::timestamp;
 use keywheel_api::{Client, ImportItem, ImportRefusal, Imported, RefusedItem, time};
-use keywheel_keyring::{Digest, Millis, VersionId};
+use keywheel_keyring::{Digest, Millis, State, VersionId};
 use serde_json::json;
 use sqlx::Row as _;
 
 use super::change::{Change, Context};
 use super::db::Sql;
-use super::rows::{digest, int};
+use super::rows::{digest, int, state_name, word};
 use super::{Refusal, Store, StoreError};
 use crate::ids;
 use crate::secret::NoRandomness;
@@ -45,10 +45,10 @@ const CLIENTS: Sql = Sql {
         WHERE r.id = $1 AND c.name IN (SELECT jsonb_array_elements_text($2::jsonb))",
 };
 const TAKEN: Sql = Sql {
-    sqlite: "SELECT v.digest, c.name AS client, k.scopes, k.expires_at FROM versions v
+    sqlite: "SELECT v.digest, v.state, c.name AS client, k.scopes, k.expires_at FROM versions v
         JOIN keys k ON k.id = v.key_id JOIN clients c ON c.id = k.client_id
         WHERE v.ring_id = $1 AND v.digest IN (SELECT unhex(value) FROM json_each($2))",
-    postgres: "SELECT v.digest, c.name AS client, k.scopes, k.expires_at FROM versions v
+    postgres: "SELECT v.digest, v.state, c.name AS client, k.scopes, k.expires_at FROM versions v
         JOIN keys k ON k.id = v.key_id JOIN clients c ON c.id = k.client_id
         WHERE v.ring_id = $1
             AND v.digest IN (SELECT decode(jsonb_array_elements_text($2::jsonb), 'hex'))",
@@ -161,8 +161,18 @@ impl Importing<'_> {
             let item = arriving.item;
             let (reason, detail) = if compromised.contains(&item.digest) {
                 (ImportRefusal::Compromised, Refusal::DigestCompromised(item.digest).to_string())
-            } else if let Some(there) = taken.remove(&item.digest) {
+            } else if let Some((there, state)) = taken.remove(&item.digest) {
                 let same = (&there.client, &there.scopes, expiry(&there));
+                if state.is_denied() {
+                    let state = state_name(state);
+                    let detail = format!("it is there, and {state}: reinstate it, or make another key");
+                    self.report.refused.push(RefusedItem {
+                        item: arriving.at as u64,
+                        reason: ImportRefusal::Ended,
+                        detail,
+                    });
+                    continue;
+                }
                 if same == (&item.client, &item.scopes, expiry(item)) {
                     self.report.present = self.report.present.saturating_add(1);
                     continue;
@@ -263,7 +273,7 @@ impl Change<'_> {
         &mut self,
         ring: i64,
         items: &[Arriving<'_>],
-    ) -> Result<BTreeMap<Digest, ImportItem>, StoreError> {
+    ) -> Result<BTreeMap<Digest, (ImportItem, State)>, StoreError> {
         let mut found = BTreeMap::new();
         let query = sqlx::query(self.dialect().pick(&TAKEN)).bind(ring).bind(digests(items));
         for row in query.fetch_all(&mut *self.tx).await? {
@@ -273,7 +283,7 @@ impl Change<'_> {
                 scopes: super::rows::json(row.try_get("scopes")?)?,
                 expires_at: super::rows::optional_timestamp(&row, "expires_at")?,
             };
-            found.insert(item.digest, item);
+            found.insert(item.digest, (item, word(&row, "state")?));
         }
         Ok(found)
     }

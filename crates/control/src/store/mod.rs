@@ -84,6 +84,7 @@ pub use plans::AUTOMATIC_STARTS_A_MINUTE;
 pub use preconditions::{Precondition, Resource, Tags, entity_tag};
 pub use presence::Vanished;
 pub use repeats::{Answered, Attempt, Found, KEEP_ANSWERS, Request, Reused};
+pub use replicas::Alone;
 pub use restore::{Restoration, RestorePoint, Restored};
 pub use rings::{Cut, RingRecord};
 pub use rotations::{NewRotation, RollBackTo, RotationFilter};
@@ -140,7 +141,7 @@ pub enum StoreError {
     #[error("the request was carried out meanwhile")]
     Repeated,
     /// Asking again later will help.
-    #[error("too many usage reports wait to be written")]
+    #[error("too much waits to be written")]
     Busy,
     /// One failure of a write that was made for many.
     #[error(transparent)]
@@ -162,7 +163,9 @@ pub enum Refusal {
     ClientExists(String),
     #[error("version `{0}` exists already, made by a different request")]
     VersionExists(String),
-    #[error("the digest belongs to another key version of this ring")]
+    #[error(
+        "the digest belongs to another key version of this ring, or to one with another client, other scopes or another end"
+    )]
     DigestTaken,
     #[error("version `{0}` has ended already and is refused everywhere")]
     VersionEnded(String),
@@ -172,7 +175,9 @@ pub enum Refusal {
         "version `{0}` ended so long ago that proxies have forgotten it; create a new key, or rotate this one"
     )]
     VersionRemoved(String),
-    #[error("version `{0}` is compromised, which is for ever; rotate the key, or create a new one")]
+    #[error(
+        "version `{0}` is compromised, which is for ever; create a new key, unless this one has another version that is accepted"
+    )]
     VersionCompromised(String),
     #[error("digest {0} is known to be compromised and is never accepted again; make another key")]
     DigestCompromised(Digest),
@@ -192,7 +197,9 @@ pub enum Refusal {
     RotationBegun(String),
     #[error("key `{key}` is not accepted before {at}; wait until then, or revoke it and create another one")]
     KeyPending { key: String, at: Timestamp },
-    #[error("key `{0}` has no active version: it was revoked; create a new key, or reinstate it")]
+    #[error(
+        "key `{0}` has no active version: create a new key, or reinstate this one if what ended it can be taken back"
+    )]
     KeyRevoked(String),
     #[error(
         "version `{version}` begins at {at}, and would end before that; take it back first, or choose a later end"

@@ -9,7 +9,7 @@ use super::keys::NewVersion;
 use super::rows::{VersionRow, int, optional_time, rotation, share, time as time_of};
 use super::{Refusal, Store, StoreError};
 use crate::ids;
-use crate::lifecycle::{self, Event, Turn};
+use crate::lifecycle::{self, Event, Turn, accepted_until};
 
 const ROTATION: &str = "SELECT id, key_id, old_version, new_version, state, ended_by, begins_at,
     overlap_ends_at, deadline, created_at, ended_at, retire, quiet, automatic, waits_for, evidence, only_old
@@ -279,7 +279,9 @@ impl Change<'_> {
             Some(until) => self.waits_for_canary(old.ring, until).await?,
             None => None,
         };
-        let ends_at = Millis(begins_at.0.saturating_add(overlap));
+        // The old version ends by itself before, where that is earlier.
+        let ends_at = accepted_until(Some(Millis(begins_at.0.saturating_add(overlap))), old.expires_at);
+        let ends_at = ends_at.unwrap_or_default().max(begins_at);
         let retire = json!(terms.retire);
         let id = ids::new("rot", now)?;
         sqlx::query(
@@ -397,6 +399,8 @@ impl Change<'_> {
     pub(super) async fn begin_overlap(&mut self, rotation: &Rotation) -> Result<(), StoreError> {
         let now = self.now();
         let ends_at = Millis(now.0.saturating_add(overlap(rotation).unwrap_or_default()));
+        let own_end = self.version_in(rotation, &rotation.old_version).await?.expires_at;
+        let ends_at = accepted_until(Some(ends_at), own_end).unwrap_or_default().max(now);
         lifecycle::turn(rotation.state, Turn::Begin)?;
         let row = sqlx::query(
             "UPDATE rotations SET state = 'overlapping', begins_at = $1, overlap_ends_at = $2, deadline = $2

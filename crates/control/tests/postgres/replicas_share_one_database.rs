@@ -8,9 +8,10 @@ use keywheel_api::{
     Campaign, CampaignProgress, Key, List, Notice, RingProxies, RingSigningKey, Rotation, RotationState,
 };
 use keywheel_control::jobs::scheduler;
+use keywheel_control::restore::{RestoreError, RestoreOptions, restore};
 use keywheel_control::ring::proxies;
-use keywheel_control::store::Location;
-use keywheel_control::{Control, Options, clock};
+use keywheel_control::store::{Alone, Location};
+use keywheel_control::{Control, Options, StartError, clock};
 use keywheel_testkit::wait::until;
 use serde_json::json;
 use tokio::sync::watch;
@@ -332,6 +333,32 @@ async fn what_a_proxy_tells_one_replica_proves_a_change_on_another() {
     let applied: serde_json::Value = answer.json(StatusCode::OK);
     assert_eq!(applied["applied"]["complete"], true, "{applied}");
     assert_eq!(applied["applied"]["rings"][0]["of"], 1, "{applied}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_restores_or_rekeys_a_database_that_is_served() {
+    let pair = pair().await;
+    let url = database_of(pair.one.dir.path());
+    // Both say so as soon as they listen.
+    while Alone::on(&url).await.unwrap().is_some() {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let epoch = pair.one.epoch();
+    let options = RestoreOptions {
+        data: pair.one.dir.path().to_owned(),
+        database: Some(url.clone()),
+        master_key_file: None,
+        from: None,
+        journals: Vec::new(),
+        checkpoints: Vec::new(),
+        documents: Vec::new(),
+        trust: Vec::new(),
+        at_least: None,
+        accept_loss: true,
+    };
+    let refused = restore(&options).await.unwrap_err();
+    assert!(matches!(refused, RestoreError::Start(StartError::Served(_))), "{refused}");
+    assert_eq!(pair.one.store().rings().await.unwrap()[0].epoch.to_string(), epoch);
 }
 
 #[tokio::test(flavor = "multi_thread")]
