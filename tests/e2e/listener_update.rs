@@ -68,7 +68,7 @@ fn tell_client_in(config: EnvoyConfig, header: &str) -> EnvoyConfig {
 }
 
 /// Waits until each of many new connections is decided by the configuration that names this header.
-async fn until_told_in(listener: SocketAddr, key: &Issued, header: &str) {
+pub(crate) async fn until_told_in(listener: SocketAddr, key: &Issued, header: &str) {
     until(&format!("the client is told in {header}"), async || {
         for _ in 0..8 {
             let headers = [("x-api-key", key.secret.as_str()), (header, "forged")];

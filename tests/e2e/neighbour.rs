@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use keywheel_testkit::{Connection, EnvoyConfig};
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::scene::Scene;
@@ -34,19 +34,21 @@ impl Neighbour {
     }
 
     fn before_the_filter(&self, config: EnvoyConfig) -> EnvoyConfig {
-        config.with_filter_before(json!({
-            "name": "neighbour",
-            "typed_config": {
-                "@type": "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm",
-                "config": {
-                    "name": "neighbour",
-                    "vm_config": {
-                        "runtime": "envoy.wasm.runtime.v8",
-                        "code": {"local": {"filename": self.wasm.display().to_string()}},
-                    },
+        config.with_filter_before(json!({"name": "neighbour", "typed_config": self.typed_config()}))
+    }
+
+    /// As a filter of Envoy, without `vm_id`.
+    pub(crate) fn typed_config(&self) -> Value {
+        json!({
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm",
+            "config": {
+                "name": "neighbour",
+                "vm_config": {
+                    "runtime": "envoy.wasm.runtime.v8",
+                    "code": {"local": {"filename": self.wasm.display().to_string()}},
                 },
             },
-        }))
+        })
     }
 }
 

@@ -23,6 +23,11 @@ pub(crate) struct Replaceable {
 
 impl Replaceable {
     pub(crate) async fn start() -> Self {
+        Self::with(|config| config).await
+    }
+
+    /// As [`Replaceable::start`], with changes to the configuration.
+    pub(crate) async fn with(change: impl FnOnce(EnvoyConfig) -> EnvoyConfig) -> Self {
         let control = ControlPlane::start(&paths()).await.unwrap();
         let upstream = Upstream::start().await.unwrap();
         let admin = control.admin().unwrap();
@@ -30,7 +35,7 @@ impl Replaceable {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("listener.json");
         let (listener, envoy_admin) = (port::free(), port::free());
-        let config = config(&control, &upstream).with_listener(listener).with_admin(envoy_admin);
+        let config = change(config(&control, &upstream)).with_listener(listener).with_admin(envoy_admin);
         let (bootstrap, in_file) = config.clone().with_listener_in(&file);
         in_file.write(&file).unwrap();
         let envoy = Envoy::start_at(&paths(), &bootstrap, 2, listener, envoy_admin).await.unwrap();

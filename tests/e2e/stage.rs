@@ -1,6 +1,8 @@
 //! Envoy in front of an upstream, with a ring that is written by hand: a key in every state that a
 //! request can meet. What the filter makes of requests needs no real control plane.
 
+use std::net::SocketAddr;
+
 use keywheel_keyring::{Brownout, Digest, Entry, Millis, State};
 use keywheel_testkit::envoy_admin::RING;
 use keywheel_testkit::upstream::seen_header;
@@ -72,12 +74,17 @@ pub(crate) fn seen(reply: &Reply, name: &str) -> String {
 
 /// The shipped configuration between these parts.
 pub(crate) fn config(fake: &FakeControl, upstream: &Upstream) -> EnvoyConfig {
+    config_of(fake.address(), &fake.trust(), upstream)
+}
+
+/// As [`config`], with whoever serves the ring and signs it.
+pub(crate) fn config_of(ring: SocketAddr, trust: &[String], upstream: &Upstream) -> EnvoyConfig {
     EnvoyConfig::shipped()
         .unwrap()
         .with_wasm(&paths().wasm)
-        .with_cluster("keywheel", fake.address())
+        .with_cluster("keywheel", ring)
         .with_cluster("upstream", upstream.address())
-        .with_trust(&fake.trust())
+        .with_trust(trust)
 }
 
 /// Sets fields of the filter's configuration.

@@ -11,7 +11,7 @@ mod world;
 use keywheel_filter::config::Config;
 use keywheel_keyring::{Digest, Entry, PublicKey, State};
 
-pub use control::{FakeControl, Fault};
+pub use control::{FakeControl, Fault, Signed};
 pub use envoy::{FakeHost, FakeSharedData};
 pub use protobuf::yaml_struct;
 pub use request::{FakeRequest, UNREADABLE};

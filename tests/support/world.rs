@@ -36,9 +36,15 @@ pub struct World {
     pub reports: Vec<String>,
     /// Looks at each report as it goes out.
     pub on_report: fn(&Self, report: &str),
+    /// Answers in the control plane's place, by a call's path and [`World::changed`].
+    pub elsewhere: Option<Elsewhere>,
+    pub changed: bool,
     late: Vec<(usize, u32, Signed)>,
     flights: Vec<Flight>,
 }
+
+/// None: the call is held.
+pub type Elsewhere = Box<dyn Fn(&str, bool) -> Option<Signed>>;
 
 struct Flight {
     vm: usize,
@@ -62,6 +68,8 @@ impl World {
             fault: |_| Fault::None,
             reports: Vec::new(),
             on_report: |_, _| {},
+            elsewhere: None,
+            changed: false,
             late: Vec::new(),
             flights: Vec::new(),
         };
@@ -145,7 +153,9 @@ impl World {
         for flight in std::mem::take(&mut self.flights) {
             let waited = self.mono >= flight.sent_at + HELD;
             let clock = self.wall.saturating_add_signed(self.control_ahead);
-            let answer = if self.reachable {
+            let answer = if let Some(elsewhere) = &self.elsewhere {
+                elsewhere(&flight.call.path, self.changed)
+            } else if self.reachable {
                 self.control.answer(&flight.call, clock, waited)
             } else {
                 Some(Signed::bare(503))

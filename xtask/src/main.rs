@@ -15,6 +15,7 @@
 //! | [`deny`] | licences, sources and known vulnerabilities of dependencies |
 //! | [`sbom`] | what each thing that ships is built of |
 //! | [`dist`] | what images are made of |
+//! | [`release`] | what is kept of a release for the compatibility tests |
 //! | [`fuzz`] | libFuzzer on everything that reads bytes |
 //! | [`run`] | running a program, and saying what failed |
 
@@ -25,6 +26,7 @@ mod compose;
 mod deny;
 mod dist;
 mod fuzz;
+mod release;
 mod reproducible;
 mod run;
 mod sbom;
@@ -47,6 +49,8 @@ cargo xtask <command>
       --only PART      native, wasm, postgres, api or e2e
       --envoy VERSION  end to end on this one, instead of the newest and the oldest supported;
                        ENVOY_BIN=/path/to/envoy names one of your own
+      --schemas DIR    check the manifests against the CustomResourceDefinitions in DIR
+  record-release   keep what this version's control plane says, and its filter, in tests/compat/
   fuzz [TARGET]      made-up inputs for all that reads bytes; needs a nightly compiler
       --seconds N      for each target, 60 by default
       --keep           add what is new to fuzz/corpus/
@@ -125,6 +129,10 @@ fn dispatch() -> anyhow::Result<ExitCode> {
             }
             dist::make(&out, build::Profile::Release)?;
             println!("{}", out.display());
+        }
+        "record-release" => {
+            no_more(&mut args)?;
+            release::record()?;
         }
         "test" => return test::run(&test::Options::parse(args)?),
         "fuzz" => return fuzz::run(&fuzz::Options::parse(args)?),

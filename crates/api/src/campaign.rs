@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// The most keys of one campaign.
 pub const MAX_KEYS: u64 = 100_000;
@@ -55,9 +56,9 @@ pub struct CreateCampaign {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Selection {
-    /// Keys of any of these; of all clients when empty.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[cfg_attr(feature = "openapi", schema(value_type = Vec<crate::openapi::ClientName>, max_items = 100))]
+    /// Keys of any of these; of all clients when absent.
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "some")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<crate::openapi::ClientName>, min_items = 1, max_items = 100))]
     pub clients: Vec<String>,
     /// Keys that have all of these labels: with that value, or with any for `null`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -225,6 +226,8 @@ pub enum CampaignWait {
     Pause { until: Timestamp },
     /// So many proxies do not enforce the last wave.
     Proxies { behind: u64 },
+    /// So many new versions of its rotations wait in the ring's canary.
+    Canary { versions: u64 },
     /// None of the keys that are left has a deposit, or another rotation of them is open.
     Deposits,
     /// Its rotations' overlaps are not over.
@@ -336,6 +339,15 @@ impl Default for StopConditions {
     }
 }
 
+/// One at least. A script whose list came out empty means none, and absent means all.
+fn some<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    let given = Vec::deserialize(deserializer)?;
+    if given.is_empty() {
+        return Err(D::Error::custom("at least one client; leave it out for all of them"));
+    }
+    Ok(given)
+}
+
 const fn default_pause() -> u64 {
     DEFAULT_PAUSE_SECONDS
 }
@@ -344,7 +356,10 @@ const fn default_pause() -> u64 {
 #[must_use]
 pub fn is_campaign_name(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    (1..=64).contains(&text.len()) && text.bytes().all(plain) && text != "preview"
+    (1..=64).contains(&text.len())
+        && text.bytes().all(plain)
+        && text != "preview"
+        && !keywheel_keyring::entry::is_dots(text)
 }
 
 #[cfg(test)]
@@ -372,13 +387,19 @@ mod tests {
         assert_eq!((new.stop.max_rolled_back, new.stop.wait_for_proxies), (0, true));
         assert_eq!(new.select, Selection::default());
         serde_json::from_str::<CreateCampaign>(r#"{"name":"q4","wave":{"share":10}}"#).unwrap_err();
+        serde_json::from_str::<Selection>(r#"{"clients":[]}"#).unwrap_err();
     }
 
     #[test]
     fn names_are_such_that_a_path_can_hold_them() {
-        for (name, good) in
-            [("q4-2026.a_b", true), ("", false), ("preview", false), ("a b", false), ("a/b", false)]
-        {
+        for (name, good) in [
+            ("q4-2026.a_b", true),
+            ("", false),
+            ("preview", false),
+            ("a b", false),
+            ("a/b", false),
+            ("..", false),
+        ] {
             assert_eq!(is_campaign_name(name), good, "{name}");
         }
         assert!(!is_campaign_name(&"x".repeat(65)));

@@ -77,6 +77,8 @@ pub enum ImportRefusal {
     Repeated,
     /// Another key of the ring has the digest.
     DigestTaken,
+    /// The key is there, and has ended.
+    Ended,
     /// The digest is compromised, which is for ever.
     Compromised,
 }

@@ -158,8 +158,14 @@ pub struct Version {
     pub not_before: Option<Timestamp>,
     /// The earlier of its own expiry and the end of its overlap.
     pub expires_at: Option<Timestamp>,
-    /// The revision of the ring that carries this state to the proxies.
+    /// The revision of the ring that carries this state to the proxies; 0 as long as the ring's canary alone has it.
     pub revision: u64,
+    /// The same of the ring's canary, once it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary_revision: Option<u64>,
+    /// While the canary alone has it: when the ring gets it at the latest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_until: Option<Timestamp>,
     pub created_at: Timestamp,
     /// When it retired or was revoked.
     pub ended_at: Option<Timestamp>,

@@ -74,8 +74,9 @@ pub use notice::{Notice, NoticeKind};
 pub use policy::{BrownoutPlan, CreatePolicy, Policy, Retire, SetPolicy, Terms};
 pub use problem::{FieldError, Problem, ProblemKind};
 pub use ring::{
-    ActivateSigningKey, Applied, CreateRing, ForgetProxies, ForgottenProxies, Proof, Proxy, ProxyName,
-    ProxyState, Ring, RingProxies, RingSigningKey, RingSummary, SigningKeyState,
+    ActivateSigningKey, Applied, Canary, CreateRing, Follows, ForgetProxies, ForgottenProxies, Promote,
+    Promoted, Proof, Proxy, ProxyName, ProxyState, Ring, RingProxies, RingSigningKey, RingSummary,
+    SigningKeyState, UpdateRing,
 };
 pub use rotation::{
     Brownout, Evidence, NextStep, Requests, RollBack, Rotation, RotationEnd, RotationProgress, RotationState,

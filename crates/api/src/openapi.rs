@@ -19,7 +19,7 @@ pub struct Epoch(pub String);
 
 /// 1 to 128 visible ASCII characters without quotes, commas and backslashes.
 #[derive(ToSchema)]
-#[schema(as = ClientName, pattern = r"^[!#-+\--\[\]-~]{1,128}$", example = "acme")]
+#[schema(as = ClientName, pattern = r"^(?!\.{1,2}$)[!#-+\--\[\]-~]{1,128}$", example = "acme")]
 pub struct ClientName(pub String);
 
 /// 1 to 64 visible ASCII characters without quotes, commas and backslashes.
@@ -29,7 +29,7 @@ pub struct Scope(pub String);
 
 /// 1 to 64 letters, digits, `.`, `_` and `-`.
 #[derive(ToSchema)]
-#[schema(as = RingName, pattern = "^[A-Za-z0-9._-]{1,64}$", example = "production")]
+#[schema(as = RingName, pattern = r"^(?!\.{1,2}$)[A-Za-z0-9._-]{1,64}$", example = "production")]
 pub struct RingName(pub String);
 
 /// A word and a label, each 1 to 16 lower-case letters or digits and followed by `_`.
@@ -44,12 +44,12 @@ pub struct VersionId(pub String);
 
 /// At most 128 characters, none of them a control character.
 #[derive(ToSchema)]
-#[schema(as = TokenName, max_length = 128, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$", example = "deploy pipeline")]
+#[schema(as = TokenName, max_length = 128, pattern = r"^[^\u0000-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]*$", example = "deploy pipeline")]
 pub struct TokenName(pub String);
 
 /// At most 256 characters, none of them a control character.
 #[derive(ToSchema)]
-#[schema(as = Text, max_length = 256, pattern = r"^[^\u0000-\u001f\u007f-\u009f]*$", example = "payments team")]
+#[schema(as = Text, max_length = 256, pattern = r"^[^\u0000-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]*$", example = "payments team")]
 pub struct Text(pub String);
 
 /// The state of a key version.
@@ -66,12 +66,12 @@ pub enum State {
 
 /// 1 to 64 letters, digits, `.`, `_` and `-`, and not `none`.
 #[derive(ToSchema)]
-#[schema(as = PolicyName, pattern = "^[A-Za-z0-9._-]{1,64}$", example = "quarterly")]
+#[schema(as = PolicyName, pattern = r"^(?!\.{1,2}$)[A-Za-z0-9._-]{1,64}$", example = "quarterly")]
 pub struct PolicyName(pub String);
 
 /// 1 to 64 letters, digits, `.`, `_` and `-`, and not `preview`.
 #[derive(ToSchema)]
-#[schema(as = CampaignName, pattern = "^[A-Za-z0-9._-]{1,64}$", example = "q4-2026")]
+#[schema(as = CampaignName, pattern = r"^(?!\.{1,2}$)[A-Za-z0-9._-]{1,64}$", example = "q4-2026")]
 pub struct CampaignName(pub String);
 
 /// How many keys rotate together: a number, or a share of what is selected in percent.

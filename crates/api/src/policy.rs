@@ -193,6 +193,9 @@ impl Terms {
         }
         let overlap = self.overlap_seconds <= MAX_OVERLAP_SECONDS;
         rule(overlap, "overlap_seconds", "0 to 7776000 seconds, which are 90 days")?;
+        // A rotation waits until the one before is over, so the key would not rotate as often as that.
+        let apart = self.rotate_every_seconds.is_none_or(|every| self.overlap_seconds <= every);
+        rule(apart, "overlap_seconds", "at most `rotate_every_seconds`")?;
         match (self.retire, self.quiet_period_seconds) {
             (Retire::Deadline, None) => {}
             (Retire::Deadline, Some(_)) => {
@@ -227,7 +230,10 @@ impl Terms {
 #[must_use]
 pub fn is_policy_name(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    (1..=MAX_NAME).contains(&text.len()) && text.bytes().all(plain) && text != "none"
+    (1..=MAX_NAME).contains(&text.len())
+        && text.bytes().all(plain)
+        && text != "none"
+        && !keywheel_keyring::entry::is_dots(text)
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
@@ -319,6 +325,7 @@ mod tests {
         assert_eq!(check(|t| t.rotate_every_seconds = Some(0)), Some("rotate_every_seconds"));
         assert_eq!(check(|t| t.jitter_seconds = 1), Some("jitter_seconds"));
         assert_eq!(check(|t| t.overlap_seconds = 7_776_001), Some("overlap_seconds"));
+        assert_eq!(check(|t| t.rotate_every_seconds = Some(t.overlap_seconds - 1)), Some("overlap_seconds"));
         assert_eq!(check(|t| t.quiet_period_seconds = Some(60)), Some("quiet_period_seconds"));
         assert_eq!(check(|t| t.retire = Retire::WhenUnused), Some("quiet_period_seconds"));
         assert_eq!(check(|t| t.notices_seconds = vec![0]), Some("notices_seconds"));
@@ -335,7 +342,8 @@ mod tests {
             t.window = Some(Window { days: vec![Day::Mon, Day::Mon], from, to });
         };
         assert_eq!(check(twice), Some("window.days"));
-        let young = |t: &mut Terms| (t.rotate_every_seconds, t.longest_age_seconds) = (Some(9), Some(8));
+        let young =
+            |t: &mut Terms| (t.rotate_every_seconds, t.longest_age_seconds) = (Some(90_000), Some(86_400));
         assert_eq!(check(young), Some("longest_age_seconds"));
     }
 

@@ -72,6 +72,7 @@ pub enum ProblemKind {
     TokenEnded,
     RingExists,
     TooManyRings,
+    CanaryRing,
     PolicyExists,
     PolicyInUse,
     NotByPolicy,
@@ -88,7 +89,7 @@ pub enum ProblemKind {
 }
 
 impl ProblemKind {
-    pub const ALL: [Self; 43] = [
+    pub const ALL: [Self; 44] = [
         Self::InvalidRequest,
         Self::BodyTooLarge,
         Self::RequestTimeout,
@@ -119,6 +120,7 @@ impl ProblemKind {
         Self::TokenEnded,
         Self::RingExists,
         Self::TooManyRings,
+        Self::CanaryRing,
         Self::PolicyExists,
         Self::PolicyInUse,
         Self::NotByPolicy,
@@ -190,6 +192,7 @@ impl ProblemKind {
             Self::TokenEnded => ("token-ended", 409, "The token has ended"),
             Self::RingExists => ("ring-exists", 409, "A ring of that name exists"),
             Self::TooManyRings => ("too-many-rings", 409, "There are too many rings"),
+            Self::CanaryRing => ("canary-ring", 409, "A canary and its main ring do not go that way"),
             Self::PolicyExists => ("policy-exists", 409, "A policy of that name exists"),
             Self::PolicyInUse => ("policy-in-use", 409, "The policy is in use"),
             Self::NotByPolicy => ("not-by-policy", 409, "The policy does not allow this"),

@@ -32,6 +32,65 @@ pub struct Ring {
     /// What became of their usage reports.
     #[serde(default)]
     pub usage: RingUsage,
+    /// Of a canary: which ring it goes ahead of, and how far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<Canary>,
+    /// The ring that goes ahead of this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub has_canary: Option<String>,
+}
+
+/// A ring that gets what is new before its main ring does. It has no keys but those of the main ring.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Canary {
+    /// The main ring.
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::RingName))]
+    pub of: String,
+    pub promote: Promote,
+    pub pause_seconds: u64,
+    /// Versions that its proxies have and those of the main ring have not.
+    pub waiting: u64,
+}
+
+/// When what is new in a canary goes to the main ring.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum Promote {
+    /// As soon as every proxy of the canary enforces it, and after the pause at the latest.
+    #[default]
+    WhenEnforced,
+    /// After the pause, and not before.
+    AfterPause,
+}
+
+/// The pause of a canary of which nothing else was said, in seconds.
+pub const CANARY_PAUSE_SECONDS: u64 = 15 * 60;
+/// The longest pause of a canary, in seconds: 30 days.
+pub const MAX_CANARY_PAUSE_SECONDS: u64 = 30 * 24 * 60 * 60;
+
+/// `PATCH /v1/rings/{ring}` of a canary. What is absent stays as it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct UpdateRing {
+    /// 0 to [`MAX_CANARY_PAUSE_SECONDS`]; with 0 what is new goes to both rings at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(maximum = 2_592_000))]
+    pub pause_seconds: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promote: Option<Promote>,
+}
+
+/// What `POST /v1/rings/{ring}/promote` brought to the main ring.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Promoted {
+    pub ring: String,
+    pub canary: String,
+    /// How many versions.
+    pub versions: u64,
 }
 
 /// `POST /v1/rings`.
@@ -45,6 +104,18 @@ pub struct CreateRing {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::openapi::KeyPrefix>))]
     pub key_prefix: Option<String>,
+    /// The main ring, which this one is to go ahead of. It has that one's keys and prefix, and none of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::openapi::RingName>))]
+    pub canary_of: Option<String>,
+    /// How long what is new waits in a canary at the most, 0 to [`MAX_CANARY_PAUSE_SECONDS`];
+    /// [`CANARY_PAUSE_SECONDS`] when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(maximum = 2_592_000))]
+    pub pause_seconds: Option<u64>,
+    /// Of a canary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promote: Option<Promote>,
 }
 
 /// A ring in a list of them, and how many of its proxies enforce it.
@@ -64,6 +135,9 @@ pub struct RingSummary {
     pub enforced: u64,
     /// Proxies that have to.
     pub of: u64,
+    /// The main ring, of a canary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary_of: Option<String>,
 }
 
 /// What one proxy last said about itself, and what that is worth now.
@@ -178,12 +252,25 @@ pub struct ProxyName {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Applied {
-    /// Whether every proxy of every ring that changed enforces it.
+    /// Whether every proxy of every ring that changed enforces it, and no ring is still to change.
     pub complete: bool,
     /// From the commit until this was known.
     pub milliseconds: u64,
     /// Of each ring that changed.
     pub rings: Vec<Proof>,
+    /// Rings that get what is new after their canary does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub follows: Vec<Follows>,
+}
+
+/// A ring that is still to get what its canary has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Follows {
+    pub ring: String,
+    pub canary: String,
+    /// It gets it then at the latest.
+    pub until: Timestamp,
 }
 
 /// Proxies of a ring, and who enforces it up to its newest revision.

@@ -76,7 +76,8 @@ pub struct Rotation {
     /// Whether its schedule started it, with a version that was deposited.
     #[serde(default)]
     pub automatic: bool,
-    /// Why the old version does not count as unused, as of the last look.
+    /// Why the old version does not count as unused, as of the last look. While it is distributing: what the new version
+    /// waits for.
     #[serde(default)]
     pub waits_for: Vec<WaitsFor>,
     /// Why it counts as unused.
@@ -141,7 +142,7 @@ pub enum Step {
     Retire,
 }
 
-/// What stands between an old version and its early end.
+/// What stands between an old version and its early end, or between a new one and the proxies of its ring.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(tag = "reason", rename_all = "snake_case")]
@@ -156,6 +157,8 @@ pub enum WaitsFor {
     Silent { vms: u64, first: ReportingVm },
     /// Reports of these are missing within the quiet period. `vms` is how many.
     Gap { vms: u64, first: ReportingVm },
+    /// The proxies of this ring have the new version first; the others get it then at the latest.
+    Canary { ring: String, until: Timestamp },
 }
 
 /// One VM of a proxy, and the time that says what is wrong with it: the end of its latest report when it is silent,

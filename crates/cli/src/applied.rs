@@ -3,9 +3,10 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use keywheel_api::{Applied, Proof, ProxyName};
+use keywheel_api::{Applied, Follows, Proof, ProxyName};
 use serde_json::{Value, json};
 
+use crate::commands::key::when;
 use crate::failure::Failure;
 use crate::output::Output;
 
@@ -23,6 +24,11 @@ pub(crate) struct OnChange {
 impl OnChange {
     pub(crate) const fn new(limit: Option<Duration>, if_match: Option<String>) -> Self {
         Self { limit, if_match, applied: Mutex::new(None) }
+    }
+
+    /// Whether its answers say who enforces a change.
+    pub(crate) const fn waits(&self) -> bool {
+        self.limit.is_some()
     }
 
     /// The ETag that the thing must still have.
@@ -58,8 +64,11 @@ impl OnChange {
 }
 
 fn told(applied: &Applied) -> String {
-    let lines: Vec<_> = applied.rings.iter().map(|proof| ring(proof, applied.milliseconds)).collect();
-    lines.join("\n")
+    let rings = applied.rings.iter().map(|proof| ring(proof, applied.milliseconds));
+    let follows = applied.follows.iter().map(|Follows { ring, canary, until }| {
+        format!("Ring {ring} follows its canary {canary}: {} at the latest.", when(*until))
+    });
+    rings.chain(follows).collect::<Vec<_>>().join("\n")
 }
 
 fn ring(proof: &Proof, milliseconds: u64) -> String {

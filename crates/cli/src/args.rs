@@ -23,12 +23,12 @@ pub(crate) use audit::Audit;
 pub(crate) use campaign::{Campaign, CreateCampaign};
 pub(crate) use key::{Client, Export, Format, Import, Key, Revoke, Rotation};
 pub(crate) use policy::{Notice, Policy, Retire, TermsArgs, Unset};
-pub(crate) use ring::{Doctor, Healthcheck, Push, Ring, SigningKey};
+pub(crate) use ring::{CanaryRule, Doctor, Healthcheck, Push, Ring, SigningKey};
 pub(crate) use self_service::{OwnKey, SelfService};
 pub(crate) use serve::{LogFormat, MasterKey, Restore, RingAuth, Serve, ServeTls};
 pub(crate) use token::Token;
 pub(crate) use value::End;
-use value::duration;
+use value::wait;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -38,7 +38,8 @@ Exit codes:
   3  the control plane cannot be reached
   4  no token or key, or not one that may do this
   5  the audit trail is not whole
-  6  done, but not every proxy is known to enforce it (--wait)";
+  6  done, but not every proxy is known to enforce it (--wait)
+  7  restored, but held back until what was revoked since is merged";
 
 const CONNECTION: &str = "Connection";
 const RING_URL: &str = "http://127.0.0.1:7071";
@@ -55,7 +56,7 @@ pub(crate) struct Args {
     pub(crate) output: Output,
     /// After a change, wait until every proxy enforces it, so long at most, such as 30s; at most 60s. Says on stderr
     /// who does, and who does not
-    #[arg(long, global = true, value_name = "DURATION", value_parser = duration, num_args = 0..=1,
+    #[arg(long, global = true, value_name = "DURATION", value_parser = wait, num_args = 0..=1,
         default_missing_value = "10s", require_equals = true)]
     pub(crate) wait: Option<Duration>,
     /// Change a client, a key or a policy only if its ETag is still this one, as `show` printed it; `*` for any
@@ -165,11 +166,79 @@ pub(crate) enum Command {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
     use super::*;
 
     #[test]
     fn the_command_line_is_well_formed() {
         use clap::CommandFactory as _;
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_that_the_docs_show_is_one() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let mut pages = vec![root.join("README.md")];
+        collect(&root.join("docs"), &mut pages);
+        let mut commands = 0;
+        for page in pages {
+            for command in shown(&fs::read_to_string(&page).unwrap()) {
+                commands += 1;
+                if let Err(error) = Args::try_parse_from(words(&command)) {
+                    // What the reader is to put in need not pass.
+                    let open = command.contains(['$', '\u{2026}']);
+                    if open && error.kind() == clap::error::ErrorKind::ValueValidation {
+                        continue;
+                    }
+                    panic!("{}: `{command}`\n{error}", page.display());
+                }
+            }
+        }
+        assert!(commands > 50, "only {commands} were found");
+    }
+
+    fn collect(dir: &Path, pages: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                collect(&path, pages);
+            } else if path.extension().is_some_and(|extension| extension == "md") {
+                pages.push(path);
+            }
+        }
+    }
+
+    /// The calls of keywheel in code blocks, each with the lines that continue it.
+    fn shown(page: &str) -> Vec<String> {
+        let (mut found, mut fenced) = (Vec::new(), false);
+        let mut lines = page.lines().map(str::trim);
+        while let Some(line) = lines.next() {
+            fenced ^= line.starts_with("```");
+            let line = line.strip_prefix("$ ").unwrap_or(line);
+            if !fenced || !line.starts_with("keywheel ") {
+                continue;
+            }
+            let mut command = line.to_owned();
+            while command.ends_with('\\') {
+                command.pop();
+                command.push_str(lines.next().unwrap_or_default());
+            }
+            found.push(command);
+        }
+        found
+    }
+
+    /// As a shell parts them, up to a pipe or a redirection.
+    fn words(command: &str) -> Vec<String> {
+        let mut command = command.to_owned();
+        while let Some((before, (_, after))) =
+            command.split_once("$(").and_then(|(before, rest)| Some((before, rest.split_once(')')?)))
+        {
+            command = format!("{before}substituted{after}");
+        }
+        let words = shlex::split(&command).unwrap_or_else(|| panic!("no shell reads `{command}`"));
+        words.into_iter().take_while(|word| !["|", ">", "<", "&&", "&"].contains(&word.as_str())).collect()
     }
 }

@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
-use keywheel_api::Problem;
 use keywheel_api::audit::Fault;
+use keywheel_api::{Problem, Timestamp};
 use keywheel_keyring::document::DocumentError;
 use keywheel_keyring::signature::SignatureError;
+
+use crate::commands::key::when;
 
 /// Why a command did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +50,12 @@ pub(crate) enum Failure {
     Unwell(usize),
     #[error("the change is made, but not every proxy is known to enforce it")]
     NotApplied,
+    #[error("the copy is restored and published to nobody yet")]
+    HeldBack,
+    #[error(
+        "the new key is not accepted by every proxy yet, but from {} on at the latest: go on with the old one, and run this again", when(*.at)
+    )]
+    NotYet { at: Timestamp },
     #[error("what was given as the token is none: a token is one word, `kwt_…`")]
     BadToken,
     #[error(
@@ -164,7 +172,8 @@ impl Failure {
             Self::NoKey | Self::BadKey | Self::KeyFile { .. } | Self::ByProxy { .. } => 4,
             Self::Refused(problem) if matches!(problem.status, 401 | 403) => 4,
             Self::Audit(_) | Self::EmptyTrail => 5,
-            Self::NotApplied => 6,
+            Self::NotApplied | Self::NotYet { .. } => 6,
+            Self::HeldBack => 7,
             _ => 1,
         }
     }

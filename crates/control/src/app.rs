@@ -7,10 +7,11 @@ use keywheel_api::{
     ActivateSigningKey, AddVersion, AuditRecord, Campaign, CampaignKey, CampaignPreview, CampaignProgress,
     Checkpoint, Checkpoints, Client, Compromised, CreateCampaign, CreateClient, CreateKey, CreatePolicy,
     CreateRing, CreateToken, Deposit, ExportedVersion, ForgetProxies, ForgottenProxies, Import, Imported,
-    Key, KeyUsage, KeyWithSecret, Notice, Policy, ProblemKind, ReportCompromised, Revoke, RevokedClient,
-    Ring, RingProxies, RingSigningKey, RingSummary, RollBack, RotateToken, Rotation, RotationProgress,
-    RotationWithSecret, SelfKey, SelfRotation, SelfRotationWithSecret, SetPolicy, StartBrownout,
-    StartRotation, StartSelfRotation, Terms, Token, TokenWithSecret, UpdateClient, UpdateKey,
+    Key, KeyUsage, KeyWithSecret, Notice, Policy, ProblemKind, Promoted, ReportCompromised, Revoke,
+    RevokedClient, Ring, RingProxies, RingSigningKey, RingSummary, RollBack, RotateToken, Rotation,
+    RotationProgress, RotationWithSecret, SelfKey, SelfRotation, SelfRotationWithSecret, SetPolicy,
+    StartBrownout, StartRotation, StartSelfRotation, Terms, Token, TokenWithSecret, UpdateClient, UpdateKey,
+    UpdateRing,
 };
 use keywheel_keyring::usage::MAX_BATCHES;
 use serde_json::{Value, json};
@@ -230,7 +231,7 @@ fn keys(routes: Routes) -> Routes {
             op("createKey", "Makes a key with its first version")
                 .takes::<CreateKey>(&json!({ "client": "acme", "scopes": ["market:read"] }))
                 .creates::<KeyWithSecret>("The key, and its text if the server made it")
-                .problems(&[P::NotFound, P::VersionConflict, P::Compromised])
+                .problems(&[P::NotFound, P::VersionConflict, P::Compromised, P::CanaryRing])
                 .link("showKey", "key", "id").link("revokeKey", "key", "id").link("startRotation", "key", "id")
                 .link("showKeyUsage", "key", "id").link("reinstateKey", "key", "id").link("updateKey", "key", "id"))
         .get("/v1/keys/{key}", READ, keys::show, op("showKey", "Shows a key and its versions").answers::<Key>("The key"))
@@ -321,6 +322,14 @@ fn rotations(routes: Routes) -> Routes {
                 .answers::<RotationProgress>("How far it is"),
         )
         .post(
+            "/v1/rotations/{rotation}/promote",
+            CHANGE,
+            rotations::promote,
+            op("promoteRotation", "Has the new version wait for no canary, so that the overlap begins")
+                .answers::<Rotation>("The rotation")
+                .problems(&[P::RotationEnded]),
+        )
+        .post(
             "/v1/rotations/{rotation}/rollback",
             CHANGE,
             rotations::roll_back,
@@ -404,7 +413,8 @@ fn policies(routes: Routes) -> Routes {
                 .answers::<Policy>("What it was").problems(&[P::PolicyInUse]))
         .put("/v1/rings/{ring}/policy", CHANGE, policies::set_for_ring,
             op("setRingPolicy", "Says what keys of a ring follow that have no policy of their own or of their client")
-                .takes::<SetPolicy>(&json!({ "policy": "quarterly" })).answers::<Ring>("The ring"))
+                .takes::<SetPolicy>(&json!({ "policy": "quarterly" })).answers::<Ring>("The ring")
+                .problems(&[P::CanaryRing]))
 }
 
 fn rings(routes: Routes) -> Routes {
@@ -428,7 +438,7 @@ fn rings(routes: Routes) -> Routes {
                 .says("There are at most 64. A ring is never deleted.")
                 .takes::<CreateRing>(&json!({ "name": "staging", "key_prefix": "kw_test_" }))
                 .creates::<RingSummary>("The ring")
-                .problems(&[P::RingExists, P::TooManyRings])
+                .problems(&[P::NotFound, P::RingExists, P::TooManyRings, P::CanaryRing])
                 .link("showRing", "ring", "name"),
         )
         .get(
@@ -436,6 +446,16 @@ fn rings(routes: Routes) -> Routes {
             READ,
             rings::show,
             op("showRing", "Shows a ring and what each proxy enforces").answers::<Ring>("The ring"),
+        )
+        .patch(
+            "/v1/rings/{ring}",
+            ADMINISTER,
+            rings::update,
+            op("updateRing", "Changes when what is new in a canary goes to its main ring")
+                .says("What is absent stays as it is. What waits already keeps its time.")
+                .takes::<UpdateRing>(&json!({ "pause_seconds": 3600 }))
+                .answers::<Ring>("The ring")
+                .problems(&[P::CanaryRing]),
         )
         .get(
             "/v1/rings/{ring}/export",
@@ -452,7 +472,16 @@ fn rings(routes: Routes) -> Routes {
             op("importKeys", "Brings keys in from elsewhere, by their digests")
                 .says("A bad item does not hold up the others: the answer says what became of it.")
                 .takes::<Import>(&json!({ "items": [item], "create_clients": true }))
-                .answers::<Imported>("What became of the items"),
+                .answers::<Imported>("What became of the items")
+                .problems(&[P::CanaryRing]),
+        )
+        .post(
+            "/v1/rings/{ring}/promote",
+            CHANGE,
+            rings::promote,
+            op("promoteRing", "Brings everything to a ring that waits in its canary")
+                .answers::<Promoted>("What it got")
+                .problems(&[P::CanaryRing]),
         )
         .get(
             "/v1/rings/{ring}/proxies",

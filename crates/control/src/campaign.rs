@@ -82,6 +82,8 @@ pub enum Phase {
         requests: (u64, u64),
         /// Proxies that do not enforce the last wave.
         behind: u64,
+        /// Versions of its waves that a canary alone has.
+        ahead: u64,
     },
 }
 
@@ -103,8 +105,16 @@ pub enum Step {
 /// Until when, or for what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wait {
-    Pause { until: Millis },
-    Proxies { behind: u64 },
+    Pause {
+        until: Millis,
+    },
+    Proxies {
+        behind: u64,
+    },
+    /// Versions that wait in a canary.
+    Canary {
+        versions: u64,
+    },
     Deposits,
     Overlaps,
 }
@@ -123,10 +133,12 @@ impl Situation<'_> {
             Phase::Between { next_wave_at, .. } if now < next_wave_at => {
                 Step::Wait(Wait::Pause { until: next_wave_at })
             }
-            Phase::Between { requests, behind, ready, .. } => {
+            Phase::Between { requests, behind, ahead, ready, .. } => {
                 if let Some(reason) = self.too_many_rolled_back().or_else(|| self.too_many_refused(requests))
                 {
                     Step::Halt(reason)
+                } else if self.stop.wait_for_proxies && ahead > 0 {
+                    Step::Wait(Wait::Canary { versions: ahead })
                 } else if self.stop.wait_for_proxies && behind > 0 {
                     Step::Wait(Wait::Proxies { behind })
                 } else if ready == 0 {
@@ -158,7 +170,7 @@ impl Wait {
         match self {
             Self::Pause { until } => until,
             // What these wait for tells nobody when it comes.
-            Self::Proxies { .. } | Self::Deposits | Self::Overlaps => {
+            Self::Proxies { .. } | Self::Canary { .. } | Self::Deposits | Self::Overlaps => {
                 Millis(now.0.saturating_add(LOOK_AGAIN))
             }
         }
@@ -224,11 +236,12 @@ mod tests {
             rotating: 3,
             requests: (0, 0),
             behind: 0,
+            ahead: 0,
         };
         change(&mut between);
-        let Between { next_wave_at, waiting, ended, ready, rotating, requests, behind } = between;
+        let Between { next_wave_at, waiting, ended, ready, rotating, requests, behind, ahead } = between;
         let next_wave_at = Millis(next_wave_at);
-        Phase::Between { next_wave_at, waiting, ended, ready, rotating, requests, behind }
+        Phase::Between { next_wave_at, waiting, ended, ready, rotating, requests, behind, ahead }
     }
 
     #[derive(Debug, Clone)]
@@ -240,6 +253,7 @@ mod tests {
         rotating: u64,
         requests: (u64, u64),
         behind: u64,
+        ahead: u64,
     }
 
     fn step(stop: &StopConditions, rolled_back: u64, phase: Phase, now: u64) -> Step {
@@ -256,8 +270,10 @@ mod tests {
         assert_eq!(step(&stop, 9, between(|_| {}), 99), pause, "it is judged when the next one is due");
         assert_eq!(step(&stop, 0, between(|b| b.ready = 0), 100), Step::Wait(Wait::Deposits));
         assert_eq!(step(&stop, 0, between(|b| b.behind = 2), 100), Step::Wait(Wait::Proxies { behind: 2 }));
+        let both = between(|b| (b.behind, b.ahead) = (2, 3));
+        assert_eq!(step(&stop, 0, both, 100), Step::Wait(Wait::Canary { versions: 3 }));
         let hasty = StopConditions { wait_for_proxies: false, ..stop.clone() };
-        assert_eq!(step(&hasty, 0, between(|b| b.behind = 2), 100), Step::StartWave);
+        assert_eq!(step(&hasty, 0, both, 100), Step::StartWave);
         assert_eq!(step(&stop, 0, between(|b| b.ended = 1), 0), Step::SkipEnded);
     }
 
@@ -307,16 +323,16 @@ mod tests {
         fn no_wave_starts_before_its_time_or_against_a_stop_condition(
             now in 0_u64..200, next_wave_at in 0_u64..200, waiting in 0_u64..4, ended in 0_u64..2,
             ready in 0_u64..4, rotating in 0_u64..3, refused in 0_u64..9, behind in 0_u64..3, rolled_back in 0_u64..4,
-            max_rolled_back in 0_u64..4, share in proptest::option::of(0.0..1.0), wait_for_proxies: bool,
+            ahead in 0_u64..2, max_rolled_back in 0_u64..4, share in proptest::option::of(0.0..1.0), wait_for_proxies: bool,
         ) {
             let stop = StopConditions { max_rolled_back, max_refused_share: share, wait_for_proxies };
             let phase = between(|b| {
-                *b = Between { next_wave_at, waiting, ended, ready, rotating, requests: (refused, 10), behind };
+                *b = Between { next_wave_at, waiting, ended, ready, rotating, requests: (refused, 10), behind, ahead };
             });
             let done = step(&stop, rolled_back, phase, now);
             if done == Step::StartWave {
                 prop_assert!(now >= next_wave_at && ready > 0 && rolled_back <= max_rolled_back);
-                prop_assert!(!wait_for_proxies || behind == 0);
+                prop_assert!(!wait_for_proxies || (behind, ahead) == (0, 0));
                 prop_assert!(share.is_none_or(|share| refused as f64 <= share * 10.0));
             }
             prop_assert_eq!(done == Step::Complete, ended == 0 && waiting == 0 && rotating == 0);

@@ -31,7 +31,7 @@ use crate::serve::{self, Endpoint, Limits};
 use crate::signers::{self, Signers};
 use crate::store::backup;
 use crate::store::{
-    Context, Location, NewRing, NewToken, OpenError, PostgresUrl, Setup, Signer, Store, StoreError,
+    Alone, Context, Location, NewRing, NewToken, OpenError, PostgresUrl, Setup, Signer, Store, StoreError,
 };
 
 /// How long open connections may take to end after the listeners have closed.
@@ -91,6 +91,8 @@ pub enum StartError {
     Directory { path: PathBuf, cause: io::Error },
     #[error("another keywheel serves the data directory {}; stop it first, or give --data another directory", .path.display())]
     Locked { path: PathBuf },
+    #[error("a control plane serves {0}; stop all that do, and try again")]
+    Served(PostgresUrl),
     #[error("there is no control plane in {}; give --data the directory that `keywheel serve` was given", .path.display())]
     NoDatabase { path: PathBuf },
     #[error(transparent)]
@@ -103,7 +105,7 @@ pub enum StartError {
     HalfRotated { path: PathBuf },
     #[error("cannot write the admin token to {}: {cause}; give --admin-token-file a path that this user may write", .path.display())]
     TokenFile { path: PathBuf, cause: io::Error },
-    #[error("`{0}` cannot name a ring: 1 to 64 letters, digits, `.`, `_` and `-`")]
+    #[error("`{0}` cannot name a ring: 1 to 64 letters, digits, `.`, `_` and `-`, and not `.` or `..`")]
     RingName(String),
     #[error("the database cannot be used: {0}; check its disk, or restore a backup")]
     Store(#[from] StoreError),
@@ -249,6 +251,13 @@ impl Control {
         &self.default_ring
     }
 
+    /// The ring that goes ahead of this one, if there is one.
+    #[must_use]
+    pub fn canary_of(&self, ring: &Publisher) -> Option<Arc<Publisher>> {
+        let of = |canary: &Arc<Publisher>| canary.record.canary.as_ref().map(|canary| canary.ring);
+        self.rings().into_iter().find(|canary| of(canary) == Some(ring.record.id))
+    }
+
     /// By name.
     #[must_use]
     pub fn rings(&self) -> Vec<Arc<Publisher>> {
@@ -348,6 +357,9 @@ impl Control {
         let serve = |ring: Arc<Publisher>| {
             let (id, proxies) = (ring.record.id, ring.proxies.clone());
             jobs.spawn(jobs::proxies::run(self.store.clone(), id, proxies, self.stopping()));
+            if ring.record.canary.is_some() {
+                jobs.spawn(jobs::canary::run(self.store.clone(), ring.clone(), self.stopping()));
+            }
             jobs.spawn(async move { ring.note_commits().await });
         };
         self.rings.follow(serve).await;
@@ -373,6 +385,13 @@ pub(crate) fn lock(data: &Path) -> Result<File, StartError> {
         Err(TryLockError::WouldBlock) => Err(StartError::Locked { path: data.to_owned() }),
         Err(TryLockError::Error(cause)) => Err(failed(cause)),
     }
+}
+
+/// Holds a PostgreSQL database that nobody serves; [`lock`] does that for a directory.
+pub(crate) async fn alone(database: Option<&PostgresUrl>) -> Result<Option<Alone>, StartError> {
+    let Some(url) = database else { return Ok(None) };
+    let alone = Alone::on(url).await?;
+    Ok(Some(alone.ok_or_else(|| StartError::Served(url.clone()))?))
 }
 
 fn private(path: &Path) -> io::Result<File> {
@@ -407,6 +426,7 @@ async fn set_up(
         key_prefix: options.key_prefix.clone(),
         sealed_signing_key,
         public_key,
+        canary: None,
     };
     let setup = Setup { ring, admin_token: token.hash() };
     let context = Context::system(clock::now());

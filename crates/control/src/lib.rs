@@ -56,6 +56,7 @@
 mod api;
 pub mod app;
 pub mod campaign;
+pub mod canary;
 pub mod clock;
 pub mod control;
 pub mod failed_logins;

@@ -9,7 +9,7 @@
 //!
 //! distributing ──► overlapping ◄─► draining ──► completed
 //!      │                │             │
-//!      └────────────────┴─────────────┴───────► rolled back      blocked: from each that is open
+//!      └────────────────┴─────────────┴───────► rolled back
 //! ```
 
 use keywheel_api::RotationState;

@@ -40,6 +40,7 @@ pub async fn rotate(options: &RekeyOptions) -> Result<Rekeyed, StartError> {
     let failed = |cause| StartError::MasterKey { path: path.clone(), cause };
     let old = MasterKey::read(&path).map_err(failed)?;
     let file = options.data.join("keywheel.db");
+    let _alone = control::alone(options.database.as_ref()).await?;
     let (location, _lock) = match &options.database {
         Some(url) => (Location::Postgres(url.clone()), None),
         None => {

@@ -112,6 +112,7 @@ pub enum RestoreError {
 pub async fn restore(options: &RestoreOptions) -> Result<Report, RestoreError> {
     let database = options.data.join("keywheel.db");
     let restoring = options.data.join("keywheel.db.restoring");
+    let _alone = control::alone(options.database.as_ref()).await?;
     let (location, _lock) = match (&options.database, &options.from) {
         (Some(url), _) => (Location::Postgres(url.clone()), None),
         (None, None) if !database.exists() => return Err(RestoreError::Absent(database)),
@@ -204,10 +205,14 @@ async fn merge(store: &Store, options: &RestoreOptions) -> Result<Report, Restor
     let (journal, verified) = journal.unzip();
     // A trail that ends where the copy does tells of nothing since.
     let trail_is_later = verified.as_ref().is_some_and(|verified| verified.head.seq > copy.seq);
-    let documents_join = points.iter().all(|point| {
+    let joined = |point: &RestorePoint| {
         let of_it: Vec<_> = documents.iter().filter(|document| document.ring == point.ring.name).collect();
         joins(point.epoch, point.revision, &of_it)
-    });
+    };
+    // A denial goes to a canary and to its main ring at once, so either tells of it.
+    let documents_join = points
+        .iter()
+        .all(|point| points.iter().any(|other| other.ring.main() == point.ring.main() && joined(other)));
     let finish = options.accept_loss || trail_is_later || documents_join;
     let unnamed = journal.as_ref().map_or(0, |journal| journal.unnamed);
     let restoration = Restoration { epoch, journal: journal.unwrap_or_default(), documents, finish };

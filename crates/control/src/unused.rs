@@ -220,6 +220,7 @@ mod tests {
             WaitsFor::Used { .. } => "used",
             WaitsFor::Silent { .. } => "silent",
             WaitsFor::Gap { .. } => "gap",
+            WaitsFor::Canary { .. } => "canary",
         };
         reasons.iter().map(name).collect()
     }

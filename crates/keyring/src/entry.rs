@@ -192,12 +192,25 @@ pub fn is_scope(text: &str) -> bool {
     text.len() <= MAX_SCOPE && is_name(text)
 }
 
-/// Whether `text` can name a ring: 1 to 64 letters, digits, `.`, `_` and `-`, so that it can stand in
-/// a path, in a metric and between the slashes of a proxy's storage keys.
+/// Whether `text` can name a client in a path: as [`is_name`], but for `.` and `..`, which no path can hold.
+#[must_use]
+pub fn is_client_name(text: &str) -> bool {
+    is_name(text) && !is_dots(text)
+}
+
+/// Whether `text` can name a ring: 1 to 64 letters, digits, `.`, `_` and `-`, and not `.` or `..`, so that it can stand
+/// in a path, in a metric and between the slashes of a proxy's storage keys.
 #[must_use]
 pub fn is_ring_name(text: &str) -> bool {
     (1..=64).contains(&text.len())
+        && !is_dots(text)
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
+}
+
+/// Whoever resolves a path takes these for the way to another one.
+#[must_use]
+pub fn is_dots(text: &str) -> bool {
+    matches!(text, "." | "..")
 }
 
 fn is_name_byte(byte: u8) -> bool {

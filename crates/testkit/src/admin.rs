@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use keywheel_api::{
-    Applied, Client, CreateClient, CreateKey, CreateToken, Import, Imported, Key, KeyWithSecret, List, Ring,
-    Role, RotationWithSecret, StartRotation, TokenWithSecret,
+    Applied, Client, CreateClient, CreateKey, CreateRing, CreateToken, Import, Imported, Key, KeyWithSecret,
+    List, NewVersion, Promoted, Ring, RingSummary, Role, Rotation, RotationWithSecret, StartRotation,
+    TokenWithSecret,
 };
+use keywheel_keyring::Digest;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -78,6 +80,36 @@ impl Admin {
         Ok(Issued { key: made.key.id, version, secret: made.secret.context("the server made the text")? })
     }
 
+    /// A key whose text the caller has: `id` is the version's.
+    ///
+    /// # Errors
+    ///
+    /// As [`Admin::create_client`].
+    pub async fn bring(&self, client: &str, id: &str, text: &str) -> anyhow::Result<Key> {
+        let version = Some(NewVersion { id: id.into(), digest: Digest::of(text.as_bytes()) });
+        let body = CreateKey { client: client.into(), version, ..CreateKey::default() };
+        let made: KeyWithSecret = self.post("/v1/keys", &body).await?;
+        Ok(made.key)
+    }
+
+    /// Starts a rotation to a version whose text the caller has.
+    ///
+    /// # Errors
+    ///
+    /// As [`Admin::create_client`].
+    pub async fn rotate_to(
+        &self,
+        key: &str,
+        id: &str,
+        text: &str,
+        overlap_seconds: u64,
+    ) -> anyhow::Result<RotationWithSecret> {
+        let version = Some(NewVersion { id: id.into(), digest: Digest::of(text.as_bytes()) });
+        let body =
+            StartRotation { overlap_seconds: Some(overlap_seconds), version, ..StartRotation::default() };
+        self.post(&format!("/v1/keys/{key}/rotations"), &body).await
+    }
+
     /// # Errors
     ///
     /// As [`Admin::create_client`].
@@ -140,6 +172,38 @@ impl Admin {
     /// As [`Admin::create_client`].
     pub async fn ring(&self, ring: &str) -> anyhow::Result<Ring> {
         self.get(&format!("/v1/rings/{ring}")).await
+    }
+
+    /// # Errors
+    ///
+    /// As [`Admin::create_client`].
+    pub async fn create_ring(&self, ring: &CreateRing) -> anyhow::Result<RingSummary> {
+        self.post("/v1/rings", ring).await
+    }
+
+    /// Has nothing wait in a ring's canary any more.
+    ///
+    /// # Errors
+    ///
+    /// As [`Admin::create_client`].
+    pub async fn promote_ring(&self, ring: &str) -> anyhow::Result<Promoted> {
+        self.post(&format!("/v1/rings/{ring}/promote"), &serde_json::json!({})).await
+    }
+
+    /// # Errors
+    ///
+    /// As [`Admin::create_client`].
+    pub async fn rotation(&self, id: &str) -> anyhow::Result<Rotation> {
+        self.get(&format!("/v1/rotations/{id}")).await
+    }
+
+    /// Has a rotation wait for no canary.
+    ///
+    /// # Errors
+    ///
+    /// As [`Admin::create_client`].
+    pub async fn promote_rotation(&self, id: &str) -> anyhow::Result<Rotation> {
+        self.post(&format!("/v1/rotations/{id}/promote"), &serde_json::json!({})).await
     }
 
     /// # Errors

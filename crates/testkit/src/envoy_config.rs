@@ -56,6 +56,18 @@ impl EnvoyConfig {
         self
     }
 
+    /// Puts another HTTP filter where the filter is, such as one that says where it is to be had.
+    ///
+    /// # Panics
+    ///
+    /// `envoy/envoy.yaml` has no filter `keywheel`.
+    #[must_use]
+    pub fn with_filter_instead(mut self, filter: Value) -> Self {
+        let place = self.filters().iter_mut().find(|filter| filter["name"] == "keywheel");
+        *place.expect("envoy.yaml has a filter `keywheel`") = filter;
+        self
+    }
+
     /// Adds a second listener: the first as it is now, with changes, under another name and address.
     ///
     /// # Panics
@@ -224,17 +236,31 @@ impl EnvoyConfig {
 pub struct ListenerFile(Value);
 
 impl ListenerFile {
-    /// Puts the file in its place in one move, which is what Envoy watches for.
+    /// Puts the file in its place.
     ///
     /// # Errors
     ///
     /// The directory cannot be written.
     pub fn write(&self, file: &Path) -> anyhow::Result<()> {
-        let new = file.with_extension("new");
-        std::fs::write(&new, self.0.to_string())?;
-        std::fs::rename(&new, file)?;
-        Ok(())
+        replace(file, &self.0)
     }
+}
+
+/// Has Envoy discover these resources in a file.
+///
+/// # Errors
+///
+/// The directory cannot be written.
+pub fn publish(file: &Path, resources: &[Value]) -> anyhow::Result<()> {
+    replace(file, &json!({"resources": resources}))
+}
+
+/// In one move, which is what Envoy watches for.
+fn replace(file: &Path, response: &Value) -> anyhow::Result<()> {
+    let new = file.with_extension("new");
+    std::fs::write(&new, response.to_string())?;
+    std::fs::rename(&new, file)?;
+    Ok(())
 }
 
 fn socket_address(address: SocketAddr) -> Value {

@@ -19,6 +19,9 @@
 //! | [`admin`] | its admin API |
 //! | [`postgres`] | a PostgreSQL server |
 //! | [`fake_control`] | something that serves ring documents, good and bad |
+//! | [`module_server`] | an HTTP server with one file |
+//! | [`release`] | what a released control plane said, and a fake that says it again |
+//! | [`record`] | recording that |
 //! | [`upstream`] | an HTTP server that answers with what it was asked |
 //! | [`http`] | one connection, one request |
 //! | [`load`] | many connections, steadily |
@@ -32,10 +35,13 @@ pub mod envoy_config;
 pub mod fake_control;
 pub mod http;
 pub mod load;
+pub mod module_server;
 pub mod paths;
 pub mod port;
 pub mod postgres;
 pub mod process;
+pub mod record;
+pub mod release;
 pub mod upstream;
 pub mod wait;
 
@@ -48,5 +54,6 @@ pub use fake_control::FakeControl;
 pub use http::{Connection, Reply};
 pub use load::{Load, Plan, Sample};
 pub use paths::Paths;
+pub use release::{FakeRelease, Release};
 pub use upstream::Upstream;
 pub use wait::until;

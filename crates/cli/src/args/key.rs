@@ -250,8 +250,10 @@ pub(crate) enum Rotation {
         #[arg(long)]
         revoke_new: bool,
     },
-    /// Take a rotation back whose new version is not accepted yet
+    /// Take a rotation back whose new version is not accepted yet, or in a canary alone
     Cancel { rotation: String },
+    /// Have the new version wait for no canary: its ring gets it now, and the overlap begins
+    Promote { rotation: String },
     /// List rotations
     List {
         /// Of this key only

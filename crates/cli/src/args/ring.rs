@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args as Group, Subcommand};
+use clap::{Args as Group, Subcommand, ValueEnum};
 use keywheel_keyring::KeyPrefix;
 
 use super::value::duration;
@@ -20,6 +20,24 @@ pub(crate) enum Ring {
         /// What its keys begin with, such as `kw_test_` [default: as those of the first ring]
         #[arg(long, value_name = "PREFIX")]
         key_prefix: Option<KeyPrefix>,
+        /// Make it a canary: it has the keys of this ring, and gets what is new before that one does
+        #[arg(long, value_name = "RING", conflicts_with = "key_prefix")]
+        canary_of: Option<String>,
+        #[command(flatten)]
+        rule: CanaryRule,
+    },
+    /// Change when what is new in a canary goes to its main ring. What waits already keeps its time
+    SetCanary {
+        /// The canary's name
+        ring: String,
+        #[command(flatten)]
+        rule: CanaryRule,
+    },
+    /// Bring everything to a ring at once that waits in its canary
+    Promote {
+        /// The main ring's name
+        #[arg(default_value = "production")]
+        ring: String,
     },
     /// Show a ring: revision, trusted keys, and what each proxy enforces
     Show {
@@ -117,6 +135,33 @@ pub(crate) enum SigningKey {
         #[arg(long, default_value = "production")]
         ring: String,
     },
+}
+
+/// When what is new in a canary goes to its main ring.
+#[derive(Debug, Group)]
+pub(crate) struct CanaryRule {
+    /// How long it waits at the most, such as 15m; 0s for both rings at once [default of a new one: 15m]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) pause: Option<Duration>,
+    /// As soon as every proxy of the canary enforces it, or only after the pause [default of a new one: when-enforced]
+    #[arg(long, value_name = "WHEN")]
+    pub(crate) promote: Option<Promote>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Promote {
+    /// And after the pause at the latest
+    WhenEnforced,
+    AfterPause,
+}
+
+impl From<Promote> for keywheel_api::Promote {
+    fn from(promote: Promote) -> Self {
+        match promote {
+            Promote::WhenEnforced => Self::WhenEnforced,
+            Promote::AfterPause => Self::AfterPause,
+        }
+    }
 }
 
 #[derive(Debug, Group)]

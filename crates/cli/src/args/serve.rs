@@ -30,7 +30,7 @@ pub(crate) struct Serve {
     #[arg(long, value_enum, env = "KEYWHEEL_LOG_FORMAT", default_value = "text")]
     pub(crate) log_format: LogFormat,
     /// Who may read the ring [default: open on a loopback address without --ring-client-ca, token elsewhere]
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, env = "KEYWHEEL_RING_AUTH")]
     pub(crate) ring_auth: Option<RingAuth>,
     /// The first ring's name; used at the first start only
     #[arg(long, value_name = "NAME", default_value = "production")]

@@ -66,6 +66,13 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     if text.is_empty() { Err(rule()) } else { Ok(Duration::from_secs(seconds)) }
 }
 
+/// Reads a [`duration`] that a change may wait.
+pub(super) fn wait(text: &str) -> Result<Duration, String> {
+    let limit = duration(text)?;
+    let fits = (1..=60).contains(&limit.as_secs());
+    if fits { Ok(limit) } else { Err(format!("`{text}` is no time to wait: 1s to 60s")) }
+}
+
 /// When something ends.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum End {

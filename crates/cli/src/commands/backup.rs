@@ -80,7 +80,8 @@ pub(crate) async fn restore(args: args::Restore, output: Output) -> Result<(), F
         accept_loss: args.accept_loss,
     };
     let report = restore::restore(&options).await?;
-    output.result(&report, human)
+    output.result(&report, human)?;
+    if report.held { Err(Failure::HeldBack) } else { Ok(()) }
 }
 
 fn human(report: &Report) -> String {

@@ -70,6 +70,12 @@ async fn create(args: args::CreateCampaign, api: &Api<'_>, output: Output) -> Re
     let campaign: Campaign = api.post("/v1/campaigns", &new).await?;
     output.result(&campaign, |campaign| {
         let Campaign { name, selected, keys_per_wave, .. } = campaign;
+        if campaign.state.is_over() {
+            return format!(
+                "Campaign {name} is {}: none of its {selected} keys can be rotated.\n\nNext: keywheel campaign keys {name}",
+                campaign.state.in_words()
+            );
+        }
         format!(
             "Campaign {name} rotates {selected} keys, {keys_per_wave} in a wave. A key's turn comes once its next version is deposited.\n\nNext: keywheel campaign keys {name} --state waiting_for_deposit, key deposit KEY, campaign watch {name}"
         )
@@ -201,6 +207,9 @@ fn waits(wait: CampaignWait) -> String {
     match wait {
         CampaignWait::Pause { until } => format!("for its next wave, at {}", when(until)),
         CampaignWait::Proxies { behind } => format!("for {behind} proxies that do not enforce the last wave"),
+        CampaignWait::Canary { versions } => {
+            format!("for {versions} versions that wait in the ring's canary")
+        }
         CampaignWait::Deposits => "for deposits: none of the keys that are left could be rotated now".into(),
         CampaignWait::Overlaps => "for its rotations to end".into(),
     }
@@ -208,10 +217,12 @@ fn waits(wait: CampaignWait) -> String {
 
 fn previewed(preview: &CampaignPreview) -> String {
     let CampaignPreview { ring, selected, keys, skipped, keys_per_wave, waves } = preview;
-    let mut lines = vec![
-        format!("It would rotate {selected} keys of ring {ring} in {waves} waves of {keys_per_wave}."),
-        format!("Now      {}", counts(keys)),
-    ];
+    let would = if *waves == 0 {
+        format!("It would rotate none of the {selected} keys of ring {ring} that it selects.")
+    } else {
+        format!("It would rotate {selected} keys of ring {ring} in {waves} waves of {keys_per_wave}.")
+    };
+    let mut lines = vec![would, format!("Now      {}", counts(keys))];
     lines.extend(skipped.iter().map(left_out));
     lines.join("\n")
 }

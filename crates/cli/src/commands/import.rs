@@ -221,6 +221,11 @@ fn csv_lines(input: impl BufRead, client: Option<String>) -> impl Iterator<Item 
                     let at = head.iter().position(|column| column.eq_ignore_ascii_case(name))?;
                     record.get(at).filter(|text| !text.is_empty()).map(str::to_owned)
                 };
+                if record.len() > head.len() {
+                    // A comma too many shifts what follows it.
+                    let why = format!("{} fields, where the first line names {}", record.len(), head.len());
+                    return Some(Ok((line, Err(why))));
+                }
                 let known = ["key", "digest"].iter().any(|name| column(name).is_some());
                 let parsed = Line {
                     key: column("key"),
@@ -261,7 +266,8 @@ fn json_lines(input: impl BufRead, client: Option<String>) -> impl Iterator<Item
                 object.remove(beside);
             }
             // In an export `key` is an id, and the digest stands beside it.
-            if object.contains_key("digest") {
+            let is_id = |key: &serde_json::Value| key.as_str().is_some_and(|key| key.starts_with("key_"));
+            if object.contains_key("digest") && object.get("key").is_some_and(is_id) {
                 object.remove("key");
             }
             let wrong =
@@ -275,6 +281,9 @@ fn json_lines(input: impl BufRead, client: Option<String>) -> impl Iterator<Item
 fn item(line: Line<Vec<String>>, client: Option<&str>) -> Result<ImportItem, String> {
     let Line { key, digest, client: own, scopes, expires_at, not_before } = line;
     let key = key.map(PlainKey::from);
+    if key.as_ref().is_some_and(|key| key.expose().contains(char::is_control)) {
+        return Err("key: no proxy lets a control character pass, such as the end of a line".into());
+    }
     let digest = match (key, digest) {
         (Some(key), None) => key.digest(),
         (None, Some(digest)) => {
@@ -354,8 +363,14 @@ mod tests {
         assert!(error(&lines[2]).starts_with("neither"));
         assert!(error(&lines[3]).starts_with("expires_at"));
         assert!(error(&lines[4]).starts_with("no `client`"));
+        let both =
+            format!("{{\"key\":\"j3\",\"digest\":\"{}\",\"client\":\"acme\"}}\n", Digest::of(b"other"));
+        assert!(error(&read(json_lines(both.as_bytes(), None))[0]).contains("give one of them"));
         let csv = read(csv_lines(&b"a,b\nhunter2,x\n"[..], None));
         assert!(error(&csv[0]).contains("the first line names the columns"));
+        let csv = read(csv_lines(&b"key,client\nhunter2,acme,x\n\"a\nb\",acme\n"[..], None));
+        assert!(error(&csv[0]).starts_with("3 fields"));
+        assert!(error(&csv[1]).starts_with("key: "));
     }
 
     #[test]

@@ -283,7 +283,11 @@ fn show(key: &Key) -> String {
             (None, None) => "-".into(),
         };
         let used = version.last_used_at.map_or_else(|| "never".into(), when);
-        [version.id.clone(), state(version.state).into(), ends, used, version.revision.to_string()]
+        let revision = match version.waits_until {
+            Some(at) => format!("in the canary, until {} at the latest", when(at)),
+            None => version.revision.to_string(),
+        };
+        [version.id.clone(), state(version.state).into(), ends, used, revision]
     };
     let versions: Vec<_> = key.versions.iter().map(row).collect();
     let mut lines = vec![
@@ -350,7 +354,7 @@ pub(super) fn scopes(scopes: &[String]) -> String {
     if scopes.is_empty() { "-".into() } else { scopes.join(" ") }
 }
 
-pub(super) fn when(at: Timestamp) -> String {
+pub(crate) fn when(at: Timestamp) -> String {
     at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
 

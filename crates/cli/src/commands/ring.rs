@@ -2,11 +2,11 @@ use std::fs;
 use std::path::PathBuf;
 
 use keywheel_api::{
-    CreateRing, ForgetProxies, ForgottenProxies, Proxy, ProxyState, Ring, RingProxies, RingSummary,
-    RingUsage, SetPolicy,
+    Canary, CreateRing, ForgetProxies, ForgottenProxies, Promote, Promoted, Proxy, ProxyState, Ring,
+    RingProxies, RingSummary, RingUsage, SetPolicy, UpdateRing,
 };
 
-use super::key::{or_none, segment};
+use super::key::{or_none, segment, span};
 use super::{export, push, signing_key};
 use crate::applied::OnChange;
 use crate::args::{self, Connection};
@@ -30,14 +30,41 @@ pub(crate) async fn run(
             let rings: Vec<RingSummary> = api()?.list("/v1/rings", &[]).await?;
             output.result(&rings, |rings| all(rings))
         }
-        args::Ring::Create { name, key_prefix } => {
+        args::Ring::Create { name, key_prefix, canary_of, rule } => {
             let key_prefix = key_prefix.map(|prefix| prefix.as_str().to_owned());
-            let ring: RingSummary = api()?.post("/v1/rings", &CreateRing { name, key_prefix }).await?;
-            output.result(&ring, |ring| {
-                format!(
+            let UpdateRing { pause_seconds, promote } = asked(&rule);
+            let new = CreateRing { name, key_prefix, canary_of, pause_seconds, promote };
+            let ring: RingSummary = api()?.post("/v1/rings", &new).await?;
+            output.result(&ring, |ring| match &ring.canary_of {
+                Some(main) => format!(
+                    "Ring {} is there: its proxies get what is new before those of {main}.\n\nNext: keywheel ring trust {}",
+                    ring.name, ring.name
+                ),
+                None => format!(
                     "Ring {} is there; its keys begin with {}.\n\nNext: keywheel ring trust {}",
                     ring.name, ring.key_prefix, ring.name
-                )
+                ),
+            })
+        }
+        args::Ring::SetCanary { ring, rule } => {
+            let path = format!("/v1/rings/{}", segment(&ring));
+            let ring: Ring = api()?.patch(&path, &asked(&rule)).await?;
+            output.result(&ring, |ring| {
+                let rule = ring.canary.as_ref().map(goes_on).unwrap_or_default();
+                format!("Ring {}: {rule}", ring.name)
+            })
+        }
+        args::Ring::Promote { ring } => {
+            let path = format!("/v1/rings/{}/promote", segment(&ring));
+            let promoted: Promoted = api()?.post(&path, &()).await?;
+            output.result(&promoted, |promoted| {
+                let Promoted { ring, canary, versions } = promoted;
+                let waited = match versions {
+                    0 => "nothing".into(),
+                    1 => "one version".into(),
+                    more => format!("{more} versions"),
+                };
+                format!("Ring {ring} has all that {canary} has: {waited} waited.")
             })
         }
         args::Ring::Show { ring, trust } => print_ring(&ring, trust, &api()?, output).await,
@@ -103,6 +130,24 @@ fn filled(trust: &[String], template: PathBuf) -> Result<String, Failure> {
     Ok(text.trim_end().replace(&empty, &full))
 }
 
+fn asked(rule: &args::CanaryRule) -> UpdateRing {
+    let pause_seconds = rule.pause.map(|pause| pause.as_secs());
+    UpdateRing { pause_seconds, promote: rule.promote.map(Into::into) }
+}
+
+/// When what is new in it goes to its main ring.
+fn goes_on(canary: &Canary) -> String {
+    let Canary { of, promote, pause_seconds, waiting: _ } = canary;
+    match promote {
+        _ if *pause_seconds == 0 => format!("what is new goes to {of} at once"),
+        Promote::WhenEnforced => format!(
+            "what is new goes to {of} once every proxy enforces it, and after {} at the latest",
+            span(*pause_seconds)
+        ),
+        Promote::AfterPause => format!("what is new goes to {of} after {}", span(*pause_seconds)),
+    }
+}
+
 async fn print_ring(ring: &str, trust: bool, api: &Api<'_>, output: Output) -> Result<(), Failure> {
     let ring: Ring = api.get(&format!("/v1/rings/{}", segment(ring))).await?;
     if trust && output == Output::Human {
@@ -117,7 +162,11 @@ async fn print_ring(ring: &str, trust: bool, api: &Api<'_>, output: Output) -> R
 fn all(rings: &[RingSummary]) -> String {
     let row = |ring: &RingSummary| {
         let proxies = if ring.held { "held".into() } else { format!("{} of {}", ring.enforced, ring.of) };
-        [ring.name.clone(), ring.revision.to_string(), proxies, format!("{}…", ring.key_prefix)]
+        let name = match &ring.canary_of {
+            Some(main) => format!("{} (canary of {main})", ring.name),
+            None => ring.name.clone(),
+        };
+        [name, ring.revision.to_string(), proxies, format!("{}…", ring.key_prefix)]
     };
     table(["RING", "REVISION", "ENFORCED BY", "KEYS"], &rings.iter().map(row).collect::<Vec<_>>())
 }
@@ -171,8 +220,9 @@ fn show(ring: &Ring) -> String {
     } else {
         ""
     };
+    let canary = canary(ring);
     format!(
-        "Ring      {}\nRevision  {}\nEpoch     {}\nEntries   {}\nKeys      {}…\nTrust     {}{held}{ahead}{usage}\n\n{proxies}",
+        "Ring      {}\nRevision  {}\nEpoch     {}\nEntries   {}\nKeys      {}…\nTrust     {}{canary}{held}{ahead}{usage}\n\n{proxies}",
         ring.name,
         ring.revision,
         ring.epoch,
@@ -180,6 +230,17 @@ fn show(ring: &Ring) -> String {
         ring.key_prefix,
         ring.trust.join("\n          "),
     )
+}
+
+/// Nothing where there is no canary.
+fn canary(ring: &Ring) -> String {
+    match (&ring.canary, &ring.has_canary) {
+        (Some(canary), _) => {
+            format!("\nCanary    of {}: {}; waiting: {}", canary.of, goes_on(canary), canary.waiting)
+        }
+        (None, Some(canary)) => format!("\nCanary    {canary} gets what is new first"),
+        (None, None) => String::new(),
+    }
 }
 
 /// A line only where something is wrong. What a proxy says of itself is no proof, so nothing is done about it.

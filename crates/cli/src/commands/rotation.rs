@@ -61,6 +61,16 @@ pub(crate) async fn run(command: args::Rotation, api: &Api<'_>, output: Output) 
                 )
             })
         }
+        args::Rotation::Promote { rotation } => {
+            let path = format!("/v1/rotations/{}/promote", segment(&rotation));
+            let rotation: Rotation = api.post(&path, &()).await?;
+            output.result(&rotation, |rotation| {
+                let Rotation { id, new_version, .. } = rotation;
+                format!(
+                    "Rotation {id} waits for no canary: version {new_version} is in its ring.\n\nNext: keywheel rotation watch {id}"
+                )
+            })
+        }
         args::Rotation::Cancel { rotation } => {
             let path = format!("/v1/rotations/{}/cancel", segment(&rotation));
             let rotation: Rotation = api.post(&path, &()).await?;
@@ -185,6 +195,9 @@ fn waits_for(reason: &WaitsFor) -> String {
         WaitsFor::Used { last } => format!("its callers: the old version was seen at {}", when(*last)),
         WaitsFor::Silent { vms, first } => {
             format!("{vms} silent VMs, first {}, not heard of since {}", named(first), when(first.at))
+        }
+        WaitsFor::Canary { ring, until } => {
+            format!("the proxies of its canary {ring}, until {} at the latest", when(*until))
         }
         WaitsFor::Gap { vms, first } => {
             format!(

@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-use keywheel_api::{NewVersion, SelfKey, SelfRotation, SelfVersion, StartSelfRotation};
+use keywheel_api::{NewVersion, RotationState, SelfKey, SelfRotation, SelfVersion, StartSelfRotation};
 use keywheel_control::secret::random;
 use keywheel_keyring::key_text::{Shape, shape};
 use keywheel_keyring::{KeyPrefix, PlainKey, VersionId};
@@ -82,7 +82,12 @@ pub(crate) async fn run(
             };
             let secret = out.is_none().then(|| new.secret.expose());
             let rotated = Rotated { rotation: &rotation, secret, out: out.as_deref() };
-            output.result(&rotated, |rotated| human(rotated))
+            output.result(&rotated, |rotated| human(rotated))?;
+            // Whoever waits is told what came of it; the answer is from before.
+            if rotation.state == RotationState::Distributing && !applied.waits() {
+                return Err(Failure::NotYet { at: rotation.begins_at });
+            }
+            Ok(())
         }
     }
 }

@@ -180,3 +180,37 @@ async fn a_new_key_outlives_an_answer_that_is_lost() {
     );
     server.abort();
 }
+
+#[test]
+fn while_a_canary_alone_has_the_new_key_the_old_one_is_not_replaced() {
+    let (server, first) = serve();
+    server.human(&["ring", "create", "ahead", "--canary-of", "production", "--pause", "1h"]);
+    let made = server.human(&["ring", "list"]);
+    assert!(made.contains("ahead (canary of production)"), "{made}");
+    let url = server.ready["consumer_url"].as_str().unwrap().to_owned();
+    let out = server.dir.path().join("key.new");
+    let arguments = ["rotate", "--out", out.to_str().unwrap(), "--output", "json"];
+    let early = holder(&url, &first, &arguments);
+    assert_eq!(early.status.code(), Some(6), "{}", String::from_utf8_lossy(&early.stderr));
+    assert!(String::from_utf8_lossy(&early.stderr).contains("go on with the old one"));
+    let rotation: Value = serde_json::from_slice(&early.stdout).unwrap();
+    let (id, key) = (rotation["id"].as_str().unwrap(), rotation["key"].as_str().unwrap());
+    let second = text(&out);
+
+    let shown = server.human(&["rotation", "show", id]);
+    assert!(shown.contains("the proxies of its canary ahead"), "{shown}");
+    let shown = server.human(&["key", "show", key]);
+    assert!(shown.contains("in the canary, until"), "{shown}");
+    let shown = server.human(&["ring", "show", "ahead"]);
+    assert!(
+        shown.contains("of production: what is new goes to production once") && shown.contains("waiting: 1")
+    );
+    let set = server.human(&["ring", "set-canary", "ahead", "--promote", "after-pause"]);
+    assert_eq!(set, "Ring ahead: what is new goes to production after 1h\n");
+    let promoted = server.human(&["rotation", "promote", id]);
+    assert!(promoted.contains("waits for no canary"), "{promoted}");
+    assert_eq!(json(&holder(&url, &first, &arguments))["state"], "overlapping");
+    assert_eq!(text(&out), second);
+    let nothing = server.human(&["ring", "promote"]);
+    assert!(nothing.starts_with("Ring production has all that ahead has: nothing waited."), "{nothing}");
+}

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use super::error::ApiError;
-use super::texts;
+use super::{texts, wording};
 use crate::app::MAX_BODY;
 
 /// How long, and how many bytes, a body that is too large is read on.
@@ -156,18 +156,10 @@ pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let field = error.path().to_string();
-        broken(field, error.into_inner().to_string())
+        wording::of_json(bytes, &field, error.inner())
     })?;
-    json.end().map_err(|error| Problem::field(".", error.to_string()))?;
+    json.end().map_err(|error| wording::of_json(bytes, ".", &error))?;
     Ok(value)
-}
-
-/// A field that is missing is named itself, and not what it is missing from.
-fn broken(within: String, rule: String) -> Problem {
-    let missing = rule.strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
-    let Some(name) = missing else { return Problem::field(within, rule) };
-    let field = if within == "." { name.to_owned() } else { format!("{within}.{name}") };
-    Problem::field(field, "it is missing")
 }
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
@@ -180,7 +172,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
         let query = serde_urlencoded::Deserializer::new(pairs);
         let query = serde_path_to_error::deserialize(query).map_err(|error| {
             let field = error.path().to_string();
-            broken(field, error.into_inner().to_string())
+            wording::of_field(&field, &error.into_inner().to_string())
         })?;
         Ok(Self(query))
     }

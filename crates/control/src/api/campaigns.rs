@@ -159,7 +159,7 @@ fn checked(
     require(
         is_campaign_name(&new.name),
         "name",
-        "1 to 64 letters, digits, `.`, `_` and `-`, and not `preview`",
+        "1 to 64 letters, digits, `.`, `_` and `-`, and not `preview`, `.` or `..`",
     )?;
     check_selection(&new)?;
     match new.wave {

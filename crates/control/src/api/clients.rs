@@ -6,7 +6,7 @@ use keywheel_api::{
     Client, CreateClient, Labels, List, Revoke, RevokedClient, UpdateClient,
     labels::{MAX_LABELS, is_label},
 };
-use keywheel_keyring::entry::is_name;
+use keywheel_keyring::entry::is_client_name;
 use serde::Deserialize;
 use tracing::info;
 
@@ -17,7 +17,8 @@ use super::{PAGE, cursor, keys, label_filter, require, uncancelled};
 use crate::Control;
 use crate::store::Refusal;
 
-pub(crate) const NAME_RULE: &str = "1 to 128 visible ASCII characters without quotes, commas and backslashes";
+pub(crate) const NAME_RULE: &str =
+    "1 to 128 visible ASCII characters without quotes, commas and backslashes, and not `.` or `..`";
 
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -36,7 +37,7 @@ pub(crate) async fn create(
     By(context): By,
     Json(new): Json<CreateClient>,
 ) -> Result<(StatusCode, axum::Json<Client>), ApiError> {
-    require(is_name(&new.name), "name", NAME_RULE)?;
+    require(is_client_name(&new.name), "name", NAME_RULE)?;
     check_texts(new.owner.as_deref(), new.contact.as_deref())?;
     check_labels(&new.labels)?;
     let (client, created) =

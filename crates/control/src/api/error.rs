@@ -56,7 +56,8 @@ impl IntoResponse for ApiError {
             Self::Problem(problem) => *problem,
             Self::Unavailable(cause) => {
                 error!(cause, "The database is not available");
-                let detail = "the database is locked, read-only or out of space; try again later";
+                let detail =
+                    "the database does not answer, or is locked, read-only or out of space; try again later";
                 Problem::new(ProblemKind::Unavailable, detail)
             }
             Self::TooManyFailures { retry_after: after } => {
@@ -160,6 +161,10 @@ fn refused(refusal: Refusal) -> Problem {
         Refusal::TokenEnded(_) => ProblemKind::TokenEnded,
         Refusal::RingExists(_) => ProblemKind::RingExists,
         Refusal::TooManyRings => ProblemKind::TooManyRings,
+        Refusal::CanaryHasNoKeys { .. }
+        | Refusal::HasCanary { .. }
+        | Refusal::NoCanary(_)
+        | Refusal::NotACanary(_) => ProblemKind::CanaryRing,
         Refusal::PolicyExists(_) => ProblemKind::PolicyExists,
         Refusal::PolicyInUse(_) => ProblemKind::PolicyInUse,
         Refusal::Policy { .. } => ProblemKind::NotByPolicy,

@@ -77,13 +77,13 @@ async fn ask(control: &Control) -> Option<Figures> {
 }
 
 fn ring_figures(control: &Control, ring: &Publisher, figures: Option<&Figures>) -> RingFigures {
-    let id = ring.record.id;
+    let (id, main) = (ring.record.id, ring.record.main());
     let RingUsage { reports, unknown_counts, refused_batches } = control.store.usage_tally(id);
     let of_ring = |figures: &Figures| {
-        let entries = figures.entries.iter().filter(|(ring, ..)| *ring == id);
+        let entries = figures.entries.iter().filter(|(ring, ..)| *ring == main);
         entries.map(|(_, state, count)| (state.clone(), *count)).collect()
     };
-    let ages = figures.and_then(|figures| figures.ages.iter().find(|ages| ages.ring == id));
+    let ages = figures.and_then(|figures| figures.ages.iter().find(|ages| ages.ring == main));
     RingFigures {
         ring: ring.record.name.clone(),
         revision: ring.head(),

@@ -7,7 +7,7 @@ use keywheel_api::time::{millis, timestamp};
 use keywheel_api::{
     ExportedVersion, Import, ImportItem, ImportRefusal, Imported, List, Problem, RefusedItem,
 };
-use keywheel_keyring::entry::{MAX_SCOPES, is_name, is_scope};
+use keywheel_keyring::entry::{MAX_SCOPES, is_client_name, is_scope};
 use keywheel_keyring::{Digest, Millis};
 use serde::Deserialize;
 use tracing::info;
@@ -66,7 +66,7 @@ pub(crate) async fn import(
 
 /// Which rule an item breaks.
 fn broken(item: &ImportItem, now: Millis) -> Option<String> {
-    if !is_name(&item.client) {
+    if !is_client_name(&item.client) {
         return Some(format!("client: {NAME_RULE}"));
     }
     if item.scopes.len() > MAX_SCOPES || !item.scopes.iter().all(|scope| is_scope(scope)) {
@@ -84,7 +84,7 @@ pub(crate) async fn export(
     By(context): By,
     Params(page): Params<After>,
 ) -> Result<axum::Json<List<ExportedVersion>>, ApiError> {
-    let id = rings::find(&control, &ring)?.record.id;
+    let publisher = rings::find(&control, &ring)?;
     let after = Some(page.after).filter(|after| !after.is_empty());
     if after.is_none() {
         // Once for all pages: whoever takes digests out is known afterwards.
@@ -95,7 +95,7 @@ pub(crate) async fn export(
         .map(|after| after.parse())
         .transpose()
         .map_err(|_| Problem::field("after", "the `next` of the page before: 64 hexadecimal digits"))?;
-    let cut = control.store.cut_page(id, after).await?;
+    let cut = control.store.cut_page(&publisher.record, after).await?;
     let last = cut.entries.last().filter(|_| cut.more).map(|entry| entry.digest.to_string());
     let exported = cut.entries.into_iter().map(|entry| ExportedVersion {
         digest: entry.digest,

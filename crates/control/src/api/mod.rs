@@ -28,6 +28,7 @@ pub(crate) mod signing_keys;
 mod texts;
 pub(crate) mod tokens;
 pub(crate) mod usage;
+mod wording;
 
 use std::future::Future;
 

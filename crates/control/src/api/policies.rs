@@ -17,7 +17,11 @@ pub(crate) async fn create(
     By(context): By,
     Json(new): Json<CreatePolicy>,
 ) -> Result<(StatusCode, axum::Json<Policy>), ApiError> {
-    require(is_policy_name(&new.name), "name", "1 to 64 letters, digits, `.`, `_` and `-`, and not `none`")?;
+    require(
+        is_policy_name(&new.name),
+        "name",
+        "1 to 64 letters, digits, `.`, `_` and `-`, and not `none`, `.` or `..`",
+    )?;
     check(&new.terms, "terms.")?;
     let change = async move { control.store.create_policy(&context, &new).await };
     let (policy, created) = uncancelled(change).await?;

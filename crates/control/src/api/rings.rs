@@ -5,15 +5,17 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use keywheel_api::policy::MAX_SECONDS;
+use keywheel_api::ring::{CANARY_PAUSE_SECONDS, MAX_CANARY_PAUSE_SECONDS};
 use keywheel_api::time::timestamp;
 use keywheel_api::{
-    CreateRing, ForgetProxies, ForgottenProxies, List, Problem, Ring, RingProxies, RingSummary,
+    Canary, CreateRing, ForgetProxies, ForgottenProxies, List, Problem, Promoted, Ring, RingProxies,
+    RingSummary, UpdateRing,
 };
 use keywheel_keyring::document::AHEAD_HEADER;
 use keywheel_keyring::entry::is_ring_name;
 use keywheel_keyring::key_text::BadKeyPrefix;
 use keywheel_keyring::signature::{SIGNATURE_HEADER, SIGNER_HEADER};
-use keywheel_keyring::{Digest, Epoch};
+use keywheel_keyring::{Digest, Epoch, KeyPrefix};
 use serde::Deserialize;
 use tracing::{debug, info};
 
@@ -22,7 +24,7 @@ use super::body::{Json, Params};
 use super::error::ApiError;
 use super::{After, require, uncancelled};
 use crate::ring::{Ask, Publisher, Signed, proxies};
-use crate::store::{NewRing, Refusal, StoreError};
+use crate::store::{NewCanary, NewRing, Refusal, StoreError};
 use crate::{Control, clock};
 
 /// The longest wait for a change, in seconds.
@@ -70,17 +72,25 @@ pub(crate) async fn create(
     By(context): By,
     Json(new): Json<CreateRing>,
 ) -> Result<(StatusCode, axum::Json<RingSummary>), ApiError> {
-    require(is_ring_name(&new.name), "name", "1 to 64 letters, digits, `.`, `_` and `-`")?;
-    let key_prefix = match &new.key_prefix {
-        Some(prefix) => prefix.parse(),
-        None => find(&control, control.default_ring())?.record.key_prefix.parse(),
+    require(
+        is_ring_name(&new.name),
+        "name",
+        "1 to 64 letters, digits, `.`, `_` and `-`, and not `.` or `..`",
+    )?;
+    let canary = canary(&new)?;
+    let main = match &new.canary_of {
+        Some(main) => find(&control, main)?,
+        None => find(&control, control.default_ring())?,
     };
-    let key_prefix =
+    let key_prefix = new.key_prefix.as_ref().unwrap_or(&main.record.key_prefix).parse();
+    let key_prefix: KeyPrefix =
         key_prefix.map_err(|error: BadKeyPrefix| Problem::field("key_prefix", error.to_string()))?;
+    let same = canary.is_none() || key_prefix.as_str() == main.record.key_prefix;
+    require(same, "key_prefix", "left out, or that of the main ring: a canary has the main ring's keys")?;
     let change = async move {
         let (public_key, sealed_signing_key) = control.signers.make().await?;
         let epoch = Epoch::from_bytes(uuid::Uuid::now_v7().into_bytes());
-        let new = NewRing { name: new.name, epoch, key_prefix, public_key, sealed_signing_key };
+        let new = NewRing { name: new.name, epoch, key_prefix, public_key, sealed_signing_key, canary };
         let (ring, created) = control.store.create_ring(&context, &new).await?;
         let made = RingSummary {
             name: ring.name.clone(),
@@ -91,6 +101,7 @@ pub(crate) async fn create(
             held: ring.held,
             enforced: 0,
             of: 0,
+            canary_of: ring.canary.as_ref().map(|canary| canary.name.clone()),
         };
         if created {
             info!(ring = ring.name, "Created ring {}", ring.name);
@@ -126,7 +137,53 @@ fn summary(ring: &Publisher) -> RingSummary {
         held: record.held,
         enforced: proof.enforced,
         of: proof.of,
+        canary_of: record.canary.as_ref().map(|canary| canary.name.clone()),
     }
+}
+
+/// What a ring is to be that goes ahead of another one.
+fn canary(new: &CreateRing) -> Result<Option<NewCanary>, ApiError> {
+    let Some(of) = new.canary_of.clone() else {
+        let rule = "left out, or together with `canary_of`: only a canary has it";
+        require(new.pause_seconds.is_none(), "pause_seconds", rule)?;
+        require(new.promote.is_none(), "promote", rule)?;
+        return Ok(None);
+    };
+    let pause = pause(new.pause_seconds.unwrap_or(CANARY_PAUSE_SECONDS))?;
+    Ok(Some(NewCanary { of, promote: new.promote.unwrap_or_default(), pause }))
+}
+
+/// In milliseconds.
+fn pause(seconds: u64) -> Result<u64, ApiError> {
+    let sane = seconds <= MAX_CANARY_PAUSE_SECONDS;
+    require(sane, "pause_seconds", "0 to 2592000 seconds, which are 30 days")?;
+    Ok(seconds.saturating_mul(1000))
+}
+
+pub(crate) async fn update(
+    State(control): State<Arc<Control>>,
+    Path(ring): Path<String>,
+    By(context): By,
+    Json(update): Json<UpdateRing>,
+) -> Result<axum::Json<Ring>, ApiError> {
+    update.pause_seconds.map(pause).transpose()?;
+    let (store, name) = (control.store.clone(), ring.clone());
+    uncancelled(async move { store.update_canary(&context, &name, update).await }).await?;
+    info!(ring, "Changed when what is new in ring {ring} goes to its main ring");
+    show(State(control), Path(ring)).await
+}
+
+pub(crate) async fn promote(
+    State(control): State<Arc<Control>>,
+    Path(ring): Path<String>,
+    By(context): By,
+) -> Result<axum::Json<Promoted>, ApiError> {
+    let change = async move {
+        let (canary, versions) = control.store.promote_ring(&context, &ring).await?;
+        info!(ring, canary, versions, "Brought {versions} versions from ring {canary} to ring {ring}");
+        Ok::<_, StoreError>(Promoted { ring, canary, versions })
+    };
+    Ok(axum::Json(uncancelled(change).await?))
 }
 
 pub(crate) async fn show(
@@ -135,18 +192,27 @@ pub(crate) async fn show(
 ) -> Result<axum::Json<Ring>, ApiError> {
     let publisher = find(&control, &ring)?;
     let record = &publisher.record;
+    let rule = control.store.canary_rule(record).await?;
+    let canary = record.canary.as_ref().zip(rule).map(|(canary, rule)| Canary {
+        of: canary.name.clone(),
+        promote: rule.promote,
+        pause_seconds: rule.pause / 1000,
+        waiting: rule.waiting,
+    });
     Ok(axum::Json(Ring {
         name: record.name.clone(),
         epoch: record.epoch.to_string(),
         revision: publisher.head(),
         key_prefix: record.key_prefix.clone(),
-        entries: control.store.count_entries(record.id).await?,
+        entries: control.store.count_entries(record).await?,
         trust: control.trust(&publisher).await?.iter().map(ToString::to_string).collect(),
         held: record.held,
         created_at: timestamp(record.created_at),
-        policy: control.store.ring_policy(record.id).await?,
+        policy: control.store.ring_policy(record.main()).await?,
         proxies: publisher.proxies.list(publisher.head(), clock::now()),
         usage: control.store.usage_tally(record.id),
+        canary,
+        has_canary: control.canary_of(&publisher).map(|canary| canary.record.name.clone()),
     }))
 }
 

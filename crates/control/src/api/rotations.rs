@@ -123,6 +123,14 @@ pub(crate) async fn progress(
     for version in versions.iter_mut().filter(|_| all > 0) {
         version.share = Some(version.requests.hour as f64 / all as f64);
     }
+    // What its own ring has not got yet is for the proxies of the canary to enforce.
+    let new = key.versions.iter().find(|version| version.id == rotation.new_version);
+    let ahead =
+        new.filter(|version| version.waits_until.is_some()).and_then(|version| version.canary_revision);
+    let (ring, revision) = match (ahead, control.canary_of(&ring)) {
+        (Some(ahead), Some(canary)) => (canary, ahead),
+        _ => (ring, revision),
+    };
     ring.proxies.catch_up().await?;
     let proxies = ring.proxies.proof(revision, now);
     let next = match rotation.state {
@@ -172,6 +180,26 @@ pub(crate) async fn cancel(
     let change = async move { control.store.cancel_rotation(&context, &rotation).await };
     let rotation = uncancelled(change).await?;
     info!(rotation.id, key.id = rotation.key, "Cancelled rotation {}", rotation.id);
+    Ok(axum::Json(rotation))
+}
+
+pub(crate) async fn promote(
+    State(control): State<Arc<Control>>,
+    caller: Caller,
+    Path(rotation): Path<String>,
+    By(context): By,
+) -> Result<axum::Json<Rotation>, ApiError> {
+    caller.require_rotation(&control, &rotation).await?;
+    let change = async move { control.store.promote_rotation(&context, &rotation).await };
+    let rotation = uncancelled(change).await?;
+    info!(
+        rotation.id,
+        key.id = rotation.key,
+        version.id = rotation.new_version,
+        "Rotation {}: version {} waits for no canary",
+        rotation.id,
+        rotation.new_version,
+    );
     Ok(axum::Json(rotation))
 }
 

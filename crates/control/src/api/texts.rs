@@ -1,4 +1,5 @@
-//! Texts from outside. None may have a control character: nothing here is called so, and PostgreSQL takes no NUL.
+//! Texts from outside. None may have a control character: nothing here is called so, and PostgreSQL takes no NUL. Nor one
+//! that turns the direction of writing: in a terminal it would show a name as another one.
 
 use std::fmt;
 
@@ -8,11 +9,12 @@ use serde::{Deserialize, Deserializer};
 
 use super::error::ApiError;
 
-const RULE: &str = "text without control characters";
+const RULE: &str = "text without control characters and such as turn the direction of writing";
 
 /// Whether `text` has no control character.
 pub(super) fn is_plain(text: &str) -> bool {
-    !text.chars().any(char::is_control)
+    let turns = |char: char| matches!(char, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    !text.chars().any(|char| char.is_control() || turns(char))
 }
 
 /// Refuses a JSON document with a text, or a member's name, that is not plain. What is no JSON at all is for whoever
@@ -113,6 +115,7 @@ mod tests {
         assert_eq!(field("{\"a\":\"\u{7f}\"}"), Err("a".into()));
         assert_eq!(field(r#"{"a":{"b\n":1}}"#), Err("a.b\u{fffd}".into()));
         assert_eq!(field(r#""\u0085""#), Err(".".into()));
+        assert_eq!(field("{\"a\":\"x\u{202e}y\"}"), Err("a".into()));
         assert_eq!(field("{"), Ok(()), "somebody else says so");
     }
 

@@ -6,11 +6,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use keywheel_keyring::{Digest, Document, Epoch, Kind, Millis, SigningKey};
 
+use tracing::error;
+
 use crate::clock;
 use crate::store::{Cut, RingRecord};
 
 /// How long after its issue a document may be installed.
 pub const VALIDITY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How far the clock may be set back, in milliseconds, before it is said: some of that is keeping time.
+const CLOCK_MARGIN: u64 = 60_000;
 
 /// A document's exact bytes and its signature. Cloning shares the bytes.
 #[derive(Debug, Clone)]
@@ -30,6 +35,8 @@ pub struct Press {
     epoch: Epoch,
     key_prefix: String,
     last_issued: AtomicU64,
+    /// When it was said last that the clock was set back.
+    warned: AtomicU64,
 }
 
 impl Press {
@@ -40,6 +47,7 @@ impl Press {
             epoch: ring.epoch,
             key_prefix: ring.key_prefix.clone(),
             last_issued: AtomicU64::new(0),
+            warned: AtomicU64::new(0),
         }
     }
 
@@ -79,7 +87,26 @@ impl Press {
         let later = |last: u64| Some(now.max(last.saturating_add(1)));
         let last = self.last_issued.fetch_update(Ordering::Relaxed, Ordering::Relaxed, later);
         let last = last.unwrap_or_else(|last| last);
+        self.watch_clock(now, last);
         Millis(now.max(last.saturating_add(1)))
+    }
+
+    /// Says so if the clock was ahead and is set back: proxies never take now as earlier than a document that they
+    /// took, so keys end for them before their time.
+    fn watch_clock(&self, now: u64, last: u64) {
+        let warned = self.warned.load(Ordering::Relaxed);
+        if last > now.saturating_add(CLOCK_MARGIN) && now.abs_diff(warned) > CLOCK_MARGIN {
+            self.warned.store(now, Ordering::Relaxed);
+            error!(
+                ring = self.ring,
+                ahead_seconds = last.saturating_sub(now) / 1000,
+                "Documents of ring {} were signed with a time that is {} seconds ahead of the clock now: proxies that took \
+                 them end keys too early. Set the clock right; a new epoch (`keywheel restore`) and a restart of these \
+                 proxies make them forget it",
+                self.ring,
+                last.saturating_sub(now) / 1000,
+            );
+        }
     }
 }
 
@@ -97,6 +124,7 @@ mod tests {
             key_prefix: "kw_live_".into(),
             created_at: Millis(0),
             held: false,
+            canary: None,
         };
         let press = Press::new(&ring);
         let times: Vec<Millis> = (0..1000).map(|_| press.issue()).collect();

@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::{error, warn};
 
+use crate::canary::Group;
 use crate::store::{Store, StoreError};
 
 /// The request header: `node=…&instance=…&filter=…&vms=…&epoch=…&stored=…&enforced=…&age=…&refuse=…&trust=…`.
@@ -30,8 +31,11 @@ pub const MAY_BE_SILENT: u64 = 60_000;
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How far a proxy's clock may be behind, in milliseconds, before its word that it refuses everything is believed.
 const CLOCK_MARGIN: u64 = 5 * 60_000;
-/// Proxies kept of one ring; the one not heard from for longest gives way.
+/// Proxies kept of one ring. Nobody who is waited for gives way to a new one: who has a proxy's token could otherwise
+/// make up so many that a silent one is not in the proof any more.
 const CAPACITY: usize = 50_000;
+/// How often those that refuse by themselves are looked for while there is no room, in milliseconds.
+const SWEEP: u64 = 1_000;
 /// Proxies that a proof names of each kind.
 const NAMED: usize = 100;
 const MAX_TEXT: usize = 256;
@@ -86,6 +90,11 @@ struct Known {
     heard: BTreeSet<Id>,
     /// Said that they enforce what this control plane has not issued: their ring is of another history.
     ahead: BTreeSet<Id>,
+    /// Those for whom there was no room, and when they asked last. They have a ring all the same, so no proof is
+    /// complete while one of them may be there.
+    turned_away: BTreeMap<Id, Millis>,
+    /// When room was looked for last.
+    swept: Millis,
 }
 
 type Id = (String, String);
@@ -129,8 +138,9 @@ impl Proxies {
             let new = before.is_none();
             let enforced = before.filter(|seen| seen.report.epoch == report.epoch);
             let enforced = enforced.map(|seen| seen.report.enforced);
-            if new {
-                known.make_room(&self.ring.1);
+            if new && !known.has_room(&self.ring.1, &id, now) {
+                self.changed.send_modify(|changes| *changes = changes.wrapping_add(1));
+                return None;
             }
             if same {
                 known.heard.insert(id.clone())
@@ -240,6 +250,7 @@ impl Proxies {
             known.acknowledged.remove(&id);
             known.heard.remove(&id);
             known.ahead.remove(&id);
+            known.turned_away.remove(&id);
         }
         drop(known);
         self.changed.send_modify(|changes| *changes = changes.wrapping_add(1));
@@ -264,7 +275,8 @@ impl Proxies {
             laggards: Vec::new(),
             unproven: Vec::new(),
         };
-        for seen in self.known().proxies.values() {
+        let known = self.known();
+        for seen in known.proxies.values() {
             let state = seen.state(*epoch, revision, now);
             if state == ProxyState::Expired {
                 continue;
@@ -282,7 +294,22 @@ impl Proxies {
                 list.push(seen.report.name());
             }
         }
+        for (node, instance) in known.turned_away.keys() {
+            proof.of = proof.of.saturating_add(1);
+            if proof.unproven.len() < NAMED {
+                proof.unproven.push(ProxyName { node: node.clone(), instance: instance.clone() });
+            }
+        }
         proof
+    }
+
+    /// How its proxies stand to `revision`, for whoever goes on once they enforce it.
+    #[must_use]
+    pub fn group(&self, revision: u64, now: Millis) -> Group {
+        let Proof { of, enforced, .. } = self.proof(revision, now);
+        let (epoch, known) = (self.ring.2, self.known());
+        let is_there = |seen: &&Seen| seen.enforces(epoch, revision) && !seen.is_silent(now);
+        Group { of, enforced, present: known.proxies.values().filter(is_there).count() as u64 }
     }
 
     /// Follows what may change a proof.
@@ -343,20 +370,30 @@ fn trust(fields: &BTreeMap<Cow<'_, str>, Cow<'_, str>>) -> Result<Option<Vec<Str
 // === impl Known ===
 
 impl Known {
-    fn make_room(&mut self, ring: &str) {
-        if self.proxies.len() < CAPACITY {
-            return;
+    /// Whether one more proxy can be kept, for which those give way that are not waited for any more. If not, it is
+    /// remembered as turned away.
+    fn has_room(&mut self, ring: &str, newcomer: &Id, now: Millis) -> bool {
+        if self.proxies.len() >= CAPACITY && now.saturating_since(self.swept) >= SWEEP {
+            self.swept = now;
+            self.proxies.retain(|_, seen| !seen.is_expired(now));
         }
-        let silent = self.proxies.iter().min_by_key(|(_, seen)| seen.last_seen).map(|(id, _)| id.clone());
-        if let Some(silent) = silent {
+        if self.proxies.len() < CAPACITY {
+            self.turned_away.remove(newcomer);
+            return true;
+        }
+        if self.turned_away.is_empty() {
             error!(
                 ring,
-                node = silent.0,
-                instance = silent.1,
-                "Ring {ring} has more than {CAPACITY} proxies; the one silent for longest is not waited for any more"
+                node = newcomer.0,
+                instance = newcomer.1,
+                "Ring {ring} has {CAPACITY} proxies, and one more asks for it: no change is proven until those that \
+                 are gone are forgotten with `keywheel ring forget`"
             );
-            self.proxies.remove(&silent);
         }
+        if self.turned_away.len() < CAPACITY || self.turned_away.contains_key(newcomer) {
+            self.turned_away.insert(newcomer.clone(), now);
+        }
+        false
     }
 }
 
@@ -475,6 +512,26 @@ mod tests {
         check("epoch=0199", "epoch=x199", "epoch");
         check("age=2", "age=2&refuse=soon", "refuse");
         assert!(parse(b"\xff\xfe").is_err());
+    }
+
+    #[test]
+    fn nobody_who_is_waited_for_gives_way_to_a_newcomer() {
+        let mut known = Known::default();
+        let id = |n: usize| ("edge".to_owned(), format!("{n:x}"));
+        for n in 0..CAPACITY {
+            assert!(known.has_room("production", &id(n), Millis(n as u64)));
+            known.proxies.insert(id(n), seen("", n as u64));
+        }
+        let later = Millis(100 * MAY_BE_SILENT);
+        assert!(!known.has_room("production", &id(CAPACITY), later));
+        assert!(known.proxies.contains_key(&id(0)), "silent for longest, and waited for");
+        assert_eq!(known.turned_away.keys().collect::<Vec<_>>(), [&id(CAPACITY)]);
+        // One that refuses by itself is not.
+        known.proxies.insert(id(7), seen("&refuse=1", 0));
+        assert!(!known.has_room("production", &id(CAPACITY), Millis(later.0 + 1)), "looked for a moment ago");
+        assert!(known.has_room("production", &id(CAPACITY), Millis(later.0 + SWEEP)));
+        assert!(!known.proxies.contains_key(&id(7)));
+        assert!(known.turned_away.is_empty());
     }
 
     #[test]

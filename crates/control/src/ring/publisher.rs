@@ -106,6 +106,11 @@ impl Publisher {
         *self.head.borrow()
     }
 
+    /// Follows the newest committed revision.
+    pub(crate) fn watch(&self) -> watch::Receiver<u64> {
+        self.head.clone()
+    }
+
     /// How many requests are held open until the ring changes.
     #[must_use]
     pub fn waiters(&self) -> u64 {
@@ -200,7 +205,7 @@ impl Publisher {
             return self.heartbeats.get(&(), (head, self.store.activation()), serves, make).await;
         }
         let make = || async {
-            let cut = self.store.cut_changes(self.record.id, since).await?;
+            let cut = self.store.cut_changes(&self.record, since).await?;
             self.sign(kind, cut).await
         };
         let serves = |kept, age| kept >= head && age < QUIET_AGE;
@@ -216,11 +221,11 @@ impl Publisher {
         self.same_epoch(epoch)?;
         self.in_history(at_least).await?;
         let make = || async {
-            let cut = self.store.cut_page(self.record.id, after).await?;
+            let cut = self.store.cut_page(&self.record, after).await?;
             let through = cut.entries.last().filter(|_| cut.more).map(|entry| entry.digest);
             // It is a guess, so it need not be of the same moment.
             let ahead = match through {
-                Some(through) => self.store.end_of_page(self.record.id, through).await?,
+                Some(through) => self.store.end_of_page(&self.record, through).await?,
                 None => None,
             };
             // A page holds the state at the head, whatever the revision of its last entry.

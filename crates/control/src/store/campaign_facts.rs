@@ -50,6 +50,7 @@ impl Store {
                     (refused.saturating_sub(refused_before), all.saturating_sub(all_before))
                 })?,
                 behind: self.behind(row, now).await?,
+                ahead: self.ahead(row).await?,
             }
         };
         let rolled_back = count("rolled_back").await?.saturating_sub(row.rolled_before);
@@ -81,6 +82,19 @@ impl Store {
             .fetch_one(self.db.readers())
             .await?;
         Ok((uint(sums.try_get("refused")?), uint(sums.try_get("requests")?)))
+    }
+
+    /// New versions of its rotations that wait in a canary.
+    async fn ahead(&self, row: &CampaignRow) -> Result<u64, StoreError> {
+        if !row.campaign.stop.wait_for_proxies || row.campaign.waves == 0 {
+            return Ok(0);
+        }
+        let count = sqlx::query_scalar::<_, i64>(
+            "SELECT count(*) FROM versions v JOIN rotations r ON r.new_version = v.id
+             JOIN campaign_keys m ON m.rotation_id = r.id
+             WHERE v.ring_id = $1 AND v.promote_at IS NOT NULL AND m.campaign_id = $2",
+        );
+        Ok(uint(count.bind(row.ring).bind(row.id).fetch_one(self.db.readers()).await?))
     }
 
     /// Proxies that do not enforce the last wave. One that refuses every request by itself does no harm.

@@ -151,6 +151,7 @@ fn shown(wait: Wait) -> CampaignWait {
     match wait {
         Wait::Pause { until } => CampaignWait::Pause { until: timestamp(until) },
         Wait::Proxies { behind } => CampaignWait::Proxies { behind },
+        Wait::Canary { versions } => CampaignWait::Canary { versions },
         Wait::Deposits => CampaignWait::Deposits,
         Wait::Overlaps => CampaignWait::Overlaps,
     }

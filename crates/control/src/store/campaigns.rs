@@ -59,7 +59,7 @@ impl Store {
                 Err(Refusal::CampaignExists(new.name.clone()).into())
             };
         }
-        let ring = change.ring_id(new.ring.as_deref().unwrap_or_default()).await?;
+        let ring = change.main_ring_id(new.ring.as_deref().unwrap_or_default()).await?;
         let clients = client_ids(&mut change.tx, &new.select.clients).await?;
         let selected = Selected { dialect: self.db.dialect, ring, clients, new, now: context.now };
         let (keys, _) = selected.count(&mut change.tx).await?;

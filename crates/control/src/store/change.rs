@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use keywheel_api::audit::{Head, SYSTEM};
@@ -11,6 +11,7 @@ use keywheel_keyring::Millis;
 use sqlx::{Any, Row as _, Transaction};
 use tokio::sync::watch;
 
+use super::canary::Canary;
 use super::db::Dialect;
 use super::preconditions::Precondition;
 use super::repeats::Attempt;
@@ -37,7 +38,14 @@ pub struct Context {
 /// The revisions that a request's changes took: the last one of each ring, and when it was committed. Clones share
 /// what they hold.
 #[derive(Debug, Clone, Default)]
-pub struct Committed(Arc<Mutex<BTreeMap<i64, (u64, Instant)>>>);
+pub struct Committed(Arc<Mutex<Commits>>);
+
+#[derive(Debug, Default)]
+struct Commits {
+    heads: BTreeMap<i64, (u64, Instant)>,
+    /// Versions that wait in a canary.
+    waits: Vec<String>,
+}
 
 /// A change under way. Dropped without [`commit`](Self::commit), it never was.
 pub(super) struct Change<'a> {
@@ -45,6 +53,10 @@ pub(super) struct Change<'a> {
     pub(super) context: &'a Context,
     store: &'a Store,
     heads: BTreeMap<i64, u64>,
+    /// Of the rings that were asked about.
+    pub(super) canaries: BTreeMap<i64, Option<Canary>>,
+    /// Versions that it makes and that wait in a canary.
+    pub(super) waits: Vec<String>,
     /// The end of the audit trail, once this change has its record in it.
     pub(super) audited: Option<Head>,
     /// The count of switches of signing keys, if this is one.
@@ -55,6 +67,7 @@ pub(super) struct Change<'a> {
 pub(super) struct Uncommitted {
     pub(super) tx: Transaction<'static, Any>,
     heads: BTreeMap<i64, u64>,
+    waits: Vec<String>,
     /// Absent where only an answer is kept.
     audited: Option<Head>,
     activation: Option<u64>,
@@ -65,6 +78,7 @@ pub(super) struct Uncommitted {
 /// A point to which a change can go back.
 pub(super) struct Mark {
     heads: BTreeMap<i64, u64>,
+    waits: Vec<String>,
     audited: Option<Head>,
 }
 
@@ -112,8 +126,16 @@ impl Store {
         if let Some(attempt) = &context.attempt {
             attempt.begin(&mut tx, context.now).await?;
         }
-        let mut change =
-            Change { tx, context, store: self, heads: BTreeMap::new(), audited: None, activation: None };
+        let mut change = Change {
+            tx,
+            context,
+            store: self,
+            heads: BTreeMap::new(),
+            canaries: BTreeMap::new(),
+            waits: Vec::new(),
+            audited: None,
+            activation: None,
+        };
         if let Some(condition) = &context.condition {
             change.require(condition).await?;
         }
@@ -163,15 +185,15 @@ impl Change<'_> {
         Ok(head)
     }
 
-    /// Tells of a ring that this change makes, at revision 0.
-    pub(super) fn tell_of_ring(&mut self, ring: i64) {
-        self.heads.insert(ring, 0);
+    /// Tells of a ring that this change makes.
+    pub(super) fn tell_of_ring(&mut self, ring: i64, revision: u64) {
+        self.heads.insert(ring, revision);
     }
 
     /// Begins a part that may be refused: [`pass`](Self::pass) or [`go_back`](Self::go_back) ends it.
     pub(super) async fn mark(&mut self) -> Result<Mark, StoreError> {
         sqlx::raw_sql("SAVEPOINT mark").execute(&mut *self.tx).await?;
-        Ok(Mark { heads: self.heads.clone(), audited: self.audited })
+        Ok(Mark { heads: self.heads.clone(), waits: self.waits.clone(), audited: self.audited })
     }
 
     pub(super) async fn pass(&mut self, _: Mark) -> Result<(), StoreError> {
@@ -185,7 +207,7 @@ impl Change<'_> {
         for sql in ["ROLLBACK TO SAVEPOINT mark", "RELEASE SAVEPOINT mark"] {
             sqlx::raw_sql(sql).execute(&mut *self.tx).await?;
         }
-        Mark { heads: self.heads, audited: self.audited } = mark;
+        Mark { heads: self.heads, waits: self.waits, audited: self.audited } = mark;
         Ok(())
     }
 
@@ -214,8 +236,8 @@ impl Change<'_> {
         if self.audited.is_none() {
             return Err(StoreError::Corrupt("a change without an audit record was about to commit".into()));
         }
-        let Self { tx, context, store, heads, audited, activation } = self;
-        let uncommitted = Uncommitted { tx, heads, audited, activation, then: Vec::new() };
+        let Self { tx, context, store, heads, waits, audited, activation, canaries: _ } = self;
+        let uncommitted = Uncommitted { tx, heads, waits, audited, activation, then: Vec::new() };
         match &context.attempt {
             Some(attempt) => {
                 attempt.park(uncommitted);
@@ -231,7 +253,8 @@ impl Change<'_> {
 impl Uncommitted {
     /// Of what is no state change.
     pub(super) fn of(tx: Transaction<'static, Any>) -> Self {
-        Self { tx, heads: BTreeMap::new(), audited: None, activation: None, then: Vec::new() }
+        let (heads, waits, then) = (BTreeMap::new(), Vec::new(), Vec::new());
+        Self { tx, heads, waits, audited: None, activation: None, then }
     }
 
     pub(super) fn once_committed(&mut self, then: Box<dyn FnOnce() + Send>) {
@@ -253,6 +276,7 @@ impl Uncommitted {
             store.heads.publish(ring, head);
             context.committed.add(ring, head);
         }
+        context.committed.wait(self.waits);
         if let Some(activation) = self.activation {
             store.signed_by(activation);
         }
@@ -272,11 +296,25 @@ impl Committed {
     /// By ring.
     #[must_use]
     pub fn heads(&self) -> BTreeMap<i64, (u64, Instant)> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.commits().heads.clone()
+    }
+
+    /// Versions that it made and that are in no ring but a canary yet.
+    #[must_use]
+    pub fn waits(&self) -> Vec<String> {
+        self.commits().waits.clone()
     }
 
     fn add(&self, ring: i64, head: u64) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(ring, (head, Instant::now()));
+        self.commits().heads.insert(ring, (head, Instant::now()));
+    }
+
+    fn wait(&self, versions: Vec<String>) {
+        self.commits().waits.extend(versions);
+    }
+
+    fn commits(&self) -> MutexGuard<'_, Commits> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -13,7 +13,8 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::postgres::PgConnectOptions;
@@ -30,6 +31,8 @@ const WRITERS: u32 = 4;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The advisory lock of whoever writes: the bytes `keywheel`.
 const WRITE_LOCK: i64 = 0x6b65_7977_6865_656c;
+/// The advisory lock that every control plane shares while it serves, and that whoever needs the database alone takes.
+pub(super) const SERVED: i64 = WRITE_LOCK + 1;
 
 /// A statement waits five seconds for a lock that another process holds, such as a backup's.
 ///
@@ -84,7 +87,13 @@ pub(super) struct Db {
     readers: AnyPool,
     /// Of a file.
     presence: Option<Presence>,
+    stale: Stale,
 }
+
+/// When a session of PostgreSQL was found to be read-only. A session keeps what it began with, as before a failover or a
+/// change of the database's settings, so those from before are not used again.
+#[derive(Debug, Clone, Default)]
+struct Stale(Arc<Mutex<Option<Instant>>>);
 
 impl Db {
     /// Connects. `prepare` brings the schema to this version before anybody reads.
@@ -112,6 +121,7 @@ impl Db {
         };
         sqlx::raw_sql(session).execute(&mut probe).await.map_err(failed)?;
         let _ = probe.close().await;
+        let stale = Stale::default();
         let (write, read) = match dialect {
             Dialect::Sqlite => {
                 let pool = |session, connections| unless_stuck(pool(session, connections));
@@ -119,7 +129,7 @@ impl Db {
             }
             Dialect::Postgres => {
                 let pool = |connections| pool(POSTGRES_SESSION, connections).acquire_timeout(CONNECT_TIMEOUT);
-                (pool(WRITERS), pool(READERS))
+                (stale.guard(pool(WRITERS)), pool(READERS))
             }
         };
         let writer = write.connect_with(options.clone()).await.map_err(failed)?;
@@ -129,13 +139,16 @@ impl Db {
             Location::Sqlite(path) => Some(Presence::of(path).map_err(|error| failed(error.into()))?),
             Location::Postgres(_) => None,
         };
-        Ok(Self { dialect, writer, readers, presence })
+        Ok(Self { dialect, writer, readers, presence, stale })
     }
 
     /// Begins a change. Nobody else changes anything until its end.
     pub(super) async fn write(&self) -> Result<Transaction<'static, Any>, StoreError> {
         self.check()?;
-        let tx = write(self.dialect, &self.writer).await?;
+        let mut tx = write(self.dialect, &self.writer).await?;
+        if self.dialect == Dialect::Postgres {
+            self.stale.check(&mut tx).await?;
+        }
         self.check_log()?;
         Ok(tx)
     }
@@ -208,6 +221,36 @@ pub(super) async fn write(dialect: Dialect, pool: &AnyPool) -> Result<Transactio
             sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(WRITE_LOCK).execute(&mut *tx).await?;
             Ok(tx)
         }
+    }
+}
+
+// === impl Stale ===
+
+impl Stale {
+    /// # Errors
+    ///
+    /// [`StoreError`] for a session that takes no change, after which none of its age is used again.
+    async fn check(&self, session: &mut AnyConnection) -> Result<(), StoreError> {
+        let read_only: String =
+            sqlx::query_scalar("SELECT current_setting('transaction_read_only')").fetch_one(session).await?;
+        if read_only == "off" {
+            return Ok(());
+        }
+        *self.since() = Some(Instant::now());
+        Err(sqlx::Error::Protocol("PostgreSQL takes no change: the session is read-only".into()).into())
+    }
+
+    fn guard(&self, pool: AnyPoolOptions) -> AnyPoolOptions {
+        let stale = self.clone();
+        pool.before_acquire(move |_, session| {
+            let usable = stale.since().is_none_or(|since| session.age < since.elapsed());
+            Box::pin(async move { Ok(usable) })
+        })
+    }
+
+    // A std mutex: it is held for a moment, never across an await.
+    fn since(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -290,7 +333,7 @@ impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Sqlite(path) => path.display().fmt(f),
-            Self::Postgres(url) => f.write_str(&url.shown),
+            Self::Postgres(url) => url.fmt(f),
         }
     }
 }
@@ -325,6 +368,12 @@ impl FromStr for PostgresUrl {
         let user = options.get_username();
         let shown = format!("postgres://{user}@{place}/{}", options.get_database().unwrap_or(user));
         Ok(Self { url: url.to_owned(), shown })
+    }
+}
+
+impl fmt::Display for PostgresUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown)
     }
 }
 

@@ -148,7 +148,10 @@ impl Change<'_> {
         self.apply(version, Event::Begin).await?;
         let rotation = self.open_rotation(&version.key).await?;
         let rotation = rotation.filter(|rotation| {
-            rotation.new_version == version.id && rotation.state == RotationState::Distributing
+            // What only a canary has touches nothing: the overlap begins when the others have it.
+            rotation.new_version == version.id
+                && rotation.state == RotationState::Distributing
+                && version.promote_at.is_none()
         });
         let (key, id) = (version.key.clone(), version.id.clone());
         match rotation {

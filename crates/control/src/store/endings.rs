@@ -186,8 +186,8 @@ impl Store {
         Ok(key)
     }
 
-    /// Takes a key's revocation back: what it ended is accepted again, but for versions whose time is
-    /// over meanwhile.
+    /// Takes a key's revocation back: what it ended is accepted again, with the deadline that it had, but for versions
+    /// whose time is over meanwhile.
     ///
     /// # Errors
     ///
@@ -211,6 +211,12 @@ impl Store {
             let over = until.is_some_and(|at| at <= context.now);
             if version.state == State::Revoked && version.ended_at == Some(revoked_at) && !over {
                 change.reinstate(version).await?;
+                if version.retire_at.is_some() {
+                    // It was to end before the revocation, and a revocation that is taken back gives it no other life.
+                    let mut active = version.clone();
+                    active.state = State::Active;
+                    change.apply(&active, Event::Supersede).await?;
+                }
                 reinstated = true;
             }
         }

@@ -2,13 +2,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use keywheel_api::time::timestamp;
 use keywheel_api::{Client, ImportItem, ImportRefusal, Imported, RefusedItem, time};
-use keywheel_keyring::{Digest, Millis, VersionId};
+use keywheel_keyring::{Digest, Millis, State, VersionId};
 use serde_json::json;
 use sqlx::Row as _;
 
 use super::change::{Change, Context};
 use super::db::Sql;
-use super::rows::{digest, int};
+use super::rows::{digest, int, state_name, word};
 use super::{Refusal, Store, StoreError};
 use crate::ids;
 use crate::secret::NoRandomness;
@@ -27,12 +27,14 @@ const INSERT_KEYS: Sql = Sql {
         FROM jsonb_array_elements($3::jsonb)",
 };
 const INSERT_VERSIONS: Sql = Sql {
-    sqlite: "INSERT INTO versions (id, key_id, ring_id, digest, state, expires_at, revision, created_at)
-        SELECT value ->> 0, value ->> 1, $1, unhex(value ->> 2), 'active', value ->> 3, value ->> 4, $2
+    sqlite: "INSERT INTO versions (id, key_id, ring_id, digest, state, expires_at, revision, created_at,
+            canary_revision)
+        SELECT value ->> 0, value ->> 1, $1, unhex(value ->> 2), 'active', value ->> 3, value ->> 4, $2, value ->> 5
         FROM json_each($3)",
-    postgres: "INSERT INTO versions (id, key_id, ring_id, digest, state, expires_at, revision, created_at)
+    postgres: "INSERT INTO versions (id, key_id, ring_id, digest, state, expires_at, revision, created_at,
+            canary_revision)
         SELECT value ->> 0, value ->> 1, $1, decode(value ->> 2, 'hex'), 'active', (value ->> 3)::bigint,
-            (value ->> 4)::bigint, $2
+            (value ->> 4)::bigint, $2, (value ->> 5)::bigint
         FROM jsonb_array_elements($3::jsonb)",
 };
 const CLIENTS: Sql = Sql {
@@ -43,10 +45,10 @@ const CLIENTS: Sql = Sql {
         WHERE r.id = $1 AND c.name IN (SELECT jsonb_array_elements_text($2::jsonb))",
 };
 const TAKEN: Sql = Sql {
-    sqlite: "SELECT v.digest, c.name AS client, k.scopes, k.expires_at FROM versions v
+    sqlite: "SELECT v.digest, v.state, c.name AS client, k.scopes, k.expires_at FROM versions v
         JOIN keys k ON k.id = v.key_id JOIN clients c ON c.id = k.client_id
         WHERE v.ring_id = $1 AND v.digest IN (SELECT unhex(value) FROM json_each($2))",
-    postgres: "SELECT v.digest, c.name AS client, k.scopes, k.expires_at FROM versions v
+    postgres: "SELECT v.digest, v.state, c.name AS client, k.scopes, k.expires_at FROM versions v
         JOIN keys k ON k.id = v.key_id JOIN clients c ON c.id = k.client_id
         WHERE v.ring_id = $1
             AND v.digest IN (SELECT decode(jsonb_array_elements_text($2::jsonb), 'hex'))",
@@ -103,7 +105,8 @@ impl Store {
         }
         for items in arrange(once, context.now)?.chunks(TOGETHER) {
             let mut change = self.begin(context).await?;
-            let import = Importing { ring: change.ring_id(ring).await?, create_clients, report: &mut report };
+            let import =
+                Importing { ring: change.main_ring_id(ring).await?, create_clients, report: &mut report };
             let imported = import.run(&mut change, items).await?;
             // Nothing remains of a change that is not committed.
             if imported && !dry_run {
@@ -158,8 +161,18 @@ impl Importing<'_> {
             let item = arriving.item;
             let (reason, detail) = if compromised.contains(&item.digest) {
                 (ImportRefusal::Compromised, Refusal::DigestCompromised(item.digest).to_string())
-            } else if let Some(there) = taken.remove(&item.digest) {
+            } else if let Some((there, state)) = taken.remove(&item.digest) {
                 let same = (&there.client, &there.scopes, expiry(&there));
+                if state.is_denied() {
+                    let state = state_name(state);
+                    let detail = format!("it is there, and {state}: reinstate it, or make another key");
+                    self.report.refused.push(RefusedItem {
+                        item: arriving.at as u64,
+                        reason: ImportRefusal::Ended,
+                        detail,
+                    });
+                    continue;
+                }
                 if same == (&item.client, &item.scopes, expiry(item)) {
                     self.report.present = self.report.present.saturating_add(1);
                     continue;
@@ -177,8 +190,12 @@ impl Importing<'_> {
         if rows.is_empty() {
             return Ok(false);
         }
-        let last = change.next_revisions(self.ring, rows.len() as u64).await?;
-        let first = last.saturating_sub(rows.len() as u64);
+        let count = rows.len() as u64;
+        // To a canary and its main ring at once: these keys are in use elsewhere, and whoever moves a million of them
+        // over is not to find half of the proxies without.
+        let (last, ahead) = change.runs_of_revisions(self.ring, count).await?;
+        let first = last.saturating_sub(count);
+        let ahead = ahead.map(|last| last.saturating_sub(count));
         let now = int(change.now().0);
         let mut revision = first;
         let (mut keys, mut versions) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
@@ -187,7 +204,9 @@ impl Importing<'_> {
             // The scheduler plans those that follow a policy, a few at a time.
             let look_at = client.follows.then_some(now);
             keys.push(json!([key, client.id, json!(item.scopes).to_string(), expiry(item), look_at]));
-            versions.push(json!([version.as_str(), key, item.digest, expiry(item), int(revision)]));
+            let ahead = ahead
+                .map(|first| int(first.saturating_add(revision.saturating_sub(last.saturating_sub(count)))));
+            versions.push(json!([version.as_str(), key, item.digest, expiry(item), int(revision), ahead]));
         }
         for (sql, rows) in [(&INSERT_KEYS, keys), (&INSERT_VERSIONS, versions)] {
             let insert = sqlx::query(change.dialect().pick(sql));
@@ -254,7 +273,7 @@ impl Change<'_> {
         &mut self,
         ring: i64,
         items: &[Arriving<'_>],
-    ) -> Result<BTreeMap<Digest, ImportItem>, StoreError> {
+    ) -> Result<BTreeMap<Digest, (ImportItem, State)>, StoreError> {
         let mut found = BTreeMap::new();
         let query = sqlx::query(self.dialect().pick(&TAKEN)).bind(ring).bind(digests(items));
         for row in query.fetch_all(&mut *self.tx).await? {
@@ -264,7 +283,7 @@ impl Change<'_> {
                 scopes: super::rows::json(row.try_get("scopes")?)?,
                 expires_at: super::rows::optional_timestamp(&row, "expires_at")?,
             };
-            found.insert(item.digest, item);
+            found.insert(item.digest, (item, word(&row, "state")?));
         }
         Ok(found)
     }

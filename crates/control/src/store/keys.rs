@@ -8,7 +8,7 @@ use sqlx::{Any, AnyConnection, Row as _};
 
 use super::change::{Change, Context};
 use super::db::{Dialect, parameters};
-use super::rows::{VersionRow, int, key, state_name, version};
+use super::rows::{VersionRow, int, key, state_name, uint, version};
 use super::{Refusal, Store, StoreError, unless_taken};
 use crate::ids;
 use crate::lifecycle::{self, Event};
@@ -23,7 +23,7 @@ const KEY: &str = "SELECT k.id, r.name AS ring, c.name AS client, k.scopes, k.cr
 
 pub(super) const VERSION: &str =
     "SELECT id, key_id, ring_id, digest, state, not_before, expires_at, retire_at,
-    revision, created_at, ended_at, removed_at, reinstated_in, last_used_at, brownout_share, brownout_until
+    revision, canary_revision, promote_at, created_at, ended_at, removed_at, reinstated_in, last_used_at, brownout_share, brownout_until
     FROM versions ";
 
 /// A key to make, with its first version.
@@ -87,7 +87,7 @@ impl Store {
                 && existing.not_before == new.not_before;
             return if same { Ok((key, false)) } else { Err(Refusal::VersionExists(existing.id).into()) };
         }
-        let ring = change.ring_id(&new.ring).await?;
+        let ring = change.main_ring_id(&new.ring).await?;
         let client = change.client_id(&new.client).await?;
         let policy = change.policy_id(new.policy.as_deref()).await?;
         let id = ids::new("key", context.now)?;
@@ -264,13 +264,18 @@ impl Change<'_> {
                 let (version, at) = (version.id.clone(), timestamp(begins));
                 return Err(Refusal::EndsBeforeItBegins { version, at }.into());
             }
-            let revision = self.next_revision(version.ring).await?;
-            sqlx::query("UPDATE versions SET revision = $1, expires_at = $2 WHERE id = $3")
-                .bind(int(revision))
-                .bind(expires_at.map(|at| int(at.0)))
-                .bind(&version.id)
-                .execute(&mut *self.tx)
-                .await?;
+            let revisions = self.revisions(version.ring, &version.id, version.state.is_denied()).await?;
+            sqlx::query(
+                "UPDATE versions SET revision = $1, canary_revision = $2, promote_at = $3, expires_at = $4
+                 WHERE id = $5",
+            )
+            .bind(revisions.main)
+            .bind(revisions.canary)
+            .bind(revisions.promote_at)
+            .bind(expires_at.map(|at| int(at.0)))
+            .bind(&version.id)
+            .execute(&mut *self.tx)
+            .await?;
         }
         Ok(())
     }
@@ -308,21 +313,23 @@ impl Change<'_> {
         Err(Refusal::Policy { key: key.to_owned(), why }.into())
     }
 
-    /// Publishes a new version, which takes one revision.
+    /// Publishes a new version, which takes one revision, of the canary if the ring has one. Returns until when it waits
+    /// there.
     pub(super) async fn insert_version(
         &mut self,
         key: &str,
         ring: i64,
         new: &NewVersion<'_>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Option<Millis>, StoreError> {
         self.refuse_compromised(&[new.digest]).await?;
         let pending = new.not_before.is_some_and(|at| at > self.now());
         let state = if pending { State::Pending } else { State::Active };
-        let revision = self.next_revision(ring).await?;
+        let revisions = self.revisions_of_new(ring, new.id.as_str()).await?;
         sqlx::query(
             "INSERT INTO versions
-             (id, key_id, ring_id, digest, state, not_before, expires_at, revision, created_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+             (id, key_id, ring_id, digest, state, not_before, expires_at, revision, canary_revision, promote_at,
+              created_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
         )
         .bind(new.id.as_str())
         .bind(key)
@@ -331,15 +338,17 @@ impl Change<'_> {
         .bind(state_name(state))
         .bind(new.not_before.map(|at| int(at.0)))
         .bind(new.expires_at.map(|at| int(at.0)))
-        .bind(int(revision))
+        .bind(revisions.main)
+        .bind(revisions.canary)
+        .bind(revisions.promote_at)
         .bind(int(self.context.now.0))
         .execute(&mut *self.tx)
         .await
         .map_err(|error| unless_taken(error, || Refusal::DigestTaken))?;
-        Ok(())
+        Ok(revisions.promote_at.map(|at| Millis(uint(at))))
     }
 
-    /// Moves a version to its next state, which takes one revision.
+    /// Moves a version to its next state, which takes one revision, and one of the canary.
     pub(super) async fn apply(&mut self, version: &VersionRow, event: Event) -> Result<(), StoreError> {
         let state = lifecycle::next(version.state, event)?;
         if event == Event::Compromise {
@@ -348,12 +357,12 @@ impl Change<'_> {
         // What is active has no end of overlap; what ended keeps it for the record.
         let retire_at = version.retire_at.filter(|_| state != State::Active);
         let ended_at = state.is_denied().then_some(int(self.context.now.0));
-        let revision = self.next_revision(version.ring).await?;
+        let revisions = self.revisions(version.ring, &version.id, state.is_denied()).await?;
         // Proxies hear again of a version that they had forgotten, should its state still change. A brown-out
         // belongs to one overlap.
         sqlx::query(
             "UPDATE versions SET state = $1, retire_at = $2, ended_at = $3, removed_at = NULL, revision = $4,
-             brownout_share = NULL, brownout_until = NULL,
+             brownout_share = NULL, brownout_until = NULL, canary_revision = $8, promote_at = $9,
              reinstated_in = CASE WHEN $5 THEN (SELECT epoch FROM rings WHERE rings.id = ring_id)
                                   WHEN $6 THEN NULL ELSE reinstated_in END
              WHERE id = $7",
@@ -361,10 +370,12 @@ impl Change<'_> {
         .bind(state_name(state))
         .bind(retire_at.map(|at| int(at.0)))
         .bind(ended_at)
-        .bind(int(revision))
+        .bind(revisions.main)
         .bind(event == Event::Reinstate)
         .bind(state.is_denied())
         .bind(&version.id)
+        .bind(revisions.canary)
+        .bind(revisions.promote_at)
         .execute(&mut *self.tx)
         .await?;
         Ok(())

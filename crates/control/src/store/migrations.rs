@@ -27,6 +27,7 @@ const SQLITE: &[Step] = &[
     (12, "campaigns", include_str!("../../migrations/sqlite/0012_campaigns.sql")),
     (13, "sweeps", include_str!("../../migrations/sqlite/0013_sweeps.sql")),
     (14, "deposits", include_str!("../../migrations/sqlite/0014_deposits.sql")),
+    (15, "canary", include_str!("../../migrations/sqlite/0015_canary.sql")),
 ];
 const POSTGRES: &[Step] = &[
     (4, "first schema", include_str!("../../migrations/postgres/0004_first_schema.sql")),
@@ -40,6 +41,7 @@ const POSTGRES: &[Step] = &[
     (12, "campaigns", include_str!("../../migrations/postgres/0012_campaigns.sql")),
     (13, "sweeps", include_str!("../../migrations/postgres/0013_sweeps.sql")),
     (14, "deposits", include_str!("../../migrations/postgres/0014_deposits.sql")),
+    (15, "canary", include_str!("../../migrations/postgres/0015_canary.sql")),
 ];
 
 /// Whether there are tables but not our history: then it belongs to somebody else.
@@ -163,6 +165,8 @@ mod tests {
             "f7853401a832547cf6ef7de4eff995709391f46f648c197c687c3dec142a1f70",
             "601dc4960335e0883e8f76385f577780a1b2be11288fa40efc89c8aca7e82495",
             "53e1401ab4bafae1a9ac23896911e4c3fc919283d5840006d54ae0ec046f105e",
+            "d7cd2507217412e8d4c39f3eeea4f0aed78256d68b934a4c48ab7e8ef14039d7",
+            "95813155b446dd24b071c6f297c32a9f5e9055f39650494c8b0976551de88b89",
         ];
         let found: Vec<_> = SQLITE.iter().map(|(_, _, sql)| hex::encode(Sha256::digest(sql))).collect();
         assert_eq!(found, released, "add a migration instead");
@@ -236,7 +240,7 @@ mod tests {
         assert_eq!((standing.revision, standing.signer.as_str()), (1, "1112131415161718"));
         let ring = store.rings().await.unwrap().remove(0);
         assert!(!ring.held, "what was never restored is published");
-        let cut = store.cut_page(1, None).await.unwrap();
+        let cut = store.cut_page(&ring, None).await.unwrap();
         let states: Vec<_> = cut.entries.iter().map(|entry| (entry.version.as_str(), entry.state)).collect();
         assert_eq!(cut.epoch.to_string(), "0199a3b4-0000-7000-8000-000000000001");
         assert!(states.contains(&("kv_1", State::Retiring)) && states.contains(&("kv_2", State::Active)));

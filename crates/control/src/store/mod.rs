@@ -21,6 +21,7 @@
 //! | [`selection`] | which keys a campaign has |
 //! | [`waves`], [`campaign_facts`], [`campaign_keys`] | what campaigns do by themselves, what that depends on, and what others do to their keys |
 //! | [`campaign_progress`] | how far they are |
+//! | [`canary`] | rings that get what is new before their main ring |
 //! | [`retirement`] | the end of an old version: brown-outs, and before its deadline when it is unused |
 //! | [`import`] | many digests at once |
 //! | [`proxies`] | what proxies said of themselves |
@@ -38,6 +39,7 @@ mod campaign_facts;
 mod campaign_keys;
 mod campaign_progress;
 mod campaigns;
+mod canary;
 pub mod change;
 mod clients;
 mod db;
@@ -68,6 +70,7 @@ mod tokens;
 mod usage;
 mod waves;
 
+pub use canary::{CanaryOf, CanaryRule, Promotion, Waiting};
 pub use change::{Committed, Context};
 pub use db::{BadUrl, Location, PostgresUrl};
 pub use deadlines::{Due, News};
@@ -81,10 +84,11 @@ pub use plans::AUTOMATIC_STARTS_A_MINUTE;
 pub use preconditions::{Precondition, Resource, Tags, entity_tag};
 pub use presence::Vanished;
 pub use repeats::{Answered, Attempt, Found, KEEP_ANSWERS, Request, Reused};
+pub use replicas::Alone;
 pub use restore::{Restoration, RestorePoint, Restored};
 pub use rings::{Cut, RingRecord};
 pub use rotations::{NewRotation, RollBackTo, RotationFilter};
-pub use setup::{MAX_RINGS, NewRing, Setup};
+pub use setup::{MAX_RINGS, NewCanary, NewRing, Setup};
 pub use signing_keys::{Signer, Standing};
 pub use tokens::{Bearer, NewToken, TokenEnd};
 pub use usage::NewUsage;
@@ -159,7 +163,9 @@ pub enum Refusal {
     ClientExists(String),
     #[error("version `{0}` exists already, made by a different request")]
     VersionExists(String),
-    #[error("the digest belongs to another key version of this ring")]
+    #[error(
+        "the digest belongs to another key version of this ring, or to one with another client, other scopes or another end"
+    )]
     DigestTaken,
     #[error("version `{0}` has ended already and is refused everywhere")]
     VersionEnded(String),
@@ -169,7 +175,9 @@ pub enum Refusal {
         "version `{0}` ended so long ago that proxies have forgotten it; create a new key, or rotate this one"
     )]
     VersionRemoved(String),
-    #[error("version `{0}` is compromised, which is for ever; rotate the key, or create a new one")]
+    #[error(
+        "version `{0}` is compromised, which is for ever; create a new key, unless this one has another version that is accepted"
+    )]
     VersionCompromised(String),
     #[error("digest {0} is known to be compromised and is never accepted again; make another key")]
     DigestCompromised(Digest),
@@ -189,7 +197,9 @@ pub enum Refusal {
     RotationBegun(String),
     #[error("key `{key}` is not accepted before {at}; wait until then, or revoke it and create another one")]
     KeyPending { key: String, at: Timestamp },
-    #[error("key `{0}` has no active version: it was revoked; create a new key, or reinstate it")]
+    #[error(
+        "key `{0}` has no active version: create a new key, or reinstate this one if what ended it can be taken back"
+    )]
     KeyRevoked(String),
     #[error(
         "version `{version}` begins at {at}, and would end before that; take it back first, or choose a later end"
@@ -209,6 +219,14 @@ pub enum Refusal {
     RingExists(String),
     #[error("a control plane has at most {MAX_RINGS} rings; start another one for more")]
     TooManyRings,
+    #[error("ring `{ring}` is the canary of `{of}` and has that one's keys alone; name `{of}` instead")]
+    CanaryHasNoKeys { ring: String, of: String },
+    #[error("ring `{ring}` has a canary, `{canary}`, and cannot have another one")]
+    HasCanary { ring: String, canary: String },
+    #[error("ring `{0}` has no canary, so nothing waits for it")]
+    NoCanary(String),
+    #[error("ring `{0}` is no canary, so nothing waits in it; name the canary")]
+    NotACanary(String),
     #[error("policy `{0}` exists already, with other terms")]
     PolicyExists(String),
     #[error("policy `{0}` is in use; give its keys, clients and rings another one first")]

@@ -58,6 +58,7 @@ impl Store {
             return Err(Refusal::DigestTaken.into());
         }
         change.set_deposit(key, Some((version, digest))).await?;
+        change.wake_campaigns_of(key).await?;
         let key = change.audit_key("key.deposit", key, &before).await?;
         change.commit().await?;
         Ok(key)

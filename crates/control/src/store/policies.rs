@@ -145,7 +145,7 @@ impl Store {
         policy: Option<&str>,
     ) -> Result<(), StoreError> {
         let mut change = self.begin(context).await?;
-        let ring_id = change.ring_id(ring).await?;
+        let ring_id = change.main_ring_id(ring).await?;
         let before: Option<String> = sqlx::query_scalar(
             "SELECT p.name FROM rings r JOIN policies p ON p.id = r.policy_id WHERE r.id = $1",
         )

@@ -103,6 +103,7 @@ impl Store {
         if forgotten.is_empty() {
             return Ok(forgotten);
         }
+        change.wake_campaigns_on(ring.0).await?;
         let audited = json!({ "forgotten": forgotten });
         change.audit("proxies.forget", ring.1, Some(audited), None).await?;
         change.commit().await?;

@@ -6,13 +6,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::PgListener;
+use sqlx::ConnectOptions as _;
+use sqlx::postgres::{PgConnection, PgListener};
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
-use super::db::Location;
+use super::db::{Location, PostgresUrl, SERVED};
 use super::rows::uint;
-use super::{Store, StoreError, audit};
+use super::{OpenError, Store, StoreError, audit};
 
 pub(super) const CHANNEL: &str = "keywheel";
 /// The payload of whoever wrote down what proxies said.
@@ -20,6 +21,25 @@ pub(super) const PROXIES: &str = "proxies";
 /// How long a change may go unnoticed whose notification was lost.
 const POLL: Duration = Duration::from_secs(1);
 const RECONNECT: Duration = Duration::from_secs(1);
+
+/// Holds a PostgreSQL database against every control plane that would serve it, as long as it lives.
+#[derive(Debug)]
+pub struct Alone(#[expect(dead_code, reason = "the lock is held by its session")] PgConnection);
+
+impl Alone {
+    /// `None` while a control plane serves the database.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`].
+    pub async fn on(url: &PostgresUrl) -> Result<Option<Self>, OpenError> {
+        let failed = |error| OpenError::new(&Location::Postgres(url.clone()), &error);
+        let mut session = url.options().map_err(failed)?.connect().await.map_err(failed)?;
+        let lock = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)").bind(SERVED);
+        let held: bool = lock.fetch_one(&mut session).await.map_err(failed)?;
+        Ok(held.then_some(Self(session)))
+    }
+}
 
 impl Store {
     /// Wakes those who wait here for what others commit, until `shutdown`. On SQLite there are no others.
@@ -57,6 +77,7 @@ impl Store {
         let pool =
             sqlx::postgres::PgPoolOptions::new().max_connections(1).connect_with(url.options()?).await?;
         let mut listener = PgListener::connect_with(&pool).await?;
+        sqlx::query("SELECT pg_advisory_lock_shared($1)").bind(SERVED).execute(&mut listener).await?;
         listener.listen(CHANNEL).await?;
         Ok(listener)
     }

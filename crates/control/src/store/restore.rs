@@ -215,18 +215,25 @@ impl Change<'_> {
             let named: BTreeSet<Digest> = document.entries.iter().map(|entry| entry.digest).collect();
             let (after, through) =
                 (after.map_or([0; 32], digest_bytes), through.map_or([0xff; 32], digest_bytes));
+            // What the ring had, or must have had by then: a version that still waited in its canary was on no page of it.
+            let is_canary = point.ring.canary.is_some();
+            let had = if is_canary {
+                "coalesce(canary_revision, revision) <= $4"
+            } else {
+                "(revision > 0 AND revision <= $4 OR promote_at < $5)"
+            };
             let sql = format!(
-                "{VERSION} WHERE ring_id = $1 AND digest > $2 AND digest <= $3 AND removed_at IS NULL
-                 AND revision <= $4"
+                "{VERSION} WHERE ring_id = $1 AND digest > $2 AND digest <= $3 AND removed_at IS NULL AND {had}"
             );
-            let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
-                .bind(point.ring.id)
+            let mut rows = sqlx::query(sqlx::AssertSqlSafe(sql))
+                .bind(point.ring.main())
                 .bind(after.as_slice())
                 .bind(through.as_slice())
-                .bind(int(point.revision))
-                .fetch_all(&mut *self.tx)
-                .await?;
-            for row in &rows {
+                .bind(int(point.revision));
+            if !is_canary {
+                rows = rows.bind(int(document.issued_at.0));
+            }
+            for row in &rows.fetch_all(&mut *self.tx).await? {
                 let version: VersionRow = version(row)?;
                 if !named.contains(&version.digest) {
                     denials.insert(version.digest, State::Revoked);
@@ -238,7 +245,7 @@ impl Change<'_> {
                 self.remember_compromised(digest).await?;
             }
             for version in self.versions_with(digest).await? {
-                if version.ring == point.ring.id {
+                if version.ring == point.ring.main() {
                     self.deny(&version.id, state, done).await?;
                 }
             }

@@ -221,13 +221,18 @@ impl Change<'_> {
         end: Millis,
     ) -> Result<(), StoreError> {
         for version in old {
-            let revision = self.next_revision(version.ring).await?;
-            sqlx::query("UPDATE versions SET retire_at = $1, revision = $2 WHERE id = $3")
-                .bind(int(end.0))
-                .bind(int(revision))
-                .bind(&version.id)
-                .execute(&mut *self.tx)
-                .await?;
+            let revisions = self.revisions(version.ring, &version.id, false).await?;
+            sqlx::query(
+                "UPDATE versions SET retire_at = $1, revision = $2, canary_revision = $3, promote_at = $4
+                 WHERE id = $5",
+            )
+            .bind(int(end.0))
+            .bind(revisions.main)
+            .bind(revisions.canary)
+            .bind(revisions.promote_at)
+            .bind(&version.id)
+            .execute(&mut *self.tx)
+            .await?;
         }
         sqlx::query("UPDATE rotations SET overlap_ends_at = $1 WHERE id = $2")
             .bind(int(end.0))
@@ -257,13 +262,16 @@ impl Change<'_> {
         let until = millis(rotation.overlap_ends_at).map_or(until, |end| until.min(end));
         let part = Some(share(part)).filter(|part| *part > 0);
         for version in self.superseded_by(rotation).await? {
-            let revision = self.next_revision(version.ring).await?;
+            let revisions = self.revisions(version.ring, &version.id, false).await?;
             sqlx::query(
-                "UPDATE versions SET brownout_share = $1, brownout_until = $2, revision = $3 WHERE id = $4",
+                "UPDATE versions SET brownout_share = $1, brownout_until = $2, revision = $3, canary_revision = $4,
+                 promote_at = $5 WHERE id = $6",
             )
             .bind(part)
             .bind(part.map(|_| int(until.0)))
-            .bind(int(revision))
+            .bind(revisions.main)
+            .bind(revisions.canary)
+            .bind(revisions.promote_at)
             .bind(&version.id)
             .execute(&mut *self.tx)
             .await?;
@@ -272,19 +280,17 @@ impl Change<'_> {
     }
 }
 
-/// Every VM of a ring that has reported in the last weeks, and those that should have.
+/// Every VM of a ring and of its canary that has reported in the last weeks, and those that should have.
 async fn load_reports(
     connection: &mut AnyConnection,
     ring: i64,
     now: Millis,
 ) -> Result<Vec<Reports>, StoreError> {
-    let rows = sqlx::query(
-        "SELECT node, instance, vm, missing, covered_from, covered_to, received_at FROM usage_vms
-         WHERE ring_id = $1",
-    )
-    .bind(ring)
-    .fetch_all(&mut *connection)
-    .await?;
+    const RINGS: &str = "ring_id IN (SELECT id FROM rings WHERE id = $1 OR canary_of = $1)";
+    let sql = format!(
+        "SELECT node, instance, vm, missing, covered_from, covered_to, received_at FROM usage_vms WHERE {RINGS}"
+    );
+    let rows = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(ring).fetch_all(&mut *connection).await?;
     let reports = |row: &AnyRow| {
         Ok(Reports {
             node: row.try_get("node")?,
@@ -297,7 +303,7 @@ async fn load_reports(
         })
     };
     let reports = rows.iter().map(reports).collect::<Result<Vec<_>, StoreError>>()?;
-    let sql = format!("{PROXY} WHERE ring_id = $1");
+    let sql = format!("{PROXY} WHERE {RINGS}");
     let proxies = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(ring).fetch_all(connection).await?;
     let proxies = proxies.iter().map(seen).collect::<Result<Vec<_>, _>>()?;
     Ok(unused::with_proxies(reports, &proxies, now))

@@ -9,7 +9,7 @@ use super::keys::NewVersion;
 use super::rows::{VersionRow, int, optional_time, rotation, share, time as time_of};
 use super::{Refusal, Store, StoreError};
 use crate::ids;
-use crate::lifecycle::{self, Event, Turn};
+use crate::lifecycle::{self, Event, Turn, accepted_until};
 
 const ROTATION: &str = "SELECT id, key_id, old_version, new_version, state, ended_by, begins_at,
     overlap_ends_at, deadline, created_at, ended_at, retire, quiet, automatic, waits_for, evidence, only_old
@@ -193,8 +193,9 @@ impl Store {
             return Ok(rotation);
         }
         let new = change.version_in(&rotation, &rotation.new_version).await?;
-        // Proxies accept the version from its `not_before` on, whether the scheduler came by or not.
-        let begun = new.not_before.is_none_or(|at| at <= context.now);
+        // Proxies accept the version from its `not_before` on, whether the scheduler came by or not; those of a canary
+        // are the first to.
+        let begun = new.promote_at.is_none() && new.not_before.is_none_or(|at| at <= context.now);
         match lifecycle::turn(rotation.state, Turn::Cancel) {
             Err(lifecycle::NoTurn::Ended) => return Err(Refusal::RotationEnded(rotation.id).into()),
             Ok(_) if !begun => {}
@@ -260,7 +261,7 @@ impl Change<'_> {
         // The new version first: no proxy may see the old one end before it has the new one.
         let version =
             NewVersion { id: &new.version, digest: new.digest, not_before: new.not_before, expires_at };
-        self.insert_version(&key.id, old.ring, &version).await?;
+        let waits_until = self.insert_version(&key.id, old.ring, &version).await?;
         if let Some(open) = &open {
             self.give_way(open).await?;
         }
@@ -273,15 +274,21 @@ impl Change<'_> {
             self.set_deposit(&key.id, None).await?;
         }
         let terms = terms.unwrap_or_default();
-        let begins_at = new.not_before.map_or(now, |at| at.max(now));
-        let ends_at = Millis(begins_at.0.saturating_add(overlap));
+        let begins_at = new.not_before.max(waits_until).map_or(now, |at| at.max(now));
+        let waits_for = match waits_until {
+            Some(until) => self.waits_for_canary(old.ring, until).await?,
+            None => None,
+        };
+        // The old version ends by itself before, where that is earlier.
+        let ends_at = accepted_until(Some(Millis(begins_at.0.saturating_add(overlap))), old.expires_at);
+        let ends_at = ends_at.unwrap_or_default().max(begins_at);
         let retire = json!(terms.retire);
         let id = ids::new("rot", now)?;
         sqlx::query(
             "INSERT INTO rotations
              (id, key_id, old_version, new_version, state, begins_at, overlap_ends_at, deadline, created_at,
-              retire, quiet, automatic, only_old, brownout_share, brownout_before)
-             VALUES ($1, $2, $3, $4, 'distributing', $5, $6, $6, $7, $8, $9, $10, $11, $12, $13)",
+              retire, quiet, automatic, only_old, brownout_share, brownout_before, waits_for)
+             VALUES ($1, $2, $3, $4, 'distributing', $5, $6, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
         )
         .bind(&id)
         .bind(&key.id)
@@ -296,6 +303,7 @@ impl Change<'_> {
         .bind(i64::from(only_old))
         .bind(terms.brownout.map(|plan| share(plan.share)))
         .bind(terms.brownout.map(|plan| int(plan.before_seconds.saturating_mul(1000))))
+        .bind(waits_for.map(|reason| json!([reason]).to_string()))
         .execute(&mut *self.tx)
         .await?;
         self.count_for_campaigns(&id, &key.id, &old.id, only_old).await?;
@@ -343,8 +351,10 @@ impl Change<'_> {
             RollBackTo::Revoke => None,
         };
         match kept {
-            Some(overlap) if new.state == State::Active => self.supersede(new, overlap).await?,
-            // What nobody could use yet has nobody to move.
+            Some(overlap) if new.state == State::Active && new.promote_at.is_none() => {
+                self.supersede(new, overlap).await?;
+            }
+            // What nobody could use yet, or a canary alone accepts, has nobody to move.
             _ => self.apply(&new, Event::Revoke).await?,
         }
         self.end_rotation(rotation, Turn::RollBack, RotationEnd::RolledBack).await?;
@@ -371,7 +381,8 @@ impl Change<'_> {
         self.settle_for_campaigns(rotation, state, ended_by).await?;
         let (state, ended_by) = (json!(state), json!(ended_by));
         sqlx::query(
-            "UPDATE rotations SET state = $1, ended_by = $2, ended_at = $3, check_at = NULL, brownout_at = NULL
+            "UPDATE rotations SET state = $1, ended_by = $2, ended_at = $3, check_at = NULL, brownout_at = NULL,
+                 waits_for = CASE WHEN state = 'distributing' THEN NULL ELSE waits_for END
              WHERE id = $4",
         )
             .bind(state.as_str())
@@ -388,6 +399,8 @@ impl Change<'_> {
     pub(super) async fn begin_overlap(&mut self, rotation: &Rotation) -> Result<(), StoreError> {
         let now = self.now();
         let ends_at = Millis(now.0.saturating_add(overlap(rotation).unwrap_or_default()));
+        let own_end = self.version_in(rotation, &rotation.old_version).await?.expires_at;
+        let ends_at = accepted_until(Some(ends_at), own_end).unwrap_or_default().max(now);
         lifecycle::turn(rotation.state, Turn::Begin)?;
         let row = sqlx::query(
             "UPDATE rotations SET state = 'overlapping', begins_at = $1, overlap_ends_at = $2, deadline = $2
@@ -449,7 +462,11 @@ impl Change<'_> {
         Ok(versions)
     }
 
-    async fn version_in(&mut self, rotation: &Rotation, id: &str) -> Result<VersionRow, StoreError> {
+    pub(super) async fn version_in(
+        &mut self,
+        rotation: &Rotation,
+        id: &str,
+    ) -> Result<VersionRow, StoreError> {
         let missing = || StoreError::Corrupt(format!("rotation {} without version {id}", rotation.id));
         self.version(id).await?.ok_or_else(missing)
     }
@@ -469,7 +486,7 @@ impl Change<'_> {
     /// that was never accepted ends.
     async fn give_way(&mut self, open: &Rotation) -> Result<(), StoreError> {
         let new = self.version_in(open, &open.new_version).await?;
-        let turn = if new.state == State::Pending {
+        let turn = if new.state == State::Pending || new.promote_at.is_some() {
             self.apply(&new, Event::Revoke).await?;
             Turn::Cancel
         } else {

@@ -32,7 +32,11 @@ pub(super) struct VersionRow {
     pub(super) reinstated: bool,
     pub(super) created_at: Millis,
     brownout: Option<Brownout>,
+    /// Below 0 in the database while it waits: then it is 0.
     revision: u64,
+    pub(super) canary_revision: Option<u64>,
+    /// While it waits in a canary: when its ring gets it at the latest.
+    pub(super) promote_at: Option<Millis>,
     last_used_at: Option<Millis>,
 }
 
@@ -56,6 +60,8 @@ pub(super) fn version(row: &AnyRow) -> Result<VersionRow, StoreError> {
         expires_at: optional_time(row, "expires_at")?,
         retire_at: optional_time(row, "retire_at")?,
         revision: uint(row.try_get("revision")?),
+        canary_revision: row.try_get::<Option<i64>, _>("canary_revision")?.map(uint),
+        promote_at: optional_time(row, "promote_at")?,
         created_at: time(row, "created_at")?,
         ended_at: optional_time(row, "ended_at")?,
         removed_at: optional_time(row, "removed_at")?,
@@ -197,6 +203,8 @@ impl From<VersionRow> for Version {
             state: row.state,
             not_before: row.not_before.map(timestamp),
             revision: row.revision,
+            canary_revision: row.canary_revision,
+            waits_until: row.promote_at.map(timestamp),
             created_at: timestamp(row.created_at),
             ended_at: row.ended_at.map(timestamp),
             last_used_at: row.last_used_at.map(timestamp),

@@ -264,7 +264,7 @@ impl Store {
         })
     }
 
-    /// How many VMs of a ring report, and up to `limit` of them: those first whose batches are missing,
+    /// How many VMs of a ring and of its canary report, and up to `limit` of them: those first whose batches are missing,
     /// then those not heard of for longest.
     ///
     /// # Errors
@@ -277,13 +277,21 @@ impl Store {
             .fetch_optional(&mut *tx)
             .await?;
         let id = id.ok_or_else(|| Refusal::NotFound { what: "ring", name: ring.to_owned() })?;
-        let count = count_vms(&mut tx, id).await?;
+        let canary: Option<i64> = sqlx::query_scalar("SELECT id FROM rings WHERE canary_of = $1")
+            .bind(id)
+            .fetch_optional(&mut *tx)
+            .await?;
+        let mut count = count_vms(&mut tx, id).await?;
+        if let Some(canary) = canary {
+            count = count.saturating_add(count_vms(&mut tx, canary).await?);
+        }
         let rows = sqlx::query(
-            "SELECT * FROM usage_vms WHERE ring_id = $1
+            "SELECT * FROM usage_vms WHERE ring_id IN ($1, $3)
              ORDER BY missing > 0 DESC, received_at, instance, vm LIMIT $2",
         )
         .bind(id)
         .bind(i64::from(limit))
+        .bind(canary.unwrap_or(id))
         .fetch_all(&mut *tx)
         .await?;
         let reporting = |row: &AnyRow| {
@@ -358,7 +366,10 @@ async fn write_ring(
     if ledger.vms.len() > before {
         bound_vms(connection, ring).await?;
     }
-    save_hours(dialect, connection, ring, &ledger).await
+    // The proxies of a canary count the versions of its main ring.
+    let main = sqlx::query_scalar("SELECT coalesce(canary_of, id) FROM rings WHERE id = $1").bind(ring);
+    let main: i64 = main.fetch_optional(&mut *connection).await?.unwrap_or(ring);
+    save_hours(dialect, connection, main, &ledger).await
 }
 
 async fn load_vms(

@@ -301,6 +301,31 @@ impl Change<'_> {
         Ok(None)
     }
 
+    /// Has running campaigns looked at that wait for a deposit of this key.
+    pub(super) async fn wake_campaigns_of(&mut self, key: &str) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE campaigns SET look_at = $1 WHERE state = 'running' AND look_at > $1
+             AND id IN (SELECT campaign_id FROM campaign_keys WHERE key_id = $2)",
+        )
+        .bind(int(self.now().0))
+        .bind(key)
+        .execute(&mut *self.tx)
+        .await?;
+        Ok(())
+    }
+
+    /// Has running campaigns looked at that may wait for proxies of this ring.
+    pub(super) async fn wake_campaigns_on(&mut self, ring: i64) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE campaigns SET look_at = $1 WHERE state = 'running' AND look_at > $1 AND ring_id = $2",
+        )
+        .bind(int(self.now().0))
+        .bind(ring)
+        .execute(&mut *self.tx)
+        .await?;
+        Ok(())
+    }
+
     async fn look_at_campaign(&mut self, row: &CampaignRow, at: Option<Millis>) -> Result<(), StoreError> {
         sqlx::query("UPDATE campaigns SET look_at = $1 WHERE id = $2")
             .bind(at.map(|at| int(at.0)))

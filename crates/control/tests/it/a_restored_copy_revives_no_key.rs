@@ -369,3 +369,50 @@ async fn a_database_that_was_restored_by_other_tools_is_made_fit_in_place() {
     assert_eq!((page.entries.len(), page.entries[0].key.as_str()), (1, key.id.as_str()));
     plane.ring(&format!("changes?epoch={before}&since=0")).await.problem("revision-gone");
 }
+
+#[tokio::test]
+async fn a_canarys_document_tells_of_its_main_rings_denials_and_both_get_the_new_epoch() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = on_sqlite(dir.path());
+    let plane = first_start(dir, &options).await;
+    let (kept, revoked) = (plane.key().await, plane.key().await);
+    let canary = json!({ "name": "ahead", "canary_of": "production" });
+    assert_eq!(plane.post("/v1/rings", canary).await.status, StatusCode::CREATED);
+    let (waiting, leaked) = (plane.key().await, plane.key().await);
+    let copy = plane.dir.path().join("copy.db");
+    let (mut file, _) = plane.store().copy(plane.dir.path()).await.unwrap().unwrap();
+    std::io::copy(&mut file, &mut fs::File::create(&copy).unwrap()).unwrap();
+    for key in [&revoked, &leaked] {
+        plane.post(&format!("/v1/keys/{}/revoke", key.id), json!({})).await.json::<Key>(StatusCode::OK);
+    }
+    for ring in ["production", "ahead"] {
+        let path = format!("/v1/rings/{ring}/snapshot");
+        let page =
+            plane.ask(keywheel_control::app::ring(plane.control.clone()), None, "GET", &path, "").await;
+        let document = plane.dir.path().join(format!("{ring}.json"));
+        fs::write(&document, seed(&page).to_string()).unwrap();
+        let data = plane.dir.path().join(format!("{ring}/data"));
+        fs::create_dir_all(&data).unwrap();
+        fs::copy(plane.dir.path().join("data/master.key"), data.join("master.key")).unwrap();
+        let restored = RestoreOptions { documents: vec![document], ..from(&data, &copy) };
+        let report = restore(&restored).await.unwrap();
+        assert_eq!((report.held, report.denied.len()), (false, 2), "{ring}: {report:?}");
+
+        let (control, _) = Control::open(&on_sqlite(&plane.dir.path().join(ring))).await.unwrap();
+        let token = plane.token.clone();
+        let restored = Plane { dir: plane.dir.clone(), control: Arc::new(control), token };
+        for name in ["production", "ahead"] {
+            assert_eq!(restored.control.ring(name).unwrap().record.epoch.to_string(), report.epoch, "{name}");
+        }
+        for (key, is) in [
+            (&kept, State::Active),
+            (&revoked, State::Revoked),
+            (&waiting, State::Active),
+            (&leaked, State::Revoked),
+        ] {
+            assert_eq!(state(&restored, key).await, is, "by a document of {ring}");
+        }
+        let still = restored.show(&waiting).await.versions[0].waits_until;
+        assert!(still.is_some(), "and the main ring has not got it");
+    }
+}

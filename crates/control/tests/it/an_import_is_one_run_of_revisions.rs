@@ -94,6 +94,12 @@ async fn what_is_refused_is_told_and_holds_nothing_up() {
     assert_eq!((again.imported, again.present, plane.head()), (0, 3, 3));
     let other = import(&plane, json!({ "items": [with(1, "client", json!("other"))] })).await;
     assert_eq!(other.refused[0].reason, ImportRefusal::DigestTaken);
+    plane
+        .post("/v1/clients/acme/revoke", json!({}))
+        .await
+        .json::<keywheel_api::RevokedClient>(StatusCode::OK);
+    let ended = import(&plane, json!({ "items": [item(1)] })).await;
+    assert_eq!((ended.present, ended.refused[0].reason), (0, ImportRefusal::Ended), "nobody lets it in");
     let problem = plane.post("/v1/rings/production/import", json!({ "items": [{ "digest": "x" }] })).await;
     assert_eq!(problem.problem("invalid-request").errors[0].field, "items[0].digest");
     plane.post("/v1/rings/none/import", json!({ "items": [item(1)] })).await.problem("not-found");

@@ -21,6 +21,14 @@ async fn bad_input_names_field_and_rule() {
 
     check(&plane, "/v1/clients", json!({}), "name").await;
     check(&plane, "/v1/clients", json!({ "name": "a b" }), "name").await;
+    for nowhere in [".", ".."] {
+        check(&plane, "/v1/clients", json!({ "name": nowhere }), "name").await;
+        check(&plane, "/v1/rings", json!({ "name": nowhere }), "name").await;
+        check(&plane, "/v1/policies", json!({ "name": nowhere, "terms": {} }), "name").await;
+        check(&plane, "/v1/campaigns", json!({ "name": nowhere, "wave": { "keys": 1 } }), "name").await;
+    }
+    let none = json!({ "name": "c", "wave": { "keys": 1 }, "select": { "clients": [] } });
+    check(&plane, "/v1/campaigns", none, "select.clients").await;
     check(&plane, "/v1/clients", json!({ "name": "x".repeat(129) }), "name").await;
     check(&plane, "/v1/clients", json!({ "name": "x", "owner": "a\nb" }), "owner").await;
     check(&plane, "/v1/clients", json!({ "name": "x", "colour": 1 }), "colour").await;

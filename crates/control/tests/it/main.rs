@@ -1,6 +1,8 @@
 //! The control plane's behaviour: one fact per file, on a real SQLite in a directory of its own.
 
 mod a_brownout_ends_by_itself;
+mod a_canary_goes_first;
+mod a_canary_has_no_keys_of_its_own;
 mod a_change_waits_until_every_proxy_enforces_it;
 mod a_commit_seen_early_is_no_other_history;
 mod a_control_character_reaches_no_query;

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 
+const NAMES: [&str; 3] = ["127.0.0.1", "localhost", "keywheel.keywheel.svc.cluster.local"];
+
 /// Whoever signs.
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
@@ -27,7 +29,7 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
-    /// For 127.0.0.1.
+    /// For 127.0.0.1, localhost, and the name that `envoy/` has for the control plane.
     pub(crate) fn server(&self) -> Pair {
         self.sign(ExtendedKeyUsagePurpose::ServerAuth)
     }
@@ -38,7 +40,7 @@ impl Authority {
 
     fn sign(&self, purpose: ExtendedKeyUsagePurpose) -> Pair {
         let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+        let mut params = CertificateParams::new(NAMES.map(str::to_owned)).unwrap();
         params.extended_key_usages = vec![purpose];
         let cert = params.signed_by(&key, &self.issuer).unwrap().pem();
         Pair { cert, key: key.serialize_pem() }

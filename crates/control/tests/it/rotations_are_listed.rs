@@ -38,7 +38,7 @@ async fn rotations_are_listed_by_key_client_and_whether_they_go_on() {
     assert_eq!(ids(&plane, token, &format!("?key={}", first.id)).await, sorted(&[&ended, &open]));
     assert_eq!(ids(&plane, token, "?open=false").await, [ended]);
     assert_eq!(ids(&plane, token, &format!("?open=true&key={}", first.id)).await, [open]);
-    assert_eq!(ids(&plane, token, "?client=other").await, [staging.clone()]);
+    assert_eq!(ids(&plane, token, "?client=other").await, std::slice::from_ref(&staging));
     assert_eq!(ids(&plane, token, "?client=nobody").await, [""; 0]);
     let limited = plane.token_of(json!({ "role": "auditor", "rings": ["staging"] })).await;
     assert_eq!(ids(&plane, &limited, "").await, [staging]);

@@ -6,7 +6,7 @@ use keywheel_control::jobs::purge::{KEEP_ENDED, purge};
 use keywheel_keyring::Millis;
 use serde_json::json;
 
-use crate::support::{Answer, Plane, context, plane};
+use crate::support::{Answer, Plane, context, new_version, plane};
 
 async fn reinstate(plane: &Plane, key: &Key, version: &str) -> Answer {
     plane.post(&format!("/v1/keys/{}/versions/{version}/reinstate", key.id), json!({})).await
@@ -52,6 +52,37 @@ async fn a_keys_revocation_is_taken_back_and_nothing_else_is() {
     assert_eq!(state(&rotation.new_version), State::Active);
     assert_eq!(state(&rotation.old_version), State::Retired, "it ended before");
     assert_eq!(plane.post(&path, json!({})).await.status, StatusCode::OK, "twice is once");
+}
+
+#[tokio::test]
+async fn a_revocation_that_is_taken_back_gives_nothing_a_longer_life() {
+    let plane = plane().await;
+    let key = plane.key().await;
+    let rotation = plane.rotate(&key, 1800).await;
+    plane.post(&format!("/v1/keys/{}/revoke", key.id), json!({})).await.json::<Key>(StatusCode::OK);
+    let key: Key =
+        plane.post(&format!("/v1/keys/{}/reinstate", key.id), json!({})).await.json(StatusCode::OK);
+    let find = |id: &str| key.versions.iter().find(|version| version.id == id).unwrap();
+    let (old, new) = (find(&rotation.old_version), find(&rotation.new_version));
+    assert_eq!((old.state, old.expires_at), (State::Retiring, Some(rotation.overlap_ends_at)));
+    assert_eq!((new.state, new.expires_at), (State::Active, None));
+    let late = Millis(context().now.0 + 1_801_000);
+    keywheel_control::jobs::scheduler::catch_up(plane.store(), late).await.unwrap();
+    let states: Vec<_> = plane.show(&key).await.versions.iter().map(|version| version.state).collect();
+    assert_eq!(states, [State::Retired, State::Active]);
+}
+
+#[tokio::test]
+async fn no_overlap_is_longer_than_the_old_version_lives() {
+    let plane = plane().await;
+    plane.client("acme").await;
+    let ends = keywheel_api::time::timestamp(Millis(context().now.0 + 600_000));
+    let key: keywheel_api::KeyWithSecret = plane
+        .post("/v1/keys", json!({ "client": "acme", "expires_at": ends, "version": new_version() }))
+        .await
+        .json(StatusCode::CREATED);
+    let rotation = plane.rotate(&key.key, 3600).await;
+    assert_eq!((rotation.deadline, rotation.overlap_ends_at), (ends, ends));
 }
 
 #[tokio::test]

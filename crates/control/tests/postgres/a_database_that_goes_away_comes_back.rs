@@ -90,7 +90,7 @@ async fn a_database_that_takes_no_writes_answers_503_and_is_used_again_when_it_d
     let (plane, database) = plane_on(&server).await;
     let key = plane.key().await;
     let database = Location::Postgres(database).pool().await.unwrap();
-    // As on a standby after a failover. Open connections keep their setting, so they are ended.
+    // As on a standby after a failover. Open sessions keep what they began with.
     let read_only = async |on: &str| {
         let sql = format!(
             "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = {on}',
@@ -100,11 +100,14 @@ async fn a_database_that_takes_no_writes_answers_503_and_is_used_again_when_it_d
         sqlx::raw_sql("SET TRANSACTION READ WRITE").execute(&mut *tx).await.unwrap();
         sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut *tx).await.unwrap();
         tx.commit().await.unwrap();
+    };
+    let end_sessions = async || {
         let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
                    WHERE datname = current_database() AND pid <> pg_backend_pid()";
         sqlx::query(end).execute(&database).await.unwrap();
     };
     read_only("on").await;
+    end_sessions().await;
     let revoke = format!("/v1/keys/{}/revoke", key.id);
     let refused = plane.post(&revoke, json!({})).await;
     assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);

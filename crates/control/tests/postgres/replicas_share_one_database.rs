@@ -8,9 +8,10 @@ use keywheel_api::{
     Campaign, CampaignProgress, Key, List, Notice, RingProxies, RingSigningKey, Rotation, RotationState,
 };
 use keywheel_control::jobs::scheduler;
+use keywheel_control::restore::{RestoreError, RestoreOptions, restore};
 use keywheel_control::ring::proxies;
-use keywheel_control::store::Location;
-use keywheel_control::{Control, Options, clock};
+use keywheel_control::store::{Alone, Location};
+use keywheel_control::{Control, Options, StartError, clock};
 use keywheel_testkit::wait::until;
 use serde_json::json;
 use tokio::sync::watch;
@@ -332,4 +333,68 @@ async fn what_a_proxy_tells_one_replica_proves_a_change_on_another() {
     let applied: serde_json::Value = answer.json(StatusCode::OK);
     assert_eq!(applied["applied"]["complete"], true, "{applied}");
     assert_eq!(applied["applied"]["rings"][0]["of"], 1, "{applied}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_restores_or_rekeys_a_database_that_is_served() {
+    let pair = pair().await;
+    let url = database_of(pair.one.dir.path());
+    // Both say so as soon as they listen.
+    while Alone::on(&url).await.unwrap().is_some() {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let epoch = pair.one.epoch();
+    let options = RestoreOptions {
+        data: pair.one.dir.path().to_owned(),
+        database: Some(url.clone()),
+        master_key_file: None,
+        from: None,
+        journals: Vec::new(),
+        checkpoints: Vec::new(),
+        documents: Vec::new(),
+        trust: Vec::new(),
+        at_least: None,
+        accept_loss: true,
+    };
+    let refused = restore(&options).await.unwrap_err();
+    assert!(matches!(refused, RestoreError::Start(StartError::Served(_))), "{refused}");
+    assert_eq!(pair.one.store().rings().await.unwrap()[0].epoch.to_string(), epoch);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_in_a_canary_goes_on_once_whoever_hears_of_its_proxies() {
+    let pair = pair().await;
+    let new = json!({ "name": "ahead", "canary_of": "production" });
+    let made = pair.one.post("/v1/rings", new).await;
+    assert_eq!(made.status, StatusCode::CREATED);
+    let served = async || pair.two.control.ring("ahead");
+    let there = until("the other serves the canary", served).await.unwrap();
+    let here = pair.one.control.ring("ahead").unwrap();
+    let epoch = here.record.epoch;
+    let header = |instance: &str, enforced: u64| {
+        let text = format!(
+            "node=n&instance={instance}&filter=0.1.0&vms=1&epoch={epoch}&stored={enforced}&enforced={enforced}&age=0"
+        );
+        proxies::parse(text.as_bytes()).unwrap()
+    };
+    // Of two proxies each asks another replica.
+    here.proxies.report(header("a1", 0), clock::now()).await;
+    there.proxies.report(header("b2", 0), clock::now()).await;
+    let keys = [pair.one.key().await, pair.two.key().await, pair.one.key().await];
+    here.proxies.report(header("a1", 3), clock::now()).await;
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    assert_eq!(pair.one.store().rings().await.unwrap()[0].revision, 0, "one of them lags");
+    there.proxies.report(header("b2", 3), clock::now()).await;
+    for plane in [&pair.one, &pair.two] {
+        let told = async || Some(()).filter(|()| plane.head() == 3);
+        until("the main ring has all three, one revision for each", told).await.unwrap();
+    }
+    for key in keys {
+        assert_eq!(pair.two.show(&key).await.versions[0].waits_until, None);
+    }
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    let records = pair.one.store().audit_records(0, 100).await.unwrap();
+    let promoted = records.iter().filter(|record| record.event.action == "version.promote");
+    assert_eq!(promoted.count(), 3, "once each");
+    assert_eq!(pair.one.head(), 3);
 }

@@ -36,7 +36,7 @@ async fn a_database_of_the_first_schema_is_brought_forward_with_its_data() {
         let states: Vec<_> = signers.iter().map(|signer| (signer.ring, signer.key.state)).collect();
         assert_eq!(states, [(1, SigningKeyState::Retired), (1, SigningKeyState::Active)]);
         assert_eq!(signers[1].sealed, [2]);
-        let cut = store.cut_page(1, None).await.unwrap();
+        let cut = store.cut_page(&store.rings().await.unwrap()[0], None).await.unwrap();
         assert_eq!((cut.signer.as_str(), cut.entries[0].state), ("1112131415161718", State::Revoked));
         let bearer = store.bearer(PlainToken::from("kwt_1").hash(), Millis(9)).await.unwrap().unwrap();
         assert_eq!((bearer.token.as_str(), bearer.role, bearer.rings), ("token_1", Role::Proxy, None));
