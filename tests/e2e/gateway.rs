@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::deployed::{Deployed, object};
+use crate::pki::Authority;
 use crate::scene::paths;
 
 const CLUSTERS: &str = "/static_resources/clusters";
@@ -140,15 +141,8 @@ async fn the_ring_comes_over_mtls_and_the_filter_from_a_server() {
     }
 }
 
-/// What keeps others from the ring: without a certificate there is none.
-#[tokio::test]
-async fn without_its_certificate_a_gateway_gets_no_ring() {
-    let control = Deployed::start("kubernetes/sqlite/deployment.yaml", "kubernetes/sqlite/ring.yaml").await;
-    control.keywheel(&["client", "create", "acme"]).await;
-    let mut cluster = cluster(&control);
-    let tls = cluster.pointer_mut("/transport_socket/typed_config/common_tls_context").unwrap();
-    tls.as_object_mut().unwrap().remove("tls_certificate_sds_secret_configs").unwrap();
-    let upstream = Upstream::start().await.unwrap();
+/// An Envoy with the shipped filter, which asks through the cluster that the patch adds.
+async fn behind(control: &Deployed, cluster: Value, upstream: &Upstream) -> Envoy {
     let config = EnvoyConfig::shipped()
         .unwrap()
         .with_wasm(&paths().wasm)
@@ -163,4 +157,39 @@ async fn without_its_certificate_a_gateway_gets_no_ring() {
     .await
     .unwrap();
     assert_eq!(http::get(envoy.listener(), "/", &[("x-api-key", "any")]).await.unwrap().status, 503);
+    envoy
+}
+
+/// What keeps others from the ring: without a certificate there is none.
+#[tokio::test]
+async fn without_its_certificate_a_gateway_gets_no_ring() {
+    let control = Deployed::start("kubernetes/sqlite/deployment.yaml", "kubernetes/sqlite/ring.yaml").await;
+    let mut cluster = cluster(&control);
+    let tls = cluster.pointer_mut("/transport_socket/typed_config/common_tls_context").unwrap();
+    tls.as_object_mut().unwrap().remove("tls_certificate_sds_secret_configs").unwrap();
+    let upstream = Upstream::start().await.unwrap();
+    behind(&control, cluster, &upstream).await;
+}
+
+#[tokio::test]
+async fn a_new_certificate_is_shown_without_a_restart() {
+    let control = Deployed::start("kubernetes/sqlite/deployment.yaml", "kubernetes/sqlite/ring.yaml").await;
+    let dir = control.proxy();
+    let good = ["tls.key", "tls.crt"].map(|name| (name, fs::read(dir.join(name)).unwrap()));
+    let stranger = Authority::new().client();
+    fs::write(dir.join("tls.crt"), &stranger.cert).unwrap();
+    fs::write(dir.join("tls.key"), &stranger.key).unwrap();
+    let upstream = Upstream::start().await.unwrap();
+    let envoy = behind(&control, cluster(&control), &upstream).await;
+    // Into their places in one move each, as Kubernetes does with all of them.
+    for (name, bytes) in good {
+        fs::write(dir.join("new"), bytes).unwrap();
+        fs::rename(dir.join("new"), dir.join(name)).unwrap();
+    }
+    until("the ring is there", async || {
+        let status = http::get(envoy.listener(), "/", &[("x-api-key", "any")]).await.ok()?.status;
+        (status == 401).then_some(())
+    })
+    .await
+    .unwrap();
 }

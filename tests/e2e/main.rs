@@ -45,6 +45,7 @@ mod proxy_first;
 mod pushed_ring;
 mod refusal;
 mod refusals;
+mod relay;
 mod replaceable;
 mod restore;
 mod revoke;

@@ -100,6 +100,10 @@ fn dispatch() -> anyhow::Result<ExitCode> {
             no_more(&mut args)?;
             check::all()?;
         }
+        "record-release" => {
+            no_more(&mut args)?;
+            release::record()?;
+        }
         "compose-test" => {
             no_more(&mut args)?;
             compose::test()?;
@@ -129,10 +133,6 @@ fn dispatch() -> anyhow::Result<ExitCode> {
             }
             dist::make(&out, build::Profile::Release)?;
             println!("{}", out.display());
-        }
-        "record-release" => {
-            no_more(&mut args)?;
-            release::record()?;
         }
         "test" => return test::run(&test::Options::parse(args)?),
         "fuzz" => return fuzz::run(&fuzz::Options::parse(args)?),

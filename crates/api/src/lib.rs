@@ -75,8 +75,8 @@ pub use policy::{BrownoutPlan, CreatePolicy, Policy, Retire, SetPolicy, Terms};
 pub use problem::{FieldError, Problem, ProblemKind};
 pub use ring::{
     ActivateSigningKey, Applied, Canary, CreateRing, Follows, ForgetProxies, ForgottenProxies, Promote,
-    Promoted, Proof, Proxy, ProxyName, ProxyState, Ring, RingProxies, RingSigningKey, RingSummary,
-    SigningKeyState, UpdateRing,
+    Promoted, Proof, Proxy, ProxyName, ProxyReport, ProxyReports, ProxyState, Ring, RingProxies,
+    RingSigningKey, RingSummary, SigningKeyState, UpdateRing,
 };
 pub use rotation::{
     Brownout, Evidence, NextStep, Requests, RollBack, Rotation, RotationEnd, RotationProgress, RotationState,

@@ -84,12 +84,13 @@ pub enum ProblemKind {
     ProxiesStranded,
     NoBackup,
     RingHeld,
+    RelayBehind,
     Unavailable,
     Internal,
 }
 
 impl ProblemKind {
-    pub const ALL: [Self; 44] = [
+    pub const ALL: [Self; 45] = [
         Self::InvalidRequest,
         Self::BodyTooLarge,
         Self::RequestTimeout,
@@ -132,6 +133,7 @@ impl ProblemKind {
         Self::ProxiesStranded,
         Self::NoBackup,
         Self::RingHeld,
+        Self::RelayBehind,
         Self::Unavailable,
         Self::Internal,
     ];
@@ -204,6 +206,7 @@ impl ProblemKind {
             Self::ProxiesStranded => ("proxies-stranded", 409, "Proxies would refuse the ring"),
             Self::NoBackup => ("no-backup", 409, "The database is not SQLite"),
             Self::RingHeld => ("ring-held", 503, "The ring is held back"),
+            Self::RelayBehind => ("relay-behind", 503, "The relay does not have this"),
             Self::Unavailable => ("unavailable", 503, "The database is not available"),
             Self::Internal => ("internal", 500, "The control plane failed"),
         }

@@ -304,3 +304,24 @@ pub struct ForgottenProxies {
     pub ring: String,
     pub forgotten: Vec<ProxyName>,
 }
+
+/// `POST /v1/rings/{ring}/proxies` on the ring listener: what a relay heard of the proxies behind it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ProxyReports {
+    #[cfg_attr(feature = "openapi", schema(max_items = 1000))]
+    pub proxies: Vec<ProxyReport>,
+}
+
+/// What a proxy said of itself, and when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ProxyReport {
+    /// Its `keywheel-proxy` header, as it came.
+    pub proxy: String,
+    /// How many milliseconds ago that was.
+    pub ago_ms: u64,
+}
+
+/// The most proxies that one request reports.
+pub const MAX_PROXY_REPORTS: usize = 1000;

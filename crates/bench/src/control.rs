@@ -8,7 +8,7 @@ mod waiting;
 
 use std::time::Duration;
 
-use keywheel_testkit::{ControlPlane, Paths, paths};
+use keywheel_testkit::{ControlPlane, Paths, Relay, paths};
 
 use crate::report::Limit::{AtLeast, AtMost};
 use crate::report::{Bar, Machine, Section, count};
@@ -28,6 +28,9 @@ pub(crate) struct Args {
     /// Seconds of rotations, reports and callers that leave, over which memory is to stay flat
     #[arg(long, default_value_t = 120)]
     soak: u64,
+    /// Measure proxies that wait at a relay, print what comes of it, and no more
+    #[arg(long)]
+    only_relay: bool,
     /// Print only; leave docs/benchmarks.md as it is
     #[arg(long)]
     dry: bool,
@@ -38,8 +41,15 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<bool> {
     let others = Others::watch()?;
     let paths = Paths::from_env()?;
 
-    eprintln!("{} proxies wait for {} changes", args.proxies, args.changes);
-    let waiting = waiting::measure(&ControlPlane::start(&paths).await?, args.proxies, args.changes).await?;
+    eprintln!("{} proxies wait at a relay for {} changes", args.proxies, args.changes);
+    let relayed = relayed(&paths, args).await?;
+    if args.only_relay {
+        println!("p99 {:.0} ms, {:.1} KB for each", p99(&relayed.told), relayed.memory / 1024.0);
+        return Ok(p99(&relayed.told) <= 1_000.0 && relayed.memory / 1024.0 <= 40.0);
+    }
+    eprintln!("and as many at the control plane");
+    let waiting =
+        waiting::measure(&ControlPlane::start(&paths).await?, None, args.proxies, args.changes).await?;
 
     eprintln!("importing {} digests", args.keys);
     let control = ControlPlane::start(&paths).await?;
@@ -66,6 +76,11 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<bool> {
             " ms",
             &waiting.told,
         ),
+        Row::new(
+            format!("a change to {} that wait at a relay, from the call", count(args.proxies as u64)),
+            " ms",
+            &relayed.told,
+        ),
         Row::new("a page that is cut and signed when it is asked for", " ms", &pages.cut),
         Row::new("a page that was made before", " ms", &pages.kept),
         Row::new("issuing a key", " ms", &issues),
@@ -74,6 +89,13 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<bool> {
     let mut bars = vec![
         Bar::new("a change to all that wait, p99", p99(&waiting.told), " ms", Some(AtMost(1_000.0))),
         Bar::new("memory for each that waits", waiting.memory / 1024.0, " KB", Some(AtMost(40.0))),
+        Bar::new(
+            "a change to all that wait at a relay, p99",
+            p99(&relayed.told),
+            " ms",
+            Some(AtMost(1_000.0)),
+        ),
+        Bar::new("memory of a relay for each that waits", relayed.memory / 1024.0, " KB", Some(AtMost(40.0))),
         Bar::new("signatures for each change", waiting.signatures, "", Some(AtMost(1.0))),
         Bar::new(format!("import of {} digests", count(args.keys.into())), import, " s", Some(AtMost(60.0))),
         Bar::new(
@@ -125,6 +147,12 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<bool> {
     let others = others.cores(std::iter::empty())?;
     let section = Section { id: "control", title: "The control plane", body, bars, others };
     section.publish(&Machine::without_envoy()?, args.dry)
+}
+
+async fn relayed(paths: &Paths, args: &Args) -> anyhow::Result<waiting::Waiting> {
+    let control = ControlPlane::start(paths).await?;
+    let relay = Relay::start(paths, &[control.ring()], control.trust()).await?;
+    waiting::measure(&control, Some(&relay), args.proxies, args.changes).await
 }
 
 /// A line of the table.

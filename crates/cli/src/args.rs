@@ -4,6 +4,7 @@ mod audit;
 mod campaign;
 mod key;
 mod policy;
+mod relay;
 mod ring;
 mod self_service;
 mod serve;
@@ -23,6 +24,7 @@ pub(crate) use audit::Audit;
 pub(crate) use campaign::{Campaign, CreateCampaign};
 pub(crate) use key::{Client, Export, Format, Import, Key, Revoke, Rotation};
 pub(crate) use policy::{Notice, Policy, Retire, TermsArgs, Unset};
+pub(crate) use relay::{Relay, RelayTls};
 pub(crate) use ring::{CanaryRule, Doctor, Healthcheck, Push, Ring, SigningKey};
 pub(crate) use self_service::{OwnKey, SelfService};
 pub(crate) use serve::{LogFormat, MasterKey, Restore, RingAuth, Serve, ServeTls};
@@ -94,6 +96,8 @@ pub(crate) struct Connection {
 pub(crate) enum Command {
     /// Run the control plane
     Serve(Box<Serve>),
+    /// Run a relay: a copy of the ring on a disk near its proxies
+    Relay(Box<Relay>),
     /// Who keys belong to
     #[command(subcommand)]
     Client(Client),

@@ -110,6 +110,8 @@ pub(crate) enum Failure {
         "the audit trail is not whole: {0}. Compare it with a backup of the database; the records before are good"
     )]
     Audit(Fault),
+    #[error("cannot read whose signatures to take from {}: {cause}; give a file that `keywheel ring trust --out` wrote", .path.display())]
+    TrustFile { path: PathBuf, cause: String },
     #[error("cannot read the checkpoint {}: {cause}; give a file that holds what `keywheel audit checkpoint` printed", .path.display())]
     CheckpointFile { path: PathBuf, cause: std::io::Error },
     #[error("{failed} of {of} targets do not enforce the ring: {why}")]
@@ -120,6 +122,18 @@ pub(crate) enum Failure {
     Listen { address: String, option: &'static str, cause: std::io::Error },
     #[error(transparent)]
     Tls(#[from] keywheel_control::serve::tls::TlsError),
+    #[error(transparent)]
+    Relay(#[from] keywheel_relay::OpenError),
+    #[error(transparent)]
+    ProxyTokens(#[from] keywheel_relay::TokensError),
+    #[error(
+        "nobody could be let in on {address}: give --proxy-token-file a file of tokens, or --ring-client-ca the certificates of whoever signs those of proxies. With --ring-auth open everyone who reaches it may read the ring"
+    )]
+    NoCredentials { address: std::net::SocketAddr },
+    #[error(
+        "`{0}` cannot be the upstream's URL: write it like http://127.0.0.1:7071 or https://keywheel.example:7071"
+    )]
+    UpstreamUrl(String),
     #[error(transparent)]
     Restore(#[from] keywheel_control::restore::RestoreError),
     #[error("cannot write the backup {}: {cause}", .path.display())]
@@ -166,6 +180,8 @@ impl Failure {
             | Self::TargetUrl(_)
             | Self::EnvoyUrl(_)
             | Self::HealthUrl(_)
+            | Self::UpstreamUrl(_)
+            | Self::NoCredentials { .. }
             | Self::HalfIdentity => 2,
             Self::Unreachable { .. } | Self::RingUnreachable { .. } | Self::ConsumerUnreachable { .. } => 3,
             Self::NoToken | Self::BadToken | Self::TokenFile { .. } => 4,

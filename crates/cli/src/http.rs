@@ -97,6 +97,16 @@ pub(crate) fn token(connection: &Connection) -> Result<String, Failure> {
     Ok(token.to_owned())
 }
 
+/// The file that holds the token, where no text of it is given, for whoever reads it again and again.
+pub(crate) fn token_path(connection: &Connection) -> Option<PathBuf> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    if connection.token.is_some() {
+        return None;
+    }
+    let from_environment = || set("KEYWHEEL_TOKEN_FILE").filter(|_| set("KEYWHEEL_TOKEN").is_none());
+    connection.token_file.clone().or_else(|| from_environment().map(PathBuf::from))
+}
+
 /// The token, where there is one.
 pub(crate) fn optional_token(connection: &Connection) -> Result<Option<String>, Failure> {
     match token(connection) {

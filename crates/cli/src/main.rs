@@ -6,7 +6,7 @@
 //! |---|---|
 //! | [`applied`] | who enforces a change |
 //! | [`args`] | every command and option, with their help |
-//! | [`commands`] | one file per resource, and `serve` |
+//! | [`commands`] | one file per resource, `serve` and `relay` |
 //! | [`http`] | the admin API over HTTP, with retries |
 //! | [`source`] | the ring listener: signed documents as they are |
 //! | [`failure`] | what went wrong, what to do, and the exit code |
@@ -47,6 +47,7 @@ async fn run(args: Args) -> Result<(), Failure> {
     let api = || Api::new(&connection, &applied);
     match command {
         Command::Serve(serve) => commands::serve::run(*serve, output).await,
+        Command::Relay(relay) => commands::relay::run(*relay, &connection, output).await,
         Command::Client(command) => commands::client::run(command, &api()?, output).await,
         Command::Key(command) => commands::key::run(command, &api()?, output).await,
         Command::Rotation(command) => commands::rotation::run(command, &api()?, output).await,

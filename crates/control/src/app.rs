@@ -7,8 +7,8 @@ use keywheel_api::{
     ActivateSigningKey, AddVersion, AuditRecord, Campaign, CampaignKey, CampaignPreview, CampaignProgress,
     Checkpoint, Checkpoints, Client, Compromised, CreateCampaign, CreateClient, CreateKey, CreatePolicy,
     CreateRing, CreateToken, Deposit, ExportedVersion, ForgetProxies, ForgottenProxies, Import, Imported,
-    Key, KeyUsage, KeyWithSecret, Notice, Policy, ProblemKind, Promoted, ReportCompromised, Revoke,
-    RevokedClient, Ring, RingProxies, RingSigningKey, RingSummary, RollBack, RotateToken, Rotation,
+    Key, KeyUsage, KeyWithSecret, Notice, Policy, ProblemKind, Promoted, ProxyReports, ReportCompromised,
+    Revoke, RevokedClient, Ring, RingProxies, RingSigningKey, RingSummary, RollBack, RotateToken, Rotation,
     RotationProgress, RotationWithSecret, SelfKey, SelfRotation, SelfRotationWithSecret, SetPolicy,
     StartBrownout, StartRotation, StartSelfRotation, Terms, Token, TokenWithSecret, UpdateClient, UpdateKey,
     UpdateRing,
@@ -32,6 +32,7 @@ use crate::metrics::Listener;
 pub const MAX_BODY: usize = 64 * 1024;
 
 const EXAMPLE_DIGEST: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+const EXAMPLE_PROXY: &str = "node=edge-1&instance=5f0c1b&filter=0.1.0&vms=3&epoch=&stored=0&enforced=0&age=0";
 const EXAMPLE_VERSION: &str = "kv_5HbNq0ZtWc3Rk8Lm";
 
 /// What operators and the command line talk to.
@@ -80,6 +81,15 @@ pub fn ring(control: Arc<Control>) -> Router {
                 .takes_json(report(), &json!({ "batches": [] }))
                 .answers_nothing("It is on disk")
                 .problems(&[ProblemKind::RingHeld]),
+        )
+        .post(
+            "/v1/rings/{ring}/proxies",
+            REPORT,
+            rings::report_proxies,
+            op("reportProxies", "Takes what a relay heard of the proxies behind it")
+                .says("What of it cannot be read is left out.")
+                .takes::<ProxyReports>(&json!({ "proxies": [{ "proxy": EXAMPLE_PROXY, "ago_ms": 120 }] }))
+                .answers_nothing("Proxies that were not known before are on disk"),
         );
     health(routes).finish()
 }

@@ -376,7 +376,11 @@ fn prepare(data: &Path, database: &Path) -> Result<File, StartError> {
 }
 
 /// Makes the directory, and holds it as long as the file is open.
-pub(crate) fn lock(data: &Path) -> Result<File, StartError> {
+///
+/// # Errors
+///
+/// It cannot be made, or another process holds it.
+pub fn lock(data: &Path) -> Result<File, StartError> {
     let failed = |cause| StartError::Directory { path: data.to_owned(), cause };
     directory(data)?;
     let lock = private(&data.join("keywheel.lock")).map_err(failed)?;

@@ -16,7 +16,8 @@
 //! | [`envoy`] | a running Envoy |
 //! | [`envoy_admin`] | its metrics |
 //! | [`control_plane`] | a running `keywheel serve` |
-//! | [`admin`] | its admin API |
+//! | [`relay`] | a running `keywheel relay` |
+//! | [`admin`] | the control plane's admin API |
 //! | [`postgres`] | a PostgreSQL server |
 //! | [`fake_control`] | something that serves ring documents, good and bad |
 //! | [`module_server`] | an HTTP server with one file |
@@ -41,6 +42,7 @@ pub mod port;
 pub mod postgres;
 pub mod process;
 pub mod record;
+pub mod relay;
 pub mod release;
 pub mod upstream;
 pub mod wait;
@@ -54,6 +56,7 @@ pub use fake_control::FakeControl;
 pub use http::{Connection, Reply};
 pub use load::{Load, Plan, Sample};
 pub use paths::Paths;
+pub use relay::Relay;
 pub use release::{FakeRelease, Release};
 pub use upstream::Upstream;
 pub use wait::until;

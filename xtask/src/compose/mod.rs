@@ -48,6 +48,7 @@ pub(crate) fn test() -> anyhow::Result<()> {
     }
     one_control_plane(&docker, &bases)?;
     two_on_postgres(&docker, &bases)?;
+    two_behind_a_relay(&docker, &bases)?;
     println!("compose-test: ok, in {} s", start.elapsed().as_secs());
     Ok(())
 }
@@ -182,6 +183,42 @@ fn two_on_postgres(docker: &Docker, bases: &Bases) -> anyhow::Result<()> {
     let seen = project.json("keywheel", &["key", "show", &key])?.to_string();
     ensure!(seen.contains("\"revoked\""), "the first replica does not see the revocation: {seen}");
     println!("docker/postgres.yml: made through one, revoked through the other with the first stopped");
+    project.down()
+}
+
+/// Envoys that reach the relay alone, and what it does for them while the control plane is away.
+fn two_behind_a_relay(docker: &Docker, bases: &Bases) -> anyhow::Result<()> {
+    let files = ["docker-compose.yml", "docker/relay.yml"];
+    let project = Project::new(docker, "keywheel-compose-test-relay", &files, bases)?;
+    project.up()?;
+    project.healthy(&["keywheel", "relay", "envoy", "envoy-2"])?;
+    project.started_in_order(&["keywheel", "trust", "relay", "envoy", "envoy-2"])?;
+    for service in ["trust", "relay", "envoy-2"] {
+        confined::check(docker, &project, service)?;
+    }
+    project.keywheel("keywheel", &["client", "create", "acme"])?;
+    // Without an error it says that every proxy enforces it, so it knows of those behind the relay.
+    let made = project.json("keywheel", &["key", "create", "--client", "acme", "--wait"])?;
+    let (key, secret) = (text(&made, "id")?, text(&made, "secret")?);
+    let proxies = project.json("keywheel", &["ring", "proxies"])?.to_string();
+    for node in ["\"envoy-1\"", "\"envoy-2\"", "\"relay-1\""] {
+        ensure!(proxies.contains(node), "the control plane does not know {node}: {proxies}");
+    }
+    let on_both =
+        |status: u16| project.edges.iter().try_for_each(|edge| project.answers_at(*edge, &secret, status));
+    on_both(200)?;
+    project.compose(&["stop", "keywheel"])?;
+    // It begins with nothing, and its ring is the relay's.
+    project.compose(&["restart", "envoy-2"])?;
+    project.healthy(&["envoy-2"])?;
+    on_both(200).context("without a control plane, one Envoy started anew")?;
+    project.compose(&["start", "keywheel"])?;
+    project.healthy(&["keywheel"])?;
+    project.keywheel("keywheel", &["key", "revoke", &key])?;
+    on_both(401).context("revoked")?;
+    println!(
+        "docker/relay.yml: two Envoys, one started anew without a control plane, and a revocation through the relay"
+    );
     project.down()
 }
 

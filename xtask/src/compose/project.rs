@@ -25,7 +25,8 @@ pub(super) struct Project<'a> {
     files: Vec<String>,
     /// What compose files take.
     variables: Vec<(&'static str, String)>,
-    edge: u16,
+    /// Where Envoys answer.
+    pub(super) edges: [u16; 2],
 }
 
 impl<'a> Project<'a> {
@@ -37,22 +38,25 @@ impl<'a> Project<'a> {
         bases: &Bases,
     ) -> anyhow::Result<Self> {
         // All are held until all are found, so that they differ.
-        let free = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0"));
+        let free = [(); 4].map(|()| TcpListener::bind("127.0.0.1:0"));
         let mut ports = Vec::new();
         for listener in &free {
             let listener = listener.as_ref().map_err(|error| anyhow::anyhow!("no port is free: {error}"))?;
             ports.push(listener.local_addr()?.port());
         }
-        let [edge, admin, admin_2] = ports[..] else { bail!("three ports were asked for") };
+        let [edge, edge_2, admin, admin_2] = ports[..] else { bail!("four ports were asked for") };
         let mut variables = bases.0.clone();
         variables.push(("KEYWHEEL_TAG", TAG.to_owned()));
-        for (name, port) in
-            [("KEYWHEEL_EDGE_PORT", edge), ("KEYWHEEL_ADMIN_PORT", admin), ("KEYWHEEL_ADMIN_PORT_2", admin_2)]
-        {
+        for (name, port) in [
+            ("KEYWHEEL_EDGE_PORT", edge),
+            ("KEYWHEEL_EDGE_PORT_2", edge_2),
+            ("KEYWHEEL_ADMIN_PORT", admin),
+            ("KEYWHEEL_ADMIN_PORT_2", admin_2),
+        ] {
             variables.push((name, port.to_string()));
         }
         let files = files.iter().map(|file| (*file).to_owned()).collect();
-        let project = Self { docker, name, files, variables, edge };
+        let project = Self { docker, name, files, variables, edges: [edge, edge_2] };
         project.down()?;
         Ok(project)
     }
@@ -147,7 +151,12 @@ impl<'a> Project<'a> {
 
     /// Envoy gives this answer to a key, now or soon, and goes on with it: each request may be another worker's.
     pub(super) fn answers(&self, key: &str, status: u16) -> anyhow::Result<()> {
-        let url = format!("http://127.0.0.1:{}/v1/ticker/BTC-USD", self.edge);
+        self.answers_at(self.edges[0], key, status)
+    }
+
+    /// The Envoy behind a port does.
+    pub(super) fn answers_at(&self, edge: u16, key: &str, status: u16) -> anyhow::Result<()> {
+        let url = format!("http://127.0.0.1:{edge}/v1/ticker/BTC-USD");
         let start = Instant::now();
         loop {
             let said = curl(&url, key)?;

@@ -1,6 +1,7 @@
 //! Many proxies that wait for a change.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use anyhow::{Context as _, ensure};
 use keywheel_keyring::signature::SIGNATURE_HEADER;
 use keywheel_testkit::envoy_admin::RING;
 use keywheel_testkit::http::Connection;
-use keywheel_testkit::{ControlPlane, until};
+use keywheel_testkit::{ControlPlane, Relay, until};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -38,20 +39,32 @@ struct Told {
     signature: String,
 }
 
+/// With a relay they wait there, and it is the relay's memory.
 pub(super) async fn measure(
     control: &ControlPlane,
+    relay: Option<&Relay>,
     proxies: usize,
     changes: usize,
 ) -> anyhow::Result<Waiting> {
+    let (target, pid) = match relay {
+        Some(relay) => (relay.ring(), relay.pid()?),
+        None => (control.ring(), control.pid()?),
+    };
     let admin = control.admin()?;
     admin.create_client("acme").await?;
     let mut keys = Vec::with_capacity(changes);
     for _ in 0..changes {
         keys.push(admin.create_key("acme", &["market:read"]).await?.key);
     }
-    let before = stats::resident(control.pid()?)?;
-    let mut waiting: Vec<Proxy> = connect(control, proxies).await?;
     let ring = admin.ring(RING).await?;
+    if let Some(relay) = relay {
+        until("the relay has the ring", async || {
+            (figure(relay, "keywheel_relay_ring_revision").await.ok()? >= ring.revision as f64).then_some(())
+        })
+        .await?;
+    }
+    let before = stats::resident(pid)?;
+    let mut waiting: Vec<Proxy> = connect(target, proxies).await?;
     let (mut told, mut signatures, mut memory) = (Vec::with_capacity(proxies * changes), 0, 0.0);
     let mut revision = ring.revision;
     for key in &keys {
@@ -72,11 +85,14 @@ pub(super) async fn measure(
         }
         start.wait_for(|count| *count == proxies).await?;
         until("every proxy waits", async || {
-            let waiters = admin.metric("keywheel_control_ring_waiters").await.ok()?;
+            let waiters = match relay {
+                Some(relay) => figure(relay, "keywheel_relay_ring_waiters").await.ok()?,
+                None => admin.metric("keywheel_control_ring_waiters").await.ok()?,
+            };
             (waiters >= proxies as f64).then_some(())
         })
         .await?;
-        memory = (stats::resident(control.pid()?)?.saturating_sub(before)) as f64 / proxies as f64;
+        memory = (stats::resident(pid)?.saturating_sub(before)) as f64 / proxies as f64;
         let called = Instant::now();
         revision = admin
             .revoke(key)
@@ -98,12 +114,19 @@ pub(super) async fn measure(
     Ok(Waiting { told, memory, signatures: signatures as f64 / changes as f64 })
 }
 
-async fn connect(control: &ControlPlane, proxies: usize) -> anyhow::Result<Vec<Proxy>> {
+/// A metric of the relay's only ring.
+async fn figure(relay: &Relay, name: &str) -> anyhow::Result<f64> {
+    let reply = Connection::open(relay.ring()).await?.get("/metrics", &[]).await?;
+    let text = String::from_utf8_lossy(&reply.body).into_owned();
+    let line = text.lines().find(|line| line.starts_with(name)).context("the relay shows no such metric")?;
+    Ok(line.rsplit(' ').next().unwrap_or_default().parse()?)
+}
+
+async fn connect(target: SocketAddr, proxies: usize) -> anyhow::Result<Vec<Proxy>> {
     let mut all = Vec::with_capacity(proxies);
     for from in (0..proxies).step_by(AT_ONCE) {
         let mut opening = JoinSet::new();
         for number in from..proxies.min(from + AT_ONCE) {
-            let target = control.ring();
             opening.spawn(async move {
                 let connection = Connection::open(target).await?;
                 let name = format!("node=node-{number}&instance={number:016x}&filter=0.1.0&vms=2");

@@ -12,6 +12,7 @@ pub(crate) mod master_key;
 pub(crate) mod notice;
 pub(crate) mod policy;
 pub(crate) mod push;
+pub(crate) mod relay;
 pub(crate) mod revoke;
 pub(crate) mod ring;
 pub(crate) mod rotation;

@@ -116,20 +116,6 @@ pub(crate) async fn run(
     }
 }
 
-/// A configuration that trusts the ring. The keys are base64, which stands in a list of YAML as it is.
-fn filled(trust: &[String], template: PathBuf) -> Result<String, Failure> {
-    let text = match fs::read_to_string(&template) {
-        Ok(text) => text,
-        Err(cause) => return Err(Failure::Template { path: template, cause }),
-    };
-    // What the comments say of it stays; the list is what counts.
-    let (empty, full) = (format!("[{PLACEHOLDER}]"), format!("[{}]", trust.join(", ")));
-    if !text.contains(&empty) {
-        return Err(Failure::NothingToFill { path: template, placeholder: PLACEHOLDER });
-    }
-    Ok(text.trim_end().replace(&empty, &full))
-}
-
 fn asked(rule: &args::CanaryRule) -> UpdateRing {
     let pause_seconds = rule.pause.map(|pause| pause.as_secs());
     UpdateRing { pause_seconds, promote: rule.promote.map(Into::into) }
@@ -146,6 +132,20 @@ fn goes_on(canary: &Canary) -> String {
         ),
         Promote::AfterPause => format!("what is new goes to {of} after {}", span(*pause_seconds)),
     }
+}
+
+/// A configuration that trusts the ring. The keys are base64, which stands in a list of YAML as it is.
+fn filled(trust: &[String], template: PathBuf) -> Result<String, Failure> {
+    let text = match fs::read_to_string(&template) {
+        Ok(text) => text,
+        Err(cause) => return Err(Failure::Template { path: template, cause }),
+    };
+    // What the comments say of it stays; the list is what counts.
+    let (empty, full) = (format!("[{PLACEHOLDER}]"), format!("[{}]", trust.join(", ")));
+    if !text.contains(&empty) {
+        return Err(Failure::NothingToFill { path: template, placeholder: PLACEHOLDER });
+    }
+    Ok(text.trim_end().replace(&empty, &full))
 }
 
 async fn print_ring(ring: &str, trust: bool, api: &Api<'_>, output: Output) -> Result<(), Failure> {

@@ -107,12 +107,12 @@ fn consumer_tls(args: &args::ServeTls) -> Result<Option<Arc<Tls>>, Failure> {
     Ok(Some(Arc::new(Tls::open("consumer", files, WithoutCertificate::Refused)?)))
 }
 
-fn url(tls: Option<&Arc<Tls>>, address: SocketAddr) -> String {
+pub(super) fn url(tls: Option<&Arc<Tls>>, address: SocketAddr) -> String {
     format!("{}://{address}", if tls.is_some() { "https" } else { "http" })
 }
 
 /// Without TLS too: a signal that asks to read files again should not end the process.
-fn reload_on_hangup(certificates: Vec<Arc<Tls>>) -> Result<(), Failure> {
+pub(super) fn reload_on_hangup(certificates: Vec<Arc<Tls>>) -> Result<(), Failure> {
     let mut hangup = signal(SignalKind::hangup())?;
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
@@ -157,7 +157,10 @@ fn ring_auth(chosen: Option<args::RingAuth>, address: SocketAddr, client_ca: boo
     }
 }
 
-async fn listen(address: &str, option: &'static str) -> Result<(TcpListener, SocketAddr), Failure> {
+pub(super) async fn listen(
+    address: &str,
+    option: &'static str,
+) -> Result<(TcpListener, SocketAddr), Failure> {
     let failed = |cause| Failure::Listen { address: address.to_owned(), option, cause };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
@@ -177,7 +180,7 @@ pub(super) fn shutdown() -> Result<impl Future<Output = ()>, Failure> {
 }
 
 /// To stderr, so that stdout is for scripts. `KEYWHEEL_LOG`, or else `RUST_LOG`, chooses what.
-fn start_log(format: LogFormat) {
+pub(super) fn start_log(format: LogFormat) {
     let filter = std::env::var("KEYWHEEL_LOG").or_else(|_| std::env::var("RUST_LOG"));
     let filter = EnvFilter::try_new(filter.unwrap_or_else(|_| "info".into()));
     let filter = filter.unwrap_or_else(|_| EnvFilter::new("info"));

@@ -47,3 +47,22 @@ fn a_configuration_is_filled_with_the_keys_that_sign() {
     assert_eq!((again.status.code(), again.stdout.len()), (Some(1), 0), "{error}");
     assert!(error.contains("REPLACE_WITH_TRUST_KEY"), "{error}");
 }
+
+#[test]
+fn a_relay_starts_with_no_list_of_signers_that_is_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let list = dir.path().join("trust");
+    let check = |text: Option<&str>, says: &str| {
+        text.into_iter().for_each(|text| fs::write(&list, text).unwrap());
+        let mut relay = keywheel();
+        relay.args(["relay", "--upstream", "http://127.0.0.1:1", "--listen", "127.0.0.1:0", "--data"]);
+        let output = relay.arg(dir.path().join("data")).arg("--trust-file").arg(&list).output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert!(error.contains(says) && error.contains("keywheel ring trust --out"), "{error}");
+    };
+    check(None, "No such file");
+    check(Some("[]"), "it names no key");
+    check(Some("[\"what\"]"), "`what` is no public key");
+    check(Some("AAAA"), "expected value");
+}

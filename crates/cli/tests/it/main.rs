@@ -10,6 +10,7 @@ mod a_change_waits_for_proxies;
 mod a_key_lives_its_life;
 mod a_key_rotates_itself;
 mod a_leaked_list_is_revoked;
+mod a_relay_serves_from_its_own_disk;
 mod a_ring_is_pushed;
 mod a_seed_is_a_whole_ring;
 mod an_image_needs_no_other_program;

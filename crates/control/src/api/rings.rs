@@ -1,28 +1,29 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Path, State};
+use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use keywheel_api::policy::MAX_SECONDS;
-use keywheel_api::ring::{CANARY_PAUSE_SECONDS, MAX_CANARY_PAUSE_SECONDS};
+use keywheel_api::ring::{CANARY_PAUSE_SECONDS, MAX_CANARY_PAUSE_SECONDS, MAX_PROXY_REPORTS};
 use keywheel_api::time::timestamp;
 use keywheel_api::{
-    Canary, CreateRing, ForgetProxies, ForgottenProxies, List, Problem, Promoted, Ring, RingProxies,
-    RingSummary, UpdateRing,
+    Canary, CreateRing, ForgetProxies, ForgottenProxies, List, Problem, Promoted, ProxyReport, ProxyReports,
+    Ring, RingProxies, RingSummary, UpdateRing,
 };
 use keywheel_keyring::document::AHEAD_HEADER;
 use keywheel_keyring::entry::is_ring_name;
 use keywheel_keyring::key_text::BadKeyPrefix;
 use keywheel_keyring::signature::{SIGNATURE_HEADER, SIGNER_HEADER};
-use keywheel_keyring::{Digest, Epoch, KeyPrefix};
+use keywheel_keyring::usage::MAX_REPORT;
+use keywheel_keyring::{Digest, Epoch, KeyPrefix, Millis};
 use serde::Deserialize;
 use tracing::{debug, info};
 
 use super::auth::{By, Caller};
-use super::body::{Json, Params};
+use super::body::{self, Json, Params};
 use super::error::ApiError;
-use super::{After, require, uncancelled};
+use super::{After, require, texts, uncancelled};
 use crate::ring::{Ask, Publisher, Signed, proxies};
 use crate::store::{NewCanary, NewRing, Refusal, StoreError};
 use crate::{Control, clock};
@@ -258,6 +259,33 @@ pub(crate) async fn forget_proxies(
     Ok(axum::Json(uncancelled(change).await?))
 }
 
+/// What cannot be read is left aside, as in the header of a proxy that asks by itself.
+pub(crate) async fn report_proxies(
+    State(control): State<Arc<Control>>,
+    Path(ring): Path<String>,
+    request: Request,
+) -> Result<StatusCode, ApiError> {
+    let publisher = find(&control, &ring)?;
+    note(&control, &publisher, request.headers()).await;
+    let bytes = body::bytes(request, "a report of proxies", MAX_REPORT).await?;
+    texts::check(&bytes)?;
+    let ProxyReports { proxies: said } = body::parse(&bytes)?;
+    require(said.len() <= MAX_PROXY_REPORTS, "proxies", &format!("at most {MAX_PROXY_REPORTS} of them"))?;
+    let now = clock::now();
+    let read = |said: &ProxyReport| {
+        let report = proxies::parse(said.proxy.as_bytes())
+            .inspect_err(|error| debug!(%error, "A proxy's report is left aside"));
+        Some((report.ok()?, Millis(now.0.saturating_sub(said.ago_ms))))
+    };
+    let reports = said.iter().filter_map(read).collect();
+    let metrics = control.runtime.metrics.clone();
+    let took = uncancelled(async move { publisher.report_all(reports).await }).await?;
+    for took in took {
+        metrics.propagated(&ring, took);
+    }
+    Ok(StatusCode::NO_CONTENT)
+}
+
 /// Unknown parameters are ignored, so that a newer proxy can talk to an older server.
 pub(crate) async fn changes(
     State(control): State<Arc<Control>>,
@@ -270,7 +298,7 @@ pub(crate) async fn changes(
     note(&control, &publisher, &headers).await;
     let wait = Duration::from_secs(query.wait);
     let ask = Ask::Changes { epoch: query.epoch, since: query.since, wait };
-    Ok(signed(publisher.answer(ask).await?))
+    Ok(publisher.answer(ask).await?.into_response())
 }
 
 pub(crate) async fn snapshot(
@@ -282,7 +310,7 @@ pub(crate) async fn snapshot(
     let publisher = find(&control, &ring)?;
     note(&control, &publisher, &headers).await;
     let ask = Ask::Page { after: query.after, epoch: query.epoch, at_least: query.at_least };
-    Ok(signed(publisher.answer(ask).await?))
+    Ok(publisher.answer(ask).await?.into_response())
 }
 
 pub(super) fn find(control: &Control, ring: &str) -> Result<Arc<Publisher>, ApiError> {
@@ -302,17 +330,19 @@ pub(super) async fn note(control: &Control, publisher: &Publisher, headers: &Hea
     }
 }
 
-fn signed(document: Signed) -> Response {
-    let mut response = document.body.into_response();
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    let ahead = document.ahead.map(|ahead| (AHEAD_HEADER, ahead.to_string()));
-    let signed = [(SIGNATURE_HEADER, document.signature), (SIGNER_HEADER, document.signer)];
-    for (name, value) in signed.into_iter().chain(ahead) {
-        if let Ok(value) = HeaderValue::try_from(value) {
-            headers.insert(HeaderName::from_static(name), value);
+impl IntoResponse for Signed {
+    fn into_response(self) -> Response {
+        let mut response = self.body.into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        let ahead = self.ahead.map(|ahead| (AHEAD_HEADER, ahead.to_string()));
+        let signed = [(SIGNATURE_HEADER, self.signature), (SIGNER_HEADER, self.signer)];
+        for (name, value) in signed.into_iter().chain(ahead) {
+            if let Ok(value) = HeaderValue::try_from(value) {
+                headers.insert(HeaderName::from_static(name), value);
+            }
         }
+        response
     }
-    response
 }

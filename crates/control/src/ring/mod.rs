@@ -19,3 +19,4 @@ mod shelf;
 pub use press::{Press, Signed};
 pub use proxies::Proxies;
 pub use publisher::{Ask, Publisher, RingError};
+pub use shelf::Shelf;

@@ -86,6 +86,8 @@ struct Known {
     proxies: BTreeMap<Id, Seen>,
     /// Acknowledged more than is written down.
     acknowledged: BTreeSet<Id>,
+    /// Were never written down.
+    unwritten: BTreeSet<Id>,
     /// Were heard of again since they were written down.
     heard: BTreeSet<Id>,
     /// Said that they enforce what this control plane has not issued: their ring is of another history.
@@ -129,30 +131,7 @@ impl Proxies {
     ///
     /// Returns what the proxy had enforced of the same epoch when it reported last.
     pub async fn report(&self, report: Report, now: Millis) -> Option<u64> {
-        let id = report.id();
-        let (new, enforced) = {
-            let mut known = self.known();
-            let before = known.proxies.get(&id);
-            let first_seen = before.map_or(now, |seen| seen.first_seen);
-            let same = before.is_some_and(|seen| seen.report.acknowledges_as(&report));
-            let new = before.is_none();
-            let enforced = before.filter(|seen| seen.report.epoch == report.epoch);
-            let enforced = enforced.map(|seen| seen.report.enforced);
-            if new && !known.has_room(&self.ring.1, &id, now) {
-                self.changed.send_modify(|changes| *changes = changes.wrapping_add(1));
-                return None;
-            }
-            if same {
-                known.heard.insert(id.clone())
-            } else {
-                known.acknowledged.insert(id.clone())
-            };
-            known.proxies.insert(id, Seen { report, first_seen, last_seen: now });
-            if !same {
-                self.changed.send_modify(|changes| *changes = changes.wrapping_add(1));
-            }
-            (new, enforced)
-        };
+        let (new, enforced) = self.take(report, now);
         if new {
             match timeout(PATIENCE, self.write(false)).await {
                 Ok(Ok(())) => {}
@@ -163,6 +142,55 @@ impl Proxies {
             }
         }
         enforced
+    }
+
+    /// As [`Proxies::report`], of many proxies that a relay speaks for. The relay keeps what is not written down here.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]: some are not on disk that were not known before.
+    pub async fn report_all(&self, reports: Vec<(Report, Millis)>) -> Result<Vec<Option<u64>>, StoreError> {
+        let ids: Vec<Id> = reports.iter().map(|(report, _)| report.id()).collect();
+        let enforced = reports.into_iter().map(|(report, at)| self.take(report, at).1).collect();
+        // Those of an earlier request that failed are not new any more.
+        let unwritten = ids.iter().any(|id| self.known().unwritten.contains(id));
+        if unwritten {
+            timeout(PATIENCE, self.write(false)).await.map_err(|_| StoreError::Busy)??;
+        }
+        Ok(enforced)
+    }
+
+    /// Whether the proxy is new, and what it had enforced of the same epoch when it reported last.
+    fn take(&self, report: Report, now: Millis) -> (bool, Option<u64>) {
+        let id = report.id();
+        let mut known = self.known();
+        let before = known.proxies.get(&id);
+        // What a relay heard of it may come later than what the proxy has said since.
+        if before.is_some_and(|seen| seen.last_seen > now) {
+            return (false, None);
+        }
+        let first_seen = before.map_or(now, |seen| seen.first_seen);
+        let same = before.is_some_and(|seen| seen.report.acknowledges_as(&report));
+        let new = before.is_none();
+        let enforced = before.filter(|seen| seen.report.epoch == report.epoch);
+        let enforced = enforced.map(|seen| seen.report.enforced);
+        if new {
+            if !known.has_room(&self.ring.1, &id, now) {
+                self.changed.send_modify(|changes| *changes = changes.wrapping_add(1));
+                return (false, None);
+            }
+            known.unwritten.insert(id.clone());
+        }
+        if same {
+            known.heard.insert(id.clone())
+        } else {
+            known.acknowledged.insert(id.clone())
+        };
+        known.proxies.insert(id, Seen { report, first_seen, last_seen: now });
+        if !same {
+            self.changed.send_modify(|changes| *changes = changes.wrapping_add(1));
+        }
+        (new, enforced)
     }
 
     /// A report that is ahead of `head`, the newest revision there is, acknowledges nothing, and nor does what the proxy
@@ -201,6 +229,7 @@ impl Proxies {
         let mut known = self.known();
         for row in rows {
             let id = row.report.id();
+            known.unwritten.remove(&id);
             if known.proxies.get(&id) == Some(&row) {
                 known.acknowledged.remove(&id);
                 known.heard.remove(&id);
@@ -248,6 +277,7 @@ impl Proxies {
             let id = (node.clone(), instance.clone());
             known.proxies.remove(&id);
             known.acknowledged.remove(&id);
+            known.unwritten.remove(&id);
             known.heard.remove(&id);
             known.ahead.remove(&id);
             known.turned_away.remove(&id);

@@ -121,6 +121,36 @@ impl Publisher {
     /// since it reported last.
     pub async fn report(&self, report: Report, at: Millis) -> Vec<Duration> {
         let now = Instant::now();
+        let here = report.epoch == Some(self.press.epoch());
+        let report = self.check(report, now).await;
+        let enforced = report.enforced;
+        match self.proxies.report(report, at).await {
+            Some(before) if here => self.propagation.enforced(before, enforced, now),
+            // A proxy that is new has taken the whole ring, and no change.
+            _ => Vec::new(),
+        }
+    }
+
+    /// As [`Publisher::report`], of many proxies that a relay speaks for.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]: some are not on disk that were not known before.
+    pub async fn report_all(&self, reports: Vec<(Report, Millis)>) -> Result<Vec<Duration>, StoreError> {
+        let now = Instant::now();
+        let (mut checked, mut enforced) = (Vec::with_capacity(reports.len()), Vec::new());
+        for (report, at) in reports {
+            let report = self.check(report, now).await;
+            enforced.push((report.epoch == Some(self.press.epoch())).then_some(report.enforced));
+            checked.push((report, at));
+        }
+        let before = self.proxies.report_all(checked).await?;
+        let steps = before.into_iter().zip(enforced).filter_map(|(before, now)| Some((before?, now?)));
+        Ok(steps.flat_map(|(before, after)| self.propagation.enforced(before, after, now)).collect())
+    }
+
+    /// What of a report is believed.
+    async fn check(&self, report: Report, now: Instant) -> Report {
         // It may have been quicker than whoever notes the commits.
         self.propagation.committed(self.head(), now);
         let here = report.epoch == Some(self.press.epoch());
@@ -129,13 +159,7 @@ impl Publisher {
             head if !here || report.enforced <= head => head,
             head => self.store.look_at_head(self.record.id).await.unwrap_or(head),
         };
-        let report = self.proxies.unless_ahead(report, head);
-        let enforced = report.enforced;
-        match self.proxies.report(report, at).await {
-            Some(before) if here => self.propagation.enforced(before, enforced, now),
-            // A proxy that is new has taken the whole ring, and no change.
-            _ => Vec::new(),
-        }
+        self.proxies.unless_ahead(report, head)
     }
 
     /// Notes when revisions are committed, until the control plane stops.

@@ -11,7 +11,7 @@ use super::Signed;
 
 /// Documents by what was asked for; the oldest gives way.
 #[derive(Debug)]
-pub(super) struct Shelf<K> {
+pub struct Shelf<K> {
     slots: Mutex<BTreeMap<K, Slot>>,
     capacity: usize,
 }
@@ -27,13 +27,19 @@ struct Slot {
 }
 
 impl<K: Ord + Clone> Shelf<K> {
-    pub(super) const fn new(capacity: usize) -> Self {
+    /// With room for so many.
+    #[must_use]
+    pub const fn new(capacity: usize) -> Self {
         Self { slots: Mutex::new(BTreeMap::new()), capacity }
     }
 
     /// The document kept for `key`, if it `serves`, given the head at which it was asked for and its
     /// age, and no signing key's `turn` came since; or else the one that `make` makes, which everyone gets who asks meanwhile.
-    pub(super) async fn get<E, F>(
+    ///
+    /// # Errors
+    ///
+    /// What `make` says.
+    pub async fn get<E, F>(
         &self,
         key: &K,
         (head, turn): (u64, u64),

@@ -78,6 +78,11 @@ impl Default for Limits {
     }
 }
 
+/// Serves another program's application on a ring listener, until `stopping`: a relay's.
+pub async fn ring(endpoint: Endpoint, app: Router, limits: Limits, stopping: watch::Receiver<bool>) {
+    run(Listener::Ring, endpoint, app, Arc::default(), limits, stopping).await;
+}
+
 /// Serves until `stopping`, then until every request that is under way is answered.
 pub(crate) async fn run(
     kind: Listener,

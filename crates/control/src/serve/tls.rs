@@ -141,7 +141,7 @@ impl Tls {
     }
 
     /// Looks at the files again and again until `stopping`.
-    pub(crate) async fn follow(self: Arc<Self>, mut stopping: watch::Receiver<bool>) {
+    pub async fn follow(self: Arc<Self>, mut stopping: watch::Receiver<bool>) {
         loop {
             tokio::select! {
                 () = tokio::time::sleep(LOOK) => {}

@@ -141,7 +141,7 @@ pub enum StoreError {
     #[error("the request was carried out meanwhile")]
     Repeated,
     /// Asking again later will help.
-    #[error("too many usage reports wait to be written")]
+    #[error("too much waits to be written")]
     Busy,
     /// One failure of a write that was made for many.
     #[error(transparent)]

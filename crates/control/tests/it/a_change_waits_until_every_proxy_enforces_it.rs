@@ -194,3 +194,63 @@ async fn only_a_proxys_own_token_speaks_for_it() {
         assert_eq!(proxies(&plane).await.items.len(), known, "{role}");
     }
 }
+
+/// A relay's report of proxies: each an instance, the revision it enforces, and how long ago it said so.
+async fn relay_says(plane: &Plane, proxies: &[(&str, u64, u64)]) {
+    let epoch = plane.epoch();
+    let report = |(instance, enforced, ago): &(&str, u64, u64)| {
+        let said = format!(
+            "node=edge&instance={instance}&filter=0.1.0&vms=3&epoch={epoch}&stored={enforced}&enforced={enforced}&age=0"
+        );
+        json!({ "proxy": said, "ago_ms": ago })
+    };
+    let body = json!({ "proxies": proxies.iter().map(report).collect::<Vec<_>>() });
+    let answer = plane.tell(&body.to_string()).await;
+    assert_eq!(answer.status, StatusCode::NO_CONTENT, "{}", String::from_utf8_lossy(&answer.body));
+}
+
+#[tokio::test]
+async fn what_a_relay_tells_of_proxies_is_their_own_word() {
+    let plane = plane().await;
+    let key = plane.key().await;
+    says(&plane, "a1", 1).await;
+    relay_says(&plane, &[("b2", 1, 0), ("c3", 1, 61_000), ("d4", 9, 0)]).await;
+    let known = proxies(&plane).await;
+    assert_eq!((known.proof.enforced, known.proof.of), (3, 4), "nobody enforces what was not issued");
+    let state = |known: &RingProxies, instance: &str| {
+        known
+            .items
+            .iter()
+            .find(|proxy| proxy.instance == instance)
+            .map(|proxy| (proxy.state, proxy.enforced))
+            .unwrap()
+    };
+    assert_eq!(state(&known, "b2"), (ProxyState::Current, 1));
+    assert_eq!(state(&known, "c3"), (ProxyState::Unproven, 1), "it was heard of a minute ago");
+    assert_eq!(state(&known, "d4"), (ProxyState::Lagging, 0));
+    let plane = plane.restart().await;
+    assert_eq!(proxies(&plane).await.proof.of, 4, "they are on disk");
+
+    plane.post(&revoke(&key, ""), json!({})).await;
+    says(&plane, "a1", 2).await;
+    relay_says(&plane, &[("a1", 1, 5_000), ("b2", 2, 0)]).await;
+    let known = proxies(&plane).await;
+    assert_eq!((state(&known, "a1").1, state(&known, "b2").1), (2, 2), "older word changes nothing");
+}
+
+#[tokio::test]
+async fn a_relays_report_is_judged_as_others_are() {
+    let plane = plane().await;
+    let known = |plane: &Plane| {
+        let plane = plane.clone();
+        async move { proxies(&plane).await.proof.of }
+    };
+    let one = json!({ "proxy": "nonsense", "ago_ms": 0 });
+    let answer = plane.tell(&json!({ "proxies": [one] }).to_string()).await;
+    assert_eq!(answer.status, StatusCode::NO_CONTENT, "what cannot be read is left out");
+    let many = vec![one; 1001];
+    let problem = plane.tell(&json!({ "proxies": many }).to_string()).await.problem("invalid-request");
+    assert_eq!(problem.errors[0].field, "proxies");
+    plane.tell("[]").await.problem("invalid-request");
+    assert_eq!(known(&plane).await, 0);
+}

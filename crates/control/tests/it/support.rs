@@ -165,6 +165,12 @@ impl Plane {
         call(app::ring(self.control.clone()), request.body(body.into()).unwrap()).await
     }
 
+    /// Tells of proxies as a relay does.
+    pub(crate) async fn tell(&self, body: &str) -> Answer {
+        let request = Request::builder().method("POST").uri("/v1/rings/production/proxies");
+        call(app::ring(self.control.clone()), request.body(body.to_owned().into()).unwrap()).await
+    }
+
     pub(crate) async fn changes(&self, since: u64) -> Document {
         self.ring(&format!("changes?epoch={}&since={since}", self.epoch()))
             .await

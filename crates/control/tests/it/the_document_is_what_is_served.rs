@@ -170,6 +170,8 @@ async fn every_documented_problem_has_its_page() {
     }
     // It is the answer to what is no operation.
     found.insert(ProblemKind::MethodNotAllowed.page());
+    // A relay answers with it, and no control plane does.
+    found.insert(ProblemKind::RelayBehind.page());
     assert_eq!(found, known);
 }
 
