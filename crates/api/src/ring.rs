@@ -319,7 +319,8 @@ pub struct ProxyReports {
 pub struct ProxyReport {
     /// Its `keywheel-proxy` header, as it came.
     pub proxy: String,
-    /// How many milliseconds ago that was.
+    /// How many milliseconds ago that was, up to ten years.
+    #[cfg_attr(feature = "openapi", schema(maximum = 315_360_000_000_u64))]
     pub ago_ms: u64,
 }
 

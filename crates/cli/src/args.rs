@@ -192,7 +192,7 @@ mod tests {
                 commands += 1;
                 if let Err(error) = Args::try_parse_from(words(&command)) {
                     // What the reader is to put in need not pass.
-                    let open = command.contains(['$', '\u{2026}']);
+                    let open = command.contains(['$', '\u{2026}', '<']);
                     if open && error.kind() == clap::error::ErrorKind::ValueValidation {
                         continue;
                     }
