@@ -1,7 +1,10 @@
 //! What proxies enforce, and what they say about it.
 
+use std::fmt;
+
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::de::{Error, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::RingUsage;
 
@@ -320,9 +323,53 @@ pub struct ProxyReport {
     /// Its `keywheel-proxy` header, as it came.
     pub proxy: String,
     /// How many milliseconds ago that was, up to ten years.
+    #[serde(deserialize_with = "whole")]
     #[cfg_attr(feature = "openapi", schema(maximum = 315_360_000_000_u64))]
     pub ago_ms: u64,
 }
 
+/// A whole number however it is written: to a schema `3.0` is one.
+fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    struct Whole;
+
+    impl Visitor<'_> for Whole {
+        type Value = u64;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a whole number, 0 or more")
+        }
+
+        fn visit_u64<E>(self, number: u64) -> Result<u64, E> {
+            Ok(number)
+        }
+
+        fn visit_f64<E: Error>(self, number: f64) -> Result<u64, E> {
+            // Every whole number up to here has a float of its own.
+            const EXACT: f64 = 9_007_199_254_740_992.0;
+            let whole = (0.0..=EXACT).contains(&number) && number.fract() == 0.0;
+            // No digit is lost, and none is below 0.
+            if whole { Ok(number as u64) } else { Err(E::invalid_value(Unexpected::Float(number), &self)) }
+        }
+    }
+
+    deserializer.deserialize_u64(Whole)
+}
+
 /// The most proxies that one request reports.
 pub const MAX_PROXY_REPORTS: usize = 1000;
+
+#[cfg(test)]
+mod tests {
+    use super::ProxyReport;
+
+    #[test]
+    fn a_whole_number_may_be_written_with_a_point() {
+        let ago = |text: &str| {
+            let report: Result<ProxyReport, _> =
+                serde_json::from_str(&format!(r#"{{"proxy":"","ago_ms":{text}}}"#));
+            report.map(|report| report.ago_ms).ok()
+        };
+        assert_eq!([ago("120"), ago("120.0"), ago("1e3")], [Some(120), Some(120), Some(1000)]);
+        assert_eq!([ago("-1"), ago("0.5"), ago("1e300"), ago("\"1\"")], [None; 4]);
+    }
+}
