@@ -150,14 +150,13 @@ impl Archive {
         }
         let mut log = Log::new(&first);
         runs.sort_by_key(|run| run.revision);
-        for run in runs {
-            // One that does not join on is lost, and what comes after it; the upstream has them.
-            if log.place(&run).is_ok() {
-                log.push(run);
+        for document in runs.into_iter().chain(heartbeat) {
+            match log.place(&document) {
+                Ok(_) => log.push(document),
+                // What is missing before it may have revoked a key. A ring from before that is no ring.
+                Err(Misfit::Gap) => return None,
+                Err(_) => {}
             }
-        }
-        if let Some(heartbeat) = heartbeat.filter(|beat| log.place(beat).is_ok()) {
-            log.push(heartbeat);
         }
         if log.head < latest {
             return None;
