@@ -321,6 +321,10 @@ pub struct ProxyReports {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ProxyReport {
     /// Its `keywheel-proxy` header, as it came.
+    #[cfg_attr(
+        feature = "openapi",
+        schema(pattern = r"^[^\u0000-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]*$")
+    )]
     pub proxy: String,
     /// How many milliseconds ago that was, up to ten years.
     #[serde(deserialize_with = "whole")]

@@ -40,8 +40,9 @@ fn a_campaign_is_tried_made_watched_held_and_rolled_back() {
     assert!(server.human(&["notice", "list"]).contains("a campaign waits for a deposit"));
     let waiting = server.human(&["campaign", "keys", "q4", "--state", "waiting_for_deposit"]);
     assert!(keys.iter().all(|key| waiting.contains(key)), "{waiting}");
-    assert!(server.human(&["key", "deposit", &keys[0]]).contains("in a wave of its campaign"));
+    // Before the deposit, which would have its wave start at once.
     assert!(server.human(&["campaign", "pause", "q4"]).contains("is paused"));
+    assert!(server.human(&["key", "deposit", &keys[0]]).contains("in a wave of its campaign"));
     let show = server.human(&["campaign", "show", "q4"]);
     assert!(show.contains("1 waiting, 1 waiting for a deposit") && show.contains("1 keys (50 %)"), "{show}");
     assert!(server.human(&["campaign", "resume", "q4"]).contains("is running"));

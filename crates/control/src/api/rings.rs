@@ -23,7 +23,7 @@ use tracing::{debug, info};
 use super::auth::{By, Caller};
 use super::body::{self, Json, Params};
 use super::error::ApiError;
-use super::{After, require, uncancelled};
+use super::{After, require, texts, uncancelled};
 use crate::ring::{Ask, Publisher, Signed, proxies};
 use crate::store::{NewCanary, NewRing, Refusal, StoreError};
 use crate::{Control, clock};
@@ -272,6 +272,9 @@ pub(crate) async fn report_proxies(
     require(said.len() <= MAX_PROXY_REPORTS, "proxies", &format!("at most {MAX_PROXY_REPORTS} of them"))?;
     let sane = said.iter().all(|said| said.ago_ms <= MAX_SECONDS.saturating_mul(1000));
     require(sane, "ago_ms", "at most 315360000000 milliseconds, which are 10 years")?;
+    if let Some(at) = said.iter().position(|said| !texts::is_plain(&said.proxy)) {
+        return Err(texts::refused(&format!("proxies[{at}].proxy")));
+    }
     let now = clock::now();
     let read = |said: &ProxyReport| {
         let report = proxies::parse(said.proxy.as_bytes())
