@@ -84,7 +84,8 @@ fn standing(vm: &mut Vm, host: &impl Host, now: Now) -> Map<String, Value> {
     let ring = vm.ring_name().to_owned();
     let (generation, enforced) = vm.standing(host, now);
     let revision = |position: Option<Position>| position.map_or(0, |position| position.revision);
-    let sync = generation.sync.as_ref().map(|sync| {
+    // Once all pages are in, a sender has nothing to add to them.
+    let sync = generation.sync.as_ref().filter(|sync| !sync.is_paged()).map(|sync| {
         let cursor = sync.cursor.map(|cursor| cursor.to_string());
         json!({"epoch": sync.first.epoch.to_string(), "revision": sync.floor, "cursor": cursor})
     });

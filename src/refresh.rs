@@ -1,19 +1,20 @@
 //! What the leading VM asks the control plane for, and what the answers do. No I/O: calls go out
 //! through the caller, answers come in as arguments.
 //!
-//! A ring comes as pages of a snapshot, then as changes by long-poll. Beside the next page or poll there
-//! may be under way: the page behind it, while no ring is held; a report that all VMs enforce what the last one brought; a poll for changes while a
-//! ring that is enforced is fetched anew, since a revocation cannot wait for that; and, while another
-//! cluster serves, a question whether the first answers again.
+//! A ring comes as pages of a snapshot, then as the changes since its first page, and is enforced once these were
+//! followed to their end; from then on changes come by long-poll. Beside the next page or poll there may be under
+//! way: the page behind it, while no ring is held; a report that all VMs enforce what the last one brought; a poll
+//! for changes while a ring that is enforced is fetched anew, since a revocation cannot wait for that; and, while
+//! another cluster serves, a question whether the first answers again.
 
 mod ahead;
 
-use std::cell::LazyCell;
+use std::ops::Deref;
 
 use keywheel_keyring::generation::{Position, Sync};
-use keywheel_keyring::merge::{Plan, Rejection};
+use keywheel_keyring::merge::{Ending, Plan, Rejection};
 use keywheel_keyring::signature::{self, SignatureError};
-use keywheel_keyring::{Digest, Document, Generation, PublicKey};
+use keywheel_keyring::{Digest, Document, Generation, Millis, PublicKey};
 
 use crate::Now;
 use crate::roster::Enforced;
@@ -86,6 +87,9 @@ pub struct Standing<'a> {
     pub enforced: Enforced,
 }
 
+/// A [`Standing`] that is looked up when a call needs it: that costs a look at every VM, and mostly nothing is due.
+pub type Lazily<'a> = dyn Deref<Target = Standing<'a>> + 'a;
+
 /// The calls of one leader.
 #[derive(Debug)]
 pub struct Refresh {
@@ -108,6 +112,8 @@ pub struct Refresh {
     last_id: u32,
     /// The control plane has no changes from where we are: begin a snapshot.
     snapshot: bool,
+    /// When the changes behind a snapshot's last page were first asked for.
+    ending_at: Option<Millis>,
     /// The acknowledgement that was sent last.
     reported: Option<Position>,
     failures: u32,
@@ -151,6 +157,7 @@ impl Refresh {
             probe: None,
             last_id: 0,
             snapshot: false,
+            ending_at: None,
             reported: None,
             failures: 0,
             not_before: 0,
@@ -169,94 +176,130 @@ impl Refresh {
         self.page_at = 0;
         self.probe = None;
         self.snapshot = false;
+        self.ending_at = None;
         self.reported = None;
         self.failures = 0;
         self.not_before = 0;
     }
 
-    /// Which calls are due, to go on from `generation`: the one that is stored, or is about to be. To take
-    /// the `standing` costs a look at every VM, and mostly nothing is due.
-    pub fn due<'a>(
-        &mut self,
-        ring: &str,
-        generation: &Generation,
-        standing: &LazyCell<Standing<'a>, impl FnOnce() -> Standing<'a>>,
-        now: Now,
-    ) -> Vec<Call> {
-        let mut calls = Vec::new();
+    /// Which calls are due, to go on from `generation`: the one that is stored, or is about to be.
+    pub fn due(&mut self, ring: &str, generation: &Generation, standing: &Lazily<'_>, now: Now) -> Vec<Call> {
         if let Some(lost) = self.main.take_if(|flight| now.mono >= flight.lost_at) {
             log::warn!("keywheel: ring {ring}: call {} got no answer", lost.id);
             self.fail(now);
         }
-        self.report.take_if(|flight| now.mono >= flight.lost_at);
-        // A damaged bucket cannot wait until the poll under way is answered.
-        let wants_page = self.wants_page(generation);
-        self.main.take_if(|flight| wants_page && !flight.is_page);
-        let is_paced = wants_page && generation.complete.is_some();
-        if self.main.is_none() && now.mono >= self.not_before && !(is_paced && now.mono < self.page_at) {
-            let is_page = wants_page;
-            self.page_at = now.mono.saturating_add(PACE);
-            self.main = self.ahead.take_turn(self.cursor(generation));
-            if self.main.is_none() {
-                let (path, timeout_ms) = if is_page {
-                    (self.page(ring, generation), CALL_TIMEOUT)
-                } else {
-                    (changes(ring, generation.complete, WAIT), POLL_TIMEOUT)
-                };
-                let call = self.call(path, standing, timeout_ms, now);
-                self.main = Some(Flight::new(&call, generation, is_page, now));
-                self.reported = standing.enforced.least;
-                calls.push(call);
-            }
-        }
-        // Without a ring every request is refused: there is a hurry.
-        if self.main.is_some_and(|flight| flight.is_page)
-            && generation.complete.is_none()
-            && let Some(sync) = &generation.sync
-            && let Some(after) = self.ahead.due(self.cursor(generation))
-        {
-            let call = self.call(page_behind(ring, sync, Some(after)), standing, CALL_TIMEOUT, now);
-            self.ahead.sent(after, Flight::new(&call, generation, true, now));
-            calls.push(call);
-        }
+        let mut calls = Vec::new();
+        calls.extend(self.go_on(ring, generation, standing, now));
+        calls.extend(self.look_ahead(ring, generation, standing, now));
         if self.is_follow_due(generation, now) {
             calls.extend(self.follow(ring, generation, standing, now));
         }
-        // A poll under way does not know yet what its own answer brought; a short call tells.
-        // While a snapshot is under way, its pages tell.
-        if generation.complete.is_some()
+        calls.extend(self.acknowledge(ring, generation, standing, now));
+        calls.extend(self.turn_back(ring, generation, standing, now));
+        calls
+    }
+
+    /// The next page, what changed since the pages, or the next poll.
+    fn go_on(
+        &mut self,
+        ring: &str,
+        generation: &Generation,
+        standing: &Lazily<'_>,
+        now: Now,
+    ) -> Option<Call> {
+        // A damaged bucket cannot wait until the poll under way is answered.
+        let is_page = self.wants_page(generation);
+        self.main.take_if(|flight| is_page && !flight.is_page);
+        let is_too_soon = is_page && generation.complete.is_some() && now.mono < self.page_at;
+        if self.main.is_some() || now.mono < self.not_before || is_too_soon {
+            return None;
+        }
+        self.page_at = now.mono.saturating_add(PACE);
+        self.main = self.ahead.take_turn(self.cursor(generation));
+        if self.main.is_some() {
+            return None;
+        }
+        let (path, timeout_ms) = match paged(generation) {
+            _ if is_page => (self.page(ring, generation), CALL_TIMEOUT),
+            Some(sync) => {
+                self.ending_at.get_or_insert(now.wall);
+                (changes(ring, Some(sync.position()), 0), CALL_TIMEOUT)
+            }
+            None => (changes(ring, generation.complete, WAIT), POLL_TIMEOUT),
+        };
+        let call = self.call(path, standing, timeout_ms, now);
+        self.main = Some(Flight::new(&call, generation, is_page, now));
+        self.reported = standing.enforced.least;
+        Some(call)
+    }
+
+    /// The page behind the one under way.
+    fn look_ahead(
+        &mut self,
+        ring: &str,
+        generation: &Generation,
+        standing: &Lazily<'_>,
+        now: Now,
+    ) -> Option<Call> {
+        // Without a ring every request is refused: there is a hurry. With one there is none.
+        let is_paging = self.main.is_some_and(|flight| flight.is_page) && generation.complete.is_none();
+        let sync = generation.sync.as_ref().filter(|_| is_paging)?;
+        let after = self.ahead.due(self.cursor(generation))?;
+        let call = self.call(page_behind(ring, sync, Some(after)), standing, CALL_TIMEOUT, now);
+        self.ahead.sent(after, Flight::new(&call, generation, true, now));
+        Some(call)
+    }
+
+    /// Tells that all VMs enforce what came last. A poll under way does not know yet what its own answer brought; a
+    /// short call tells. While a snapshot is under way, its pages tell.
+    fn acknowledge(
+        &mut self,
+        ring: &str,
+        generation: &Generation,
+        standing: &Lazily<'_>,
+        now: Now,
+    ) -> Option<Call> {
+        self.report.take_if(|flight| now.mono >= flight.lost_at);
+        let is_news = generation.complete.is_some()
             && generation.sync.is_none()
             && generation.complete != self.reported
             && self.report.is_none()
             && self.failures == 0
-            && generation.complete == standing.enforced.least
-        {
-            let call = self.call(changes(ring, generation.complete, 0), standing, CALL_TIMEOUT, now);
-            self.report = Some(Flight::new(&call, generation, false, now));
-            self.reported = generation.complete;
-            calls.push(call);
+            && generation.complete == standing.enforced.least;
+        if !is_news {
+            return None;
         }
+        let call = self.call(changes(ring, generation.complete, 0), standing, CALL_TIMEOUT, now);
+        self.report = Some(Flight::new(&call, generation, false, now));
+        self.reported = generation.complete;
+        Some(call)
+    }
+
+    /// Asks, while another cluster serves, whether the first answers again. One that hangs must not keep the
+    /// changes away that the other has.
+    fn turn_back(
+        &mut self,
+        ring: &str,
+        generation: &Generation,
+        standing: &Lazily<'_>,
+        now: Now,
+    ) -> Option<Call> {
         if self.probe.take_if(|flight| now.mono >= flight.lost_at).is_some() {
             self.return_at = now.mono.saturating_add(RETURN);
         }
-        // A first cluster that hangs must not keep the changes away that another one has.
-        if self.cluster != 0
-            && self.probe.is_none()
-            && now.mono >= self.return_at
-            && let Some(complete) = generation.complete
-        {
-            let path = changes(ring, Some(complete), 0);
-            let call = Call { cluster: 0, ..self.call(path, standing, CALL_TIMEOUT, now) };
-            self.probe = Some(Flight::new(&call, generation, false, now));
-            calls.push(call);
-        }
-        calls
+        let is_due = self.cluster != 0 && self.probe.is_none() && now.mono >= self.return_at;
+        let complete = generation.complete.filter(|_| is_due)?;
+        let call = self.call(changes(ring, Some(complete), 0), standing, CALL_TIMEOUT, now);
+        let call = Call { cluster: 0, ..call };
+        self.probe = Some(Flight::new(&call, generation, false, now));
+        Some(call)
     }
 
     /// Whether to poll beside a snapshot that takes the place of a ring which is enforced meanwhile.
     fn is_follow_due(&mut self, generation: &Generation, now: Now) -> bool {
-        let follows = generation.sync.is_some() && generation.complete.is_some() && !self.snapshot;
-        // What is under way when the snapshot ends comes again by the poll that goes on from its first page.
+        let is_paging = generation.sync.as_ref().is_some_and(|sync| !sync.is_paged());
+        let follows = is_paging && generation.complete.is_some() && !self.snapshot;
+        // What is under way when the last page comes is brought again by the calls that go on from the first one.
         self.follow.take_if(|flight| !follows || now.mono >= flight.lost_at);
         self.follow_first &= follows;
         follows && self.follow.is_none() && now.mono >= self.follow_at.max(self.not_before)
@@ -266,7 +309,7 @@ impl Refresh {
         &mut self,
         ring: &str,
         generation: &Generation,
-        standing: &Standing<'_>,
+        standing: &Lazily<'_>,
         now: Now,
     ) -> Option<Call> {
         let sync = generation.sync.as_ref()?;
@@ -279,12 +322,16 @@ impl Refresh {
     }
 
     fn wants_page(&self, generation: &Generation) -> bool {
-        self.snapshot || generation.complete.is_none() || generation.sync.is_some() || generation.repair
+        let is_whole = match &generation.sync {
+            Some(sync) => sync.is_paged(),
+            None => generation.complete.is_some(),
+        };
+        self.snapshot || generation.repair || !is_whole
     }
 
-    /// Where the snapshot under way goes on.
+    /// Where the snapshot under way goes on, if pages of it are still to come.
     fn cursor(&self, generation: &Generation) -> Option<Digest> {
-        generation.sync.as_ref().filter(|_| !self.snapshot)?.cursor
+        generation.sync.as_ref().filter(|sync| !self.snapshot && !sync.is_paged())?.cursor
     }
 
     /// The next page: from where the snapshot under way stopped, or the first. It must not be older
@@ -344,7 +391,7 @@ impl Refresh {
         }
         if self.probe.take_if(|flight| flight.id == id).is_some() {
             let reaction = match answer.status {
-                200 => read(answer, ring, trust, generation, now),
+                200 => self.read(answer, ring, trust, generation, now),
                 410 => Reaction::Nothing,
                 status => Reaction::Failed(failure(status, answer.body)),
             };
@@ -362,7 +409,7 @@ impl Refresh {
                 self.follow_first |= answer.status == 410;
                 return Reaction::Nothing;
             }
-            let reaction = read(answer, ring, trust, generation, now);
+            let reaction = self.read(answer, ring, trust, generation, now);
             if let Reaction::Apply { .. } = reaction {
                 self.follow_at = 0;
             }
@@ -383,13 +430,14 @@ impl Refresh {
                 return Reaction::Failed(failure(status, answer.body));
             }
         }
-        let reaction = read(answer, ring, trust, generation, now);
+        let reaction = self.read(answer, ring, trust, generation, now);
         match &reaction {
             Reaction::Apply { plan, .. } => {
                 if let Plan::Write(write) = plan
                     && write.is_page()
                 {
                     self.snapshot = false;
+                    self.ending_at = None;
                     self.ahead.hear(self.cursor(write.next()), answer.ahead);
                 }
             }
@@ -414,6 +462,18 @@ impl Refresh {
         reaction
     }
 
+    fn read(
+        &self,
+        answer: Answer<'_>,
+        ring: &str,
+        trust: &[PublicKey],
+        generation: &Generation,
+        now: Now,
+    ) -> Reaction {
+        let ending = Ending::CaughtUp { asked_at: self.ending_at.unwrap_or(now.wall) };
+        read(answer, ring, trust, generation, now, ending)
+    }
+
     /// The answer to a report is a document like any other; that it may bring nothing new is no failure.
     fn reported(
         &mut self,
@@ -424,7 +484,7 @@ impl Refresh {
         now: Now,
     ) -> Reaction {
         if answer.status == 200 {
-            return read(answer, ring, trust, generation, now);
+            return self.read(answer, ring, trust, generation, now);
         }
         self.reported = None;
         self.fail(now);
@@ -490,6 +550,11 @@ fn floor(generation: &Generation) -> Option<u64> {
     generation.sync.as_ref().map(|sync| sync.floor)
 }
 
+/// The snapshot under way whose pages are all in.
+fn paged(generation: &Generation) -> Option<&Sync> {
+    generation.sync.as_ref().filter(|sync| sync.is_paged())
+}
+
 /// The page behind `after` of the snapshot under way.
 fn page_behind(ring: &str, sync: &Sync, after: Option<Digest>) -> String {
     let after = after.map(|after| format!("after={after}&")).unwrap_or_default();
@@ -509,6 +574,7 @@ pub(crate) fn read(
     trust: &[PublicKey],
     generation: &Generation,
     now: Now,
+    ending: Ending,
 ) -> Reaction {
     let rejected = |reason, detail: String| Reaction::Rejected { reason, detail };
     let signer = match signature::verify(trust, answer.body, answer.signer, answer.signature) {
@@ -527,7 +593,7 @@ pub(crate) fn read(
         Err(error) => return rejected(Rejection::Unreadable, error.to_string()),
     };
     let about = format!("epoch {}, revision {}", parsed.document.epoch, parsed.document.revision);
-    match generation.judge(ring, parsed.document, signer, now.wall) {
+    match generation.judge(ring, parsed.document, signer, now.wall, ending) {
         Ok(plan) => Reaction::Apply { plan, bad: parsed.bad },
         Err(Rejection::Known) => Reaction::Nothing,
         Err(reason) => rejected(reason, about),

@@ -57,7 +57,8 @@ fn a_ring_is_installed_and_followed() {
         world.wall = recording.recorded_at.0;
         let vm = world.add(Vm::new(&config(trust(&recording)), "node/1", 1));
         let revision = recording.revision().unwrap();
-        let (pages, changes) = (recording.pages.clone(), recording.changes.clone());
+        let pages = recording.pages.clone();
+        let (changes, heartbeats) = (recording.changes.clone(), recording.heartbeats.clone());
         world.elsewhere = Some(Box::new(move |path: &str, changed: bool| {
             let asked = Exchange {
                 ask: path.to_owned(),
@@ -71,10 +72,9 @@ fn a_ring_is_installed_and_followed() {
             }
             let since =
                 |run: &&Exchange| run.body.contains(&format!("\"since\":{},", asked.parameter("since")));
-            if !changed || asked.parameter("wait") == "0" {
-                return None;
-            }
-            changes.iter().find(since).map(signed)
+            let run = changes.iter().filter(|_| changed).find(since);
+            let heartbeat = || heartbeats.iter().filter(|_| asked.parameter("wait") == "0").find(since);
+            run.or_else(heartbeat).map(signed)
         }));
         world.run_until("the ring is there", |world| {
             world.vms[vm].as_ref().unwrap().adopted().is_some_and(|position| position.revision == revision)

@@ -3,12 +3,14 @@
 
 mod support;
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 
 use keywheel_filter::decide::Reason;
+use keywheel_filter::refresh::Call;
 use keywheel_filter::shared::Namespace;
 use keywheel_filter::vm::Vm;
-use keywheel_keyring::{Digest, Entry, Millis, SigningKey, State};
+use keywheel_keyring::{Digest, Entry, Generation, Millis, SigningKey, State};
 use support::{FakeControl, Fault, World, entry};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -19,6 +21,10 @@ fn control_with(secrets: &[&str]) -> FakeControl {
         control.put(entry(secret, State::Active));
     }
     control
+}
+
+fn held(world: &World) -> Generation {
+    Namespace::shared("production").generation(&world.shared).generation
 }
 
 fn many() -> Vec<String> {
@@ -62,6 +68,93 @@ fn without_a_complete_ring_the_answer_is_503_whatever_the_key() {
     assert_eq!(world.request(0, "secret7"), Ok("acme".into()));
 }
 
+/// DESIGN §3.4. A relay's pages may be hours old, and say nothing of who was revoked since.
+#[test]
+fn a_first_ring_is_enforced_only_when_the_changes_behind_its_pages_end() {
+    let mut control = control_with_many();
+    let then = 1_790_000_000_000 - 1_800_000;
+    // What a relay keeps: the pages, and a run of changes for each change since.
+    let page = |path: &str| Call {
+        id: 0,
+        cluster: 0,
+        path: format!("/v1/rings/production/{path}"),
+        proxy: String::new(),
+        body: None,
+        timeout_ms: 0,
+    };
+    control.page_size = 50;
+    let pages = control.answer(&page("snapshot?"), then, false).unwrap();
+    let mut runs = Vec::new();
+    for (at, secret) in ["secret1", "secret2", "secret3"].into_iter().enumerate() {
+        let ask = format!("changes?epoch={}&since={}&wait=0", control.epoch(), 50 + at);
+        control.put(entry(secret, State::Revoked));
+        runs.push(control.answer(&page(&ask), then + 1000, false).unwrap());
+    }
+    let ask = format!("changes?epoch={}&since=53&wait=0", control.epoch());
+    let heartbeat = control.answer(&page(&ask), then + 2000, false).unwrap();
+
+    let mut world = World::new(2, control);
+    // Changes are withheld at first.
+    world.elsewhere = Some(Box::new(move |path, changed| {
+        if path.contains("/snapshot") {
+            return Some(pages.clone());
+        }
+        let since = |number: usize| path.contains(&format!("since={number}&"));
+        let run = (50..53).find(|number| since(*number)).map(|number| runs[number - 50].clone());
+        run.or_else(|| (since(53) && path.ends_with("wait=0")).then(|| heartbeat.clone())).filter(|_| changed)
+    }));
+    world.run(3_000);
+    assert_eq!(held(&world).sync.map(|sync| sync.is_paged()), Some(true), "all pages are in");
+    assert_eq!(world.request(0, "secret3"), Err(Reason::RingUnavailable));
+    world.changed = true;
+    for _ in 0..3_000 / 20 {
+        world.run(20);
+        for secret in ["secret1", "secret2", "secret3"] {
+            assert_ne!(world.request(1, secret), Ok("acme".into()), "{secret}");
+        }
+    }
+    assert_eq!(world.request(0, "secret3"), Err(Reason::KeyRevoked));
+    assert_eq!(world.request(0, "secret7"), Ok("acme".into()));
+    assert_eq!(held(&world).entries, 50);
+}
+
+#[test]
+fn changes_that_never_end_keep_a_first_ring_away_no_longer_than_one_answer() {
+    let mut control = control_with_many();
+    control.page_size = 50;
+    let control = RefCell::new(control);
+    let mut world = World::new(2, control_with_many());
+    let wall = world.wall;
+    world.elsewhere = Some(Box::new(move |path, _| {
+        let mut control = control.borrow_mut();
+        // One more for each who asks.
+        control.put(entry("busy", State::Active));
+        let call = Call {
+            id: 0,
+            cluster: 0,
+            path: path.to_owned(),
+            proxy: String::new(),
+            body: None,
+            timeout_ms: 0,
+        };
+        let now = wall + 20 * control.revision;
+        control.answer(&call, now, false)
+    }));
+    world.run(2_000);
+    assert_eq!(world.request(0, "secret7"), Ok("acme".into()));
+}
+
+#[test]
+fn a_bucket_that_is_damaged_behind_the_last_page_is_fetched_anew() {
+    let mut world = World::new(1, control_with_many());
+    world.run_until("all pages", |world| held(world).sync.is_some_and(|sync| sync.is_paged()));
+    world.shared.overwrite(&format!("kw1/production/b{:04x}", Digest::of(b"secret7").bucket()), b"\xffjunk");
+    world.control.put(entry("secret7", State::Revoked));
+    world.run_until("convergence", World::converged);
+    assert_eq!(world.request(0, "secret7"), Err(Reason::KeyRevoked));
+    assert_eq!(held(&world).entries, 50);
+}
+
 #[test]
 fn while_no_ring_is_held_the_next_page_is_asked_for_early_and_none_twice() {
     let mut world = World::new(1, control_with_many());
@@ -86,8 +179,9 @@ fn a_wrong_guess_where_the_next_page_begins_costs_nothing_but_that_page() {
         for secret in many() {
             assert_eq!(world.request(0, &secret), Ok("acme".into()));
         }
-        let metrics = world.vms.iter_mut().flatten().filter_map(Vm::take_metrics);
-        assert_eq!(metrics.map(|metrics| metrics.refresh_failures).sum::<u64>(), 0);
+        for metrics in world.vms.iter_mut().flatten().filter_map(Vm::take_metrics) {
+            assert_eq!((metrics.refresh_failures, metrics.rejected.len()), (0, 0), "{guess}");
+        }
     }
 }
 
@@ -284,7 +378,6 @@ fn a_change_does_not_wait_until_the_ring_is_fetched_anew() {
     let mut world = World::new(2, control_with_many());
     world.run_until("convergence", World::converged);
     world.control.new_epoch();
-    let held = |world: &World| Namespace::shared("production").generation(&world.shared).generation;
     world.run_until("a snapshot begins", |world| held(world).sync.is_some());
     world.control.put(entry("secret7", State::Revoked));
     world.control.put(entry("new", State::Active));
@@ -309,7 +402,6 @@ fn a_change_does_not_wait_until_the_ring_is_fetched_anew() {
 fn a_damaged_bucket_keeps_no_change_away_while_the_ring_is_fetched_anew() {
     let mut world = World::new(2, control_with_many());
     world.run_until("convergence", World::converged);
-    let held = |world: &World| Namespace::shared("production").generation(&world.shared).generation;
     for begin in [FakeControl::new_epoch, FakeControl::compact] {
         world.reachable = false;
         world.run(1_500);
@@ -337,7 +429,6 @@ fn a_damaged_bucket_keeps_no_change_away_while_the_ring_is_fetched_anew() {
 fn a_change_before_a_repairs_first_page_does_not_wait() {
     let mut world = World::new(2, control_with_many());
     world.run_until("convergence", World::converged);
-    let held = |world: &World| Namespace::shared("production").generation(&world.shared).generation;
     let mut digests: Vec<(Digest, String)> =
         many().into_iter().map(|secret| (Digest::of(secret.as_bytes()), secret)).collect();
     digests.sort();

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use keywheel_keyring::bucket::{Bucket, merge};
 use keywheel_keyring::document::{MAX_ENTRIES, Parsed};
 use keywheel_keyring::generation::Position;
-use keywheel_keyring::merge::Plan;
+use keywheel_keyring::merge::{Ending, Plan};
 use keywheel_keyring::{Digest, Document, Entry, Generation, Kind, Millis, SignerId, State};
 use serde_json::Value;
 
@@ -99,9 +99,12 @@ fn is_stored_as_read(document: &Document) {
     };
     let signer = SignerId::from_bytes([1; 8]);
     assert!(
-        before.judge("another", document.clone(), signer, Millis(0)).is_err() || document.ring == "another"
+        before.judge("another", document.clone(), signer, Millis(0), Ending::LastPage).is_err()
+            || document.ring == "another"
     );
-    let Ok(plan) = before.judge(&document.ring, document.clone(), signer, Millis(0)) else { return };
+    let Ok(plan) = before.judge(&document.ring, document.clone(), signer, Millis(0), Ending::LastPage) else {
+        return;
+    };
     let write = match plan {
         Plan::Write(write) => write,
         Plan::Heartbeat(next) => {

@@ -3,7 +3,7 @@
 
 use std::cell::LazyCell;
 
-use keywheel_keyring::merge::{Plan, Rejection};
+use keywheel_keyring::merge::{Ending, Plan, Rejection};
 use keywheel_keyring::{Generation, Millis, PublicKey};
 
 use super::{Host, LOG_AGAIN, Role, VALID, Vm};
@@ -112,7 +112,7 @@ impl Vm {
         };
         // A seed is as old as it is: what it is worth is the configuration's to say, by `stale`.
         let moment = Now { wall: Millis(0), mono: now.mono };
-        let planted = match refresh::read(answer, &self.ring, &self.trust, held, moment) {
+        let planted = match refresh::read(answer, &self.ring, &self.trust, held, moment, Ending::LastPage) {
             Reaction::Apply { plan, .. } => {
                 self.lease.claim(&self.names, host);
                 self.apply(host, plan, now).is_ok()
@@ -129,7 +129,8 @@ impl Vm {
     /// Takes a document that was pushed.
     pub fn receive(&mut self, host: &impl Host, document: Answer<'_>, now: Now) -> Reaction {
         self.look(host, now);
-        let reaction = refresh::read(document, &self.ring, &self.trust, &self.held.generation, now);
+        let held = &self.held.generation;
+        let reaction = refresh::read(document, &self.ring, &self.trust, held, now, Ending::LastPage);
         match reaction {
             Reaction::Apply { plan, bad } => {
                 self.note_bad(&bad);

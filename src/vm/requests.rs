@@ -106,9 +106,11 @@ impl Vm {
     /// Marks the ring, so that the leader fetches a snapshot.
     pub(super) fn ask_for_repair(&self, host: &impl SharedData) {
         let held = self.names.generation(host);
-        if !held.generation.repair && held.generation.sync.is_none() {
+        // Pages that are still to come may mend it.
+        let is_paging = held.generation.sync.as_ref().is_some_and(|sync| !sync.is_paged());
+        if !held.generation.repair && !is_paging {
             log::error!("keywheel: ring {}: a stored bucket is damaged; fetching the ring anew", self.ring);
-            let repair = Generation { repair: true, ..held.generation.clone() };
+            let repair = Generation { repair: true, sync: None, ..held.generation.clone() };
             // Whoever wrote first asked for the same, or brought something newer.
             let _ = self.names.write_generation(host, &held, &repair);
         }

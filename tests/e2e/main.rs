@@ -23,6 +23,7 @@ mod fragile;
 mod gateway;
 mod istio;
 mod kubernetes;
+mod late_proxy;
 mod leader_contested;
 mod leader_replaced;
 mod leader_silent;

@@ -39,11 +39,12 @@ pub struct Position {
 pub struct Sync {
     /// Where the first page was cut; the proxy follows the changes from there.
     pub first: Position,
-    /// The revision up to which changes were taken meanwhile.
+    /// The revision up to which changes were taken.
     pub upto: u64,
     /// A page must not be cut before this revision: it could bring back what was removed meanwhile.
     pub floor: u64,
-    /// The last digest that the pages so far cover; `None`: no page yet.
+    /// The last digest that the pages so far cover; `None`: no page yet. [`Digest::MAX`]: all of them are in, and
+    /// the changes since the first are followed to their end.
     pub cursor: Option<Digest>,
     /// Entries in the range that the pages so far cover.
     pub entries: u64,
@@ -110,6 +111,18 @@ fn put_signers(out: &mut Vec<u8>, signers: &[SignerId]) {
 }
 
 impl Sync {
+    /// Whether all pages are in.
+    #[must_use]
+    pub fn is_paged(&self) -> bool {
+        self.cursor == Some(Digest::MAX)
+    }
+
+    /// Where the changes go on.
+    #[must_use]
+    pub const fn position(&self) -> Position {
+        Position { epoch: self.first.epoch, revision: self.upto }
+    }
+
     fn read(reader: &mut Reader<'_>) -> Result<Self, Corrupt> {
         Ok(Self {
             first: Position::read(reader)?,

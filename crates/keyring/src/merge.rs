@@ -9,19 +9,22 @@
 //! entries' revisions. Only a removal leaves nothing behind that could be compared, so that no page is
 //! taken which was cut before the last of them. After the last page the changes are followed from the
 //! first page's revision, and what was taken meanwhile comes again.
+//!
+//! Pages may be much older than the ring: a relay keeps them for hours. So where changes can be asked for, a
+//! snapshot is whole only once they were followed to their end: see [`Ending`].
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
 use crate::bucket::Op;
-use crate::document::Kind;
+use crate::document::{Kind, MAX_ENTRIES};
 use crate::generation::{MAX_SIGNERS, Position, Sync};
 use crate::{Digest, Document, Epoch, Generation, Millis, SignerId};
 
 /// What a document does to a ring.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Plan {
-    /// Nothing changed at the server: only the ring's age is renewed.
+    /// No bucket changes: the ring's age is renewed, or a snapshot is found to be whole.
     Heartbeat(Box<Generation>),
     /// Write the buckets, in this order, then the generation.
     Write(Box<Write>),
@@ -47,6 +50,16 @@ pub struct Run<'a> {
     pub ops: Vec<Op<'a>>,
     /// Whether entries that it adds count as held by now.
     pub counts: bool,
+}
+
+/// What makes a snapshot a ring that can be enforced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// Its last page: whoever brings the pages brings the changes in his own time.
+    LastPage,
+    /// The end of the changes since its first page, which were first asked for at `asked_at`. A key that was
+    /// revoked after the pages were cut is not accepted for a moment.
+    CaughtUp { asked_at: Millis },
 }
 
 /// Why a document changes nothing. Each is a value of the `reason` label of `keywheel_ring_rejected`.
@@ -107,6 +120,7 @@ impl Generation {
         document: Document,
         signer: SignerId,
         now: Millis,
+        ending: Ending,
     ) -> Result<Plan, Rejection> {
         if document.ring != ring {
             return Err(Rejection::WrongRing);
@@ -119,15 +133,16 @@ impl Generation {
             return Err(Rejection::OlderEpoch);
         }
         match document.kind {
-            Kind::Changes { since } => self.judge_changes(since, document, signer),
-            Kind::Snapshot { after, through } => self.judge_page(after, through, document, signer),
+            Kind::Changes { since } => match &self.sync {
+                None => self.judge_changes(since, document, signer),
+                Some(sync) if sync.is_paged() => self.judge_end(sync, since, document, signer, ending),
+                Some(sync) => self.judge_meanwhile(sync, since, document, signer),
+            },
+            Kind::Snapshot { after, through } => self.judge_page(after, through, document, signer, ending),
         }
     }
 
     fn judge_changes(&self, since: u64, mut document: Document, signer: SignerId) -> Result<Plan, Rejection> {
-        if let Some(sync) = &self.sync {
-            return self.judge_meanwhile(sync, since, document, signer);
-        }
         let Some(complete) = self.complete.filter(|_| !self.repair) else {
             return Err(Rejection::OutOfTurn);
         };
@@ -192,12 +207,69 @@ impl Generation {
         Ok(Plan::Write(Box::new(Write::changes(document, next, counted))))
     }
 
+    /// Changes after a snapshot's last page.
+    fn judge_end(
+        &self,
+        sync: &Sync,
+        since: u64,
+        mut document: Document,
+        signer: SignerId,
+        ending: Ending,
+    ) -> Result<Plan, Rejection> {
+        if document.epoch != sync.first.epoch {
+            return Err(Rejection::OtherEpoch);
+        }
+        if since > sync.upto {
+            return Err(Rejection::Gap);
+        }
+        let mut next = self.clone();
+        let mut sync = sync.clone();
+        next.accept(&document, signer, 2 * MAX_SIGNERS)?;
+        add_signer(&mut sync.signers, signer, MAX_SIGNERS)?;
+        match document.revision.cmp(&sync.upto) {
+            Ordering::Less => return Err(Rejection::Older),
+            // It need not be later than the pages: it says that there was nothing behind them.
+            Ordering::Equal if since == document.revision => {
+                next.end(sync);
+                return Ok(Plan::Heartbeat(Box::new(next)));
+            }
+            Ordering::Equal => return Err(Rejection::Known),
+            Ordering::Greater => {}
+        }
+        let is_end = match ending {
+            Ending::LastPage => true,
+            // Where changes come faster than they can be asked for, none is the last. One that was signed since, and
+            // that was not cut for its length, went up to the head.
+            Ending::CaughtUp { asked_at } => {
+                let changes = document.entries.len().saturating_add(document.removed.len());
+                document.issued_at >= asked_at && changes < MAX_ENTRIES
+            }
+        };
+        keep_what_came_back(&mut document);
+        sync.upto = document.revision;
+        if is_end {
+            next.end(sync);
+        } else {
+            next.sync = Some(sync);
+        }
+        Ok(Plan::Write(Box::new(Write::changes(document, next, Some(Digest::MAX)))))
+    }
+
+    /// The snapshot is whole, and what was enforced before is not any more.
+    fn end(&mut self, sync: Sync) {
+        self.complete = Some(Position { revision: sync.upto, ..sync.first });
+        self.entries = sync.entries;
+        self.signers = sync.signers;
+        self.sync = None;
+    }
+
     fn judge_page(
         &self,
         after: Option<Digest>,
         through: Option<Digest>,
         mut document: Document,
         signer: SignerId,
+        ending: Ending,
     ) -> Result<Plan, Rejection> {
         let position = Position { epoch: document.epoch, revision: document.revision };
         if self.complete.is_some_and(|complete| position < complete) {
@@ -205,7 +277,13 @@ impl Generation {
         }
         let mut sync = match &self.sync {
             Some(sync) if document.epoch < sync.first.epoch => return Err(Rejection::OlderEpoch),
-            Some(sync) if document.epoch == sync.first.epoch => sync.clone(),
+            Some(sync) if document.epoch == sync.first.epoch && !(sync.is_paged() && after.is_none()) => {
+                sync.clone()
+            }
+            // The changes could not be followed; what they brought so far must not be undone.
+            Some(sync) if document.epoch == sync.first.epoch && document.revision < sync.upto => {
+                return Err(Rejection::Older);
+            }
             // A first page, or one of a later epoch, begins anew; it must begin at the beginning.
             _ if after.is_some() => return Err(Rejection::Gap),
             _ => Sync {
@@ -239,10 +317,11 @@ impl Generation {
         sync.cursor = Some(through);
         add_signer(&mut sync.signers, signer, MAX_SIGNERS)?;
         if through == Digest::MAX {
-            next.complete = Some(sync.first);
-            next.entries = sync.entries;
-            next.signers = sync.signers;
-            next.sync = None;
+            // A bucket that was damaged may have missed what was taken meanwhile.
+            sync.upto = sync.first.revision;
+        }
+        if through == Digest::MAX && ending == Ending::LastPage {
+            next.end(sync);
         } else {
             next.sync = Some(sync);
         }
@@ -294,8 +373,8 @@ impl Write {
 
     /// Whether this is a run of changes that comes again when the snapshot under way is done.
     #[must_use]
-    pub const fn comes_again(&self) -> bool {
-        self.sweep.is_none() && self.next.sync.is_some()
+    pub fn comes_again(&self) -> bool {
+        self.sweep.is_none() && self.next.sync.as_ref().is_some_and(|sync| !sync.is_paged())
     }
 
     /// Whether this is a page of a snapshot.
@@ -410,9 +489,18 @@ mod tests {
     }
 
     fn judge(held: &Generation, document: Document) -> Result<Generation, Rejection> {
-        held.judge("production", document, signer(1), NOW).map(|plan| match plan {
+        held.judge("production", document, signer(1), NOW, Ending::LastPage).map(|plan| match plan {
             Plan::Heartbeat(next) => *next,
             Plan::Write(write) => write.finish(0),
+        })
+    }
+
+    /// As [`judge`], by a proxy that asks for changes; the last of its pages came at `NOW`.
+    fn fetch(held: &Generation, document: Document) -> Result<Generation, Rejection> {
+        let ending = Ending::CaughtUp { asked_at: NOW };
+        held.judge("production", document, signer(1), NOW, ending).map(|plan| match plan {
+            Plan::Heartbeat(next) => *next,
+            Plan::Write(write) => write.finish(1),
         })
     }
 
@@ -450,8 +538,14 @@ mod tests {
     fn an_expired_document_is_not_installed_even_when_the_clock_is_set_back() {
         let held = at(10);
         let old = Document { expires_at: NOW, ..changes(10, 12) };
-        assert_eq!(held.judge("production", old.clone(), signer(1), NOW), Err(Rejection::Expired));
-        assert_eq!(held.judge("production", old, signer(1), Millis(0)), Err(Rejection::Expired));
+        assert_eq!(
+            held.judge("production", old.clone(), signer(1), NOW, Ending::LastPage),
+            Err(Rejection::Expired)
+        );
+        assert_eq!(
+            held.judge("production", old, signer(1), Millis(0), Ending::LastPage),
+            Err(Rejection::Expired)
+        );
     }
 
     #[test]
@@ -471,6 +565,61 @@ mod tests {
             "follow from the first page"
         );
         assert_eq!(last.sync, None);
+    }
+
+    #[test]
+    fn where_changes_can_be_asked_for_a_ring_is_absent_until_they_end() {
+        let old = |since, revision| Document { issued_at: Millis(900), ..changes(since, revision) };
+        let first = fetch(&Generation::default(), page(1, None, Some(0x40), 10)).unwrap();
+        let paged = fetch(&first, page(1, Some(0x40), None, 12)).unwrap();
+        let upto = |held: &Generation| held.sync.as_ref().map(|sync| sync.upto);
+        assert_eq!((paged.complete, upto(&paged)), (None, Some(10)), "from the first page");
+        assert_eq!(fetch(&paged, changes(11, 13)), Err(Rejection::Gap));
+        assert_eq!(fetch(&paged, changes(8, 9)), Err(Rejection::Older));
+        assert_eq!(fetch(&paged, changes(8, 10)), Err(Rejection::Known));
+        assert_eq!(fetch(&paged, document(2, Kind::Changes { since: 10 }, 13)), Err(Rejection::OtherEpoch));
+        assert_eq!(fetch(&paged, page(1, Some(0x40), None, 13)), Err(Rejection::Older));
+        // A relay's runs, signed long before: each may have another behind it.
+        let behind = fetch(&paged, old(10, 13)).unwrap();
+        assert_eq!((behind.complete, upto(&behind)), (None, Some(13)));
+        assert_eq!(
+            Generation::decode(&behind.encode()),
+            Ok(behind.clone()),
+            "the next leader goes on from here"
+        );
+        let whole = fetch(&behind, old(13, 13)).unwrap();
+        assert_eq!(whole.complete, Some(Position { epoch: epoch(1), revision: 13 }));
+        assert_eq!((whole.sync, whole.entries), (None, 3), "two pages and a run brought one each");
+    }
+
+    #[test]
+    fn where_changes_never_end_one_that_was_signed_since_is_the_end() {
+        let paged = fetch(&Generation::default(), page(1, None, None, 10)).unwrap();
+        let whole = fetch(&paged, changes(10, 13)).unwrap();
+        assert_eq!((whole.complete.map(|complete| complete.revision), whole.sync), (Some(13), None));
+        // As much as goes into one document: the next one goes on.
+        let full = Document { removed: vec![Digest::MAX; MAX_ENTRIES], ..changes(10, 600) };
+        assert_eq!(fetch(&paged, full).unwrap().complete, None);
+    }
+
+    #[test]
+    fn a_snapshot_whose_changes_cannot_be_followed_begins_anew_and_brings_nothing_back() {
+        let paged = fetch(&Generation::default(), page(1, None, None, 10)).unwrap();
+        let behind = fetch(&paged, Document { issued_at: Millis(900), ..changes(10, 13) }).unwrap();
+        assert_eq!(fetch(&behind, page(1, None, Some(0x40), 12)), Err(Rejection::Older));
+        let anew = fetch(&behind, page(1, None, Some(0x40), 13)).unwrap();
+        assert_eq!(anew.sync.unwrap().first.revision, 13);
+        let later = fetch(&behind, page(2, None, Some(0x40), 1)).unwrap();
+        assert_eq!(later.sync.unwrap().first.epoch, epoch(2));
+    }
+
+    #[test]
+    fn a_ring_that_is_fetched_anew_is_enforced_as_it_is_until_the_changes_end() {
+        let held = Generation { repair: true, ..at(10) };
+        let paged = fetch(&held, page(1, None, None, 20)).unwrap();
+        assert_eq!((paged.complete, paged.repair), (held.complete, false));
+        let whole = fetch(&paged, changes(20, 20)).unwrap();
+        assert_eq!(whole.complete, Some(Position { epoch: epoch(1), revision: 20 }));
     }
 
     #[test]
@@ -516,7 +665,8 @@ mod tests {
         // What the first page covers and does not name was removed before it was cut.
         let gone = Entry::new(Digest::from_bytes([0x30; 32]), "kv", "key", "acme", 12, State::Active);
         let run = Document { entries: vec![gone], ..changes(10, 15) };
-        let Plan::Write(write) = first.judge("production", run, signer(1), NOW).unwrap() else {
+        let Plan::Write(write) = first.judge("production", run, signer(1), NOW, Ending::LastPage).unwrap()
+        else {
             panic!("changes are written")
         };
         assert!(write.runs(|_| true).is_empty());
@@ -541,7 +691,7 @@ mod tests {
     #[test]
     fn the_ring_names_the_signers_it_rests_on() {
         let held = at(10);
-        let plan = held.judge("production", changes(10, 11), signer(2), NOW).unwrap();
+        let plan = held.judge("production", changes(10, 11), signer(2), NOW, Ending::LastPage).unwrap();
         let Plan::Write(write) = plan else { panic!("changes are written") };
         assert_eq!(write.finish(0).signers, [signer(1), signer(2)]);
     }
@@ -550,7 +700,7 @@ mod tests {
     fn more_signers_than_can_be_told_apart_are_refused_until_a_snapshot() {
         let mut held = at(10);
         let next = |held: &Generation, document: Document, by: u8| {
-            held.judge("production", document, signer(by), NOW).map(|plan| match plan {
+            held.judge("production", document, signer(by), NOW, Ending::LastPage).map(|plan| match plan {
                 Plan::Heartbeat(next) => *next,
                 Plan::Write(write) => write.finish(0),
             })
@@ -574,7 +724,8 @@ mod tests {
             entries: vec![back.clone()],
             ..changes(10, 13)
         };
-        let Plan::Write(write) = at(10).judge("production", run, signer(1), NOW).unwrap() else {
+        let Plan::Write(write) = at(10).judge("production", run, signer(1), NOW, Ending::LastPage).unwrap()
+        else {
             panic!("changes are written")
         };
         let removals =
@@ -590,7 +741,8 @@ mod tests {
             Entry::new(Digest::from_bytes(digest), "kv", "key", "acme", revision, State::Active)
         };
         let run = Document { entries: vec![entry(9, 11), entry(1, 12), entry(9, 13)], ..changes(10, 13) };
-        let Plan::Write(write) = at(10).judge("production", run, signer(1), NOW).unwrap() else {
+        let Plan::Write(write) = at(10).judge("production", run, signer(1), NOW, Ending::LastPage).unwrap()
+        else {
             panic!("changes are written")
         };
         let order: Vec<u16> = write.runs(|_| true).iter().map(|run| run.bucket).collect();

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use keywheel_keyring::generation::Position;
-use keywheel_keyring::merge::{Plan, Rejection};
+use keywheel_keyring::merge::{Ending, Plan, Rejection};
 use keywheel_keyring::{Digest, Document, Epoch, Generation, Kind, Millis, SignerId};
 use keywheel_relay::archive::{Archive, Ask, Changes, Dropped, Place, Unanswered};
 use keywheel_relay::document::Facts;
@@ -194,7 +194,7 @@ impl Reader {
             entries: Vec::new(),
             removed: Vec::new(),
         };
-        match self.generation.judge(RING, document, facts.signer, now) {
+        match self.generation.judge(RING, document, facts.signer, now, Ending::LastPage) {
             Ok(Plan::Heartbeat(next)) => self.generation = *next,
             Ok(Plan::Write(write)) => {
                 self.from_start = false;

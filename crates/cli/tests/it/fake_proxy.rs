@@ -10,7 +10,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
-use keywheel_keyring::merge::{Plan, Rejection};
+use keywheel_keyring::merge::{Ending, Plan, Rejection};
 use keywheel_keyring::{Digest, Document, Entry, Generation, Kind, Millis, PublicKey, signature};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -116,13 +116,14 @@ impl Held {
             signature::verify(&self.trust, body, signer, signature).map_err(|_| Rejection::BadSignature)?;
         let document = Document::parse(body).unwrap().document;
         let now = Millis(document.issued_at.0);
-        let write = match self.generation.judge("production", document.clone(), signer, now)? {
-            Plan::Heartbeat(next) => {
-                self.generation = *next;
-                return Ok(());
-            }
-            Plan::Write(write) => write,
-        };
+        let write =
+            match self.generation.judge("production", document.clone(), signer, now, Ending::LastPage)? {
+                Plan::Heartbeat(next) => {
+                    self.generation = *next;
+                    return Ok(());
+                }
+                Plan::Write(write) => write,
+            };
         if let Kind::Snapshot { after, through } = document.kind {
             let through = through.unwrap_or(Digest::MAX);
             self.entries.retain(|digest, _| after.is_some_and(|after| *digest <= after) || *digest > through);

@@ -259,8 +259,8 @@ impl Publisher {
         // A page is cut at or after the head at which it was asked for. A press has one epoch, so
         // pages of another are never among these.
         let head = self.head();
-        // The first page is never behind: a proxy without a ring enforces what it says until the changes
-        // after it come, and a key may have been revoked a moment ago.
+        // The first page is never behind: where a ring is pushed, a proxy without one enforces what it says until
+        // the changes after it come, and a key may have been revoked a moment ago.
         let may_lag = after.is_some();
         let serves =
             |kept, age| age < QUIET_AGE && (kept >= head || (may_lag && kept >= at_least && age < PAGE_AGE));

@@ -9,7 +9,7 @@ use keywheel_control::restore::evidence::EvidenceError;
 use keywheel_control::restore::{FoundMasterKey, Report, RestoreError, RestoreOptions, restore};
 use keywheel_control::{Control, StartError, clock};
 use keywheel_keyring::bucket::{Bucket, merge};
-use keywheel_keyring::merge::Plan;
+use keywheel_keyring::merge::{Ending, Plan};
 use keywheel_keyring::{Digest, Document, Epoch, Generation, Millis};
 use serde_json::{Value, json};
 
@@ -151,7 +151,7 @@ impl Proxy {
     fn take(&mut self, document: Document) {
         let signer = keywheel_keyring::SignerId::from_bytes([1; 8]);
         let now = Millis(document.issued_at.0);
-        let plan = self.generation.judge("production", document, signer, now).unwrap();
+        let plan = self.generation.judge("production", document, signer, now, Ending::LastPage).unwrap();
         let Plan::Write(write) = plan else { panic!("it changes something") };
         for run in write.runs(|_| true) {
             // One bucket for all: the rules are the same.

@@ -1,14 +1,14 @@
 //! The rules of keyring, which the filter applies, take every document that the server cuts.
 
 use keywheel_control::clock;
-use keywheel_keyring::merge::Plan;
+use keywheel_keyring::merge::{Ending, Plan};
 use keywheel_keyring::{Document, Generation, PublicKey};
 use serde_json::json;
 
 use crate::support::plane;
 
 fn install(held: &Generation, document: Document, signer: &PublicKey) -> Generation {
-    match held.judge("production", document, signer.id(), clock::now()).unwrap() {
+    match held.judge("production", document, signer.id(), clock::now(), Ending::LastPage).unwrap() {
         Plan::Heartbeat(next) => *next,
         Plan::Write(write) => write.finish(0),
     }
