@@ -3,9 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
+use keywheel_keyring::{Digest, Entry, State};
 use keywheel_testkit::record::record;
 use keywheel_testkit::release::{DOOMED, LATER, RETIRING, REVOKED, Release, SUCCESSOR, VALID};
-use keywheel_testkit::{ControlPlane, Envoy, FakeRelease, Upstream, http, until};
+use keywheel_testkit::{ControlPlane, Envoy, FakeControl, FakeRelease, Upstream, http, port, until};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -127,6 +128,36 @@ async fn a_filter_takes_over_from_a_released_one_without_a_refusal() {
             !log.contains("a stored bucket is damaged"),
             "one filter took the other's records for damaged"
         );
+    }
+}
+
+/// Roll the filter back while it has all pages and waits for the changes behind them: the released one, which knows nothing
+/// of that, goes on from there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_released_filter_goes_on_where_this_one_waits_for_changes() {
+    for release in releases() {
+        let fake = FakeControl::start().await.unwrap();
+        let good = Entry::new(Digest::of(b"good"), "kv_good", "key_1", "acme", 20, State::Active);
+        fake.serve_snapshot(fake.snapshot(20, vec![good]));
+        fake.withhold_changes();
+        let upstream = Upstream::start().await.unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("listener.json");
+        let (listener, admin) = (port::free(), port::free());
+        let config = stage::config(&fake, &upstream).with_listener(listener).with_admin(admin);
+        let (bootstrap, in_file) = config.clone().with_listener_in(&file);
+        in_file.write(&file).unwrap();
+        let envoy = Envoy::start_at(&paths(), &bootstrap, 2, listener, admin).await.unwrap();
+        let outcome = async || {
+            stage::outcome(&http::get(envoy.listener(), "/", &[("x-api-key", "good")]).await.unwrap())
+        };
+        until("all pages are in", async || (fake.withheld() > 1).then_some(())).await.unwrap();
+        assert_eq!(outcome().await, "503 ring_unavailable");
+        let (_, released) = config.with_wasm(&release.wasm).with_listener_in(&file);
+        released.write(&file).unwrap();
+        until("the released filter has its ring", async || (outcome().await == "200").then_some(()))
+            .await
+            .unwrap();
     }
 }
 

@@ -43,7 +43,7 @@ pub struct Sync {
     pub upto: u64,
     /// A page must not be cut before this revision: it could bring back what was removed meanwhile.
     pub floor: u64,
-    /// The last digest that the pages so far cover; `None`: no page yet. [`Digest::MAX`]: all of them are in, and
+    /// The last digest that the pages so far cover; `None`: no page yet. [`Self::PAGED`]: all of them are in, and
     /// the changes since the first are followed to their end.
     pub cursor: Option<Digest>,
     /// Entries in the range that the pages so far cover.
@@ -111,10 +111,19 @@ fn put_signers(out: &mut Vec<u8>, signers: &[SignerId]) {
 }
 
 impl Sync {
+    /// Stands for the end of the pages, and is no page's end: the last digest but one. A filter of version 0.1.0 that takes
+    /// over in the same process asks for the page behind it, and has its ring with that. Behind the very last digest it would find
+    /// no page to take, for ever.
+    pub const PAGED: Digest = {
+        let mut bytes = *Digest::MAX.as_bytes();
+        bytes[31] = 0xfe;
+        Digest::from_bytes(bytes)
+    };
+
     /// Whether all pages are in.
     #[must_use]
     pub fn is_paged(&self) -> bool {
-        self.cursor == Some(Digest::MAX)
+        self.cursor == Some(Self::PAGED)
     }
 
     /// Where the changes go on.

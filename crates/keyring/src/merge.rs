@@ -228,12 +228,12 @@ impl Generation {
         add_signer(&mut sync.signers, signer, MAX_SIGNERS)?;
         match document.revision.cmp(&sync.upto) {
             Ordering::Less => return Err(Rejection::Older),
-            // It need not be later than the pages: it says that there was nothing behind them.
-            Ordering::Equal if since == document.revision => {
+            // Whoever was asked has nothing behind it. Mostly that is a heartbeat; a relay whose upstream was gone right
+            // after a change has only the run that it answered with before. Neither need be later than the pages.
+            Ordering::Equal => {
                 next.end(sync);
                 return Ok(Plan::Heartbeat(Box::new(next)));
             }
-            Ordering::Equal => return Err(Rejection::Known),
             Ordering::Greater => {}
         }
         let is_end = match ending {
@@ -277,11 +277,13 @@ impl Generation {
         }
         let mut sync = match &self.sync {
             Some(sync) if document.epoch < sync.first.epoch => return Err(Rejection::OlderEpoch),
-            Some(sync) if document.epoch == sync.first.epoch && !(sync.is_paged() && after.is_none()) => {
-                sync.clone()
-            }
-            // The changes could not be followed; what they brought so far must not be undone.
-            Some(sync) if document.epoch == sync.first.epoch && document.revision < sync.upto => {
+            Some(sync) if document.epoch == sync.first.epoch && !sync.is_paged() => sync.clone(),
+            // All pages are in. The first may come again, since the changes could not be followed; what they brought so
+            // far must not be undone.
+            Some(sync)
+                if document.epoch == sync.first.epoch
+                    && (after.is_some() || document.revision < sync.upto) =>
+            {
                 return Err(Rejection::Older);
             }
             // A first page, or one of a later epoch, begins anew; it must begin at the beginning.
@@ -319,6 +321,7 @@ impl Generation {
         if through == Digest::MAX {
             // A bucket that was damaged may have missed what was taken meanwhile.
             sync.upto = sync.first.revision;
+            sync.cursor = Some(Sync::PAGED);
         }
         if through == Digest::MAX && ending == Ending::LastPage {
             next.end(sync);
@@ -576,7 +579,6 @@ mod tests {
         assert_eq!((paged.complete, upto(&paged)), (None, Some(10)), "from the first page");
         assert_eq!(fetch(&paged, changes(11, 13)), Err(Rejection::Gap));
         assert_eq!(fetch(&paged, changes(8, 9)), Err(Rejection::Older));
-        assert_eq!(fetch(&paged, changes(8, 10)), Err(Rejection::Known));
         assert_eq!(fetch(&paged, document(2, Kind::Changes { since: 10 }, 13)), Err(Rejection::OtherEpoch));
         assert_eq!(fetch(&paged, page(1, Some(0x40), None, 13)), Err(Rejection::Older));
         // A relay's runs, signed long before: each may have another behind it.
@@ -587,9 +589,21 @@ mod tests {
             Ok(behind.clone()),
             "the next leader goes on from here"
         );
-        let whole = fetch(&behind, old(13, 13)).unwrap();
-        assert_eq!(whole.complete, Some(Position { epoch: epoch(1), revision: 13 }));
-        assert_eq!((whole.sync, whole.entries), (None, 3), "two pages and a run brought one each");
+        // Who has nothing behind a run says so by a heartbeat, or has none and answers with the run again.
+        for nothing in [old(13, 13), old(10, 13)] {
+            let whole = fetch(&behind, nothing).unwrap();
+            assert_eq!(whole.complete, Some(Position { epoch: epoch(1), revision: 13 }));
+            assert_eq!((whole.sync, whole.entries), (None, 3), "two pages and a run brought one each");
+        }
+    }
+
+    /// A filter from before this rule, in the same process: it takes the cursor for a page that ended there, and asks
+    /// for one more.
+    #[test]
+    fn an_earlier_filter_can_go_on_from_where_all_pages_are_in() {
+        let paged = fetch(&Generation::default(), page(1, None, None, 10)).unwrap();
+        let cursor = paged.sync.unwrap().cursor.unwrap();
+        assert!(cursor < Digest::MAX, "a page may come behind it");
     }
 
     #[test]

@@ -49,6 +49,8 @@ struct Script {
     snapshot: Option<Canned>,
     polls: VecDeque<Canned>,
     answered: usize,
+    /// While it says nothing of changes: how often it was asked.
+    withheld: Option<usize>,
     /// What a proxy last said of itself.
     report: String,
 }
@@ -98,6 +100,17 @@ impl FakeControl {
     pub fn answer_poll(&self, canned: Canned) {
         self.shared.script().polls.push_back(canned);
         self.shared.wake.notify_one();
+    }
+
+    /// From now on calls for changes are answered with 503.
+    pub fn withhold_changes(&self) {
+        self.shared.script().withheld = Some(0);
+    }
+
+    /// How often changes were asked for since [`FakeControl::withhold_changes`].
+    #[must_use]
+    pub fn withheld(&self) -> usize {
+        self.shared.script().withheld.unwrap_or_default()
     }
 
     /// How many of [`FakeControl::answer_poll`]'s answers went out.
@@ -191,6 +204,10 @@ async fn changes(
 ) -> Response<Body> {
     if let Some(report) = headers.get("keywheel-proxy").and_then(|report| report.to_str().ok()) {
         report.clone_into(&mut shared.script().report);
+    }
+    if let Some(asked) = &mut shared.script().withheld {
+        *asked += 1;
+        return answer(Canned { status: 503, ..shared.sign(Vec::new()) });
     }
     let end = tokio::time::Instant::now() + Duration::from_secs(poll.wait);
     // A poll that does not wait is a report of what is enforced, and nothing is queued for it.
