@@ -125,6 +125,7 @@ pub struct Metrics {
     latency: Family<RouteLabels, Histogram, fn() -> Histogram>,
     refused: Family<RefusedLabels, Counter>,
     connections: Family<ListenerLabels, Gauge>,
+    shown_out: Family<ListenerLabels, Counter>,
     handshakes: Family<HandshakeLabels, Counter>,
     database_errors: Family<KindLabels, Counter>,
     propagation: Family<RingLabels, Histogram, fn() -> Histogram>,
@@ -178,6 +179,7 @@ impl Default for Metrics {
             latency: Family::new_with_constructor(latency),
             refused: Family::default(),
             connections: Family::default(),
+            shown_out: Family::default(),
             handshakes: Family::default(),
             database_errors: Family::default(),
             propagation: Family::new_with_constructor(propagation),
@@ -192,6 +194,8 @@ impl Default for Metrics {
         r.register_with_unit("http_request", help, Unit::Seconds, metrics.latency.clone());
         r.register("refused_logins", "Requests without a good token", metrics.refused.clone());
         r.register("connections", "Connections open", metrics.connections.clone());
+        let help = "Connections without a credential that ended for a new one, since there was no room";
+        r.register("connections_shown_out", help, metrics.shown_out.clone());
         r.register("tls_handshakes", "TLS handshakes, by how they ended", metrics.handshakes.clone());
         r.register("database_errors", "Requests that the database failed", metrics.database_errors.clone());
         let help =
@@ -247,6 +251,10 @@ impl Metrics {
         let open = self.connections.get_or_create(&ListenerLabels { listener }).clone();
         open.inc();
         OpenConnection(open)
+    }
+
+    pub(crate) fn shown_out(&self, listener: Listener) {
+        self.shown_out.get_or_create(&ListenerLabels { listener }).inc();
     }
 
     pub(crate) fn handshake(&self, listener: Listener, result: Handshake) {

@@ -21,7 +21,7 @@ use super::texts;
 use crate::metrics::{Listener, Refused};
 use crate::ring::proxies;
 use crate::secret::{HashedToken, PlainToken};
-use crate::serve::ClientCertificate;
+use crate::serve::{ClientCertificate, vouch};
 use crate::store::{Attempt, Bearer, Committed, Context, Precondition, Refusal, StoreError, TokenEnd};
 use crate::{Control, RingAuth, clock};
 
@@ -106,6 +106,7 @@ pub(crate) async fn guard(
         check_names(&mut request, None).await?;
         return Ok(next.run(request).await);
     };
+    vouch(request.extensions());
     let metrics = &control.runtime.metrics;
     let pass = match may {
         Err((why, error)) => {
@@ -150,6 +151,7 @@ async fn identify(
             return Ok(Some((caller, Ok(()))));
         }
         if control.ring_auth == RingAuth::Open {
+            vouch(extensions);
             return Ok(None);
         }
     }

@@ -16,6 +16,7 @@ use super::auth::{Actor, Caller, Guard, check_names, peer};
 use super::error::ApiError;
 use crate::metrics::{Listener, Refused};
 use crate::ring::RingError;
+use crate::serve::vouch;
 use crate::store::Holder;
 use crate::{Control, clock};
 
@@ -60,6 +61,7 @@ async fn admit(control: &Arc<Control>, request: &mut Request) -> Result<String, 
     request.headers_mut().remove(header::AUTHORIZATION);
     request.headers_mut().remove(API_KEY);
     let holder = identify(control, digest, peer(request.extensions())).await?;
+    vouch(request.extensions());
     check_names(request, None).await?;
     // A restored copy does not know what was revoked since: a key that was could give itself a new version.
     if control.ring(&holder.ring).is_some_and(|ring| ring.record.held) {

@@ -26,6 +26,7 @@ use tower::{ServiceExt as _, service_fn};
 use tracing::{debug, trace};
 
 use super::Limits;
+use super::room::Guest;
 use crate::metrics::{Handshake, Listener, Metrics};
 
 /// A connection may idle for this long between two requests; the next head has to be whole by then. Longer
@@ -57,6 +58,7 @@ pub(super) struct Connection {
     pub(super) tls: Option<Arc<ServerConfig>>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) limits: Limits,
+    pub(super) guest: Guest,
     pub(super) stopping: watch::Receiver<bool>,
 }
 
@@ -104,6 +106,9 @@ impl Connection {
                 let session = stream.get_ref().1;
                 let leaf = session.peer_certificates().and_then(<[_]>::first);
                 let certificate = leaf.map(|leaf| ClientCertificate::new(leaf));
+                if certificate.is_some() {
+                    self.guest.vouch();
+                }
                 let builder = Builder::new(TokioExecutor::new());
                 let builder = match session.alpn_protocol() {
                     Some(b"h2") => builder.http2_only(),
@@ -130,7 +135,7 @@ impl Connection {
     ) where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Self { kind, peer, app, limits, mut stopping, .. } = self;
+        let Self { kind, peer, app, limits, guest, mut stopping, .. } = self;
         builder.http1().timer(TokioTimer::new()).header_read_timeout(NEXT_HEAD).max_buf_size(MAX_HEAD);
         builder.http2().timer(TokioTimer::new()).keep_alive_interval(PING).keep_alive_timeout(PING);
         let activity = Arc::new(Activity::default());
@@ -140,6 +145,7 @@ impl Connection {
                 let open = activity.begin();
                 let mut request = request.map(Body::new);
                 request.extensions_mut().insert(ConnectInfo(peer));
+                request.extensions_mut().insert(guest.clone());
                 if let Some(certificate) = &certificate {
                     request.extensions_mut().insert(certificate.clone());
                 }

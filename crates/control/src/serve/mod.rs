@@ -6,13 +6,16 @@
 //! |---|---|
 //! | [`tls`] | certificates, read again when their files change |
 //! | [`connection`] | one connection, from its first byte to its end |
+//! | [`room`] | who stays when a listener is full |
 //!
 //! # Invariants
 //!
 //! - No connection waits for another's handshake: each has a task of its own.
 //! - Nothing that a client leaves undone is waited for without end: not a handshake, not a head, not a body.
+//! - Whoever can show no credential keeps nobody out who can.
 
 mod connection;
+mod room;
 pub mod tls;
 
 use std::sync::Arc;
@@ -20,14 +23,16 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc, watch};
-use tracing::warn;
+use tokio::sync::{mpsc, watch};
+use tracing::{trace, warn};
 
 use crate::metrics::{Listener, Metrics};
 use connection::Connection;
+use room::Room;
 use tls::Tls;
 
 pub use connection::ClientCertificate;
+pub use room::vouch;
 
 /// How long to wait when the system has no room for another connection.
 const NO_ROOM: Duration = Duration::from_secs(1);
@@ -43,7 +48,8 @@ pub struct Limits {
     pub first_head: Duration,
     /// From the end of a request's head to that of its body.
     pub body: Duration,
-    /// The most connections that the admin listener has open. More wait in the system's queue until one ends.
+    /// The most connections that the admin listener has open. For one more the oldest that has shown no credential ends; if
+    /// all have, it waits until one ends, and those behind it in the system's queue.
     pub admin_connections: usize,
     /// As `admin_connections`. A proxy holds one or two.
     pub ring_connections: usize,
@@ -98,37 +104,48 @@ pub(crate) async fn run(
         Listener::Ring => limits.ring_connections,
         Listener::Consumer => limits.consumer_connections,
     };
-    let room = Arc::new(Semaphore::new(most));
+    let room = Room::new(most);
     let mut said: Option<Instant> = None;
     // Closed once every connection has dropped its end.
     let (open, mut all_closed) = mpsc::channel::<()>(1);
     loop {
-        if room.available_permits() == 0 && said.is_none_or(|said| said.elapsed() > SAY_AGAIN) {
-            said = Some(Instant::now());
-            warn!(
-                listener = kind.name(),
-                most, "The listener has as many connections open as it may; others wait"
-            );
-        }
         let accepted = tokio::select! {
-            // A permit is taken first, so that what cannot be served is not accepted either.
-            accepted = async {
-                let permit = room.clone().acquire_owned().await;
-                (permit, listener.accept().await)
-            } => accepted,
+            accepted = listener.accept() => accepted,
             _ = stopping.wait_for(|stopping| *stopping) => break,
         };
-        let (stream, peer, permit) = match accepted {
-            (Ok(permit), Ok((stream, peer))) => (stream, peer, permit),
-            (Err(_), _) => break,
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
             // The client was gone before it was accepted.
-            (_, Err(error)) if is_the_clients(&error) => continue,
-            (_, Err(error)) => {
+            Err(error) if is_the_clients(&error) => continue,
+            Err(error) => {
                 warn!(listener = kind.name(), %error, "A connection cannot be accepted; raise the limit of open files if it is that");
                 tokio::time::sleep(NO_ROOM).await;
                 continue;
             }
         };
+        if room.is_full() {
+            let gives_way = room.show_one_out();
+            if gives_way {
+                metrics.shown_out(kind);
+            }
+            if said.is_none_or(|said| said.elapsed() > SAY_AGAIN) {
+                said = Some(Instant::now());
+                let outcome = if gives_way {
+                    "the oldest without a credential ends for each new one"
+                } else {
+                    "others wait"
+                };
+                warn!(
+                    listener = kind.name(),
+                    most, "The listener has as many connections open as it may; {outcome}"
+                );
+            }
+        }
+        let place = tokio::select! {
+            place = room.enter() => place,
+            _ = stopping.wait_for(|stopping| *stopping) => break,
+        };
+        let Ok(place) = place else { break };
         let connection = Connection {
             kind,
             peer,
@@ -136,12 +153,18 @@ pub(crate) async fn run(
             tls: tls.as_ref().map(|tls| tls.current()),
             metrics: metrics.clone(),
             limits,
+            guest: place.guest(),
             stopping: stopping.clone(),
         };
         let open = open.clone();
         tokio::spawn(async move {
-            connection.serve(stream).await;
-            drop((open, permit));
+            tokio::select! {
+                () = connection.serve(stream) => {}
+                () = place.given_up() => {
+                    trace!(listener = kind.name(), %peer, "A connection without a credential ends for a new one");
+                }
+            }
+            drop((open, place));
         });
     }
     drop((open, listener));

@@ -43,32 +43,83 @@ async fn who_leaves_during_a_long_poll_waits_no_more() {
     serving.stop().await;
 }
 
+/// Asks on a connection that stays open, and takes the whole answer. `None`: none came, within a time.
+async fn status(stream: &mut TcpStream, request: &str, wait: Duration) -> Option<u16> {
+    let head = format!("{request}\r\nhost: x\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.ok()?;
+    let (mut answer, mut part) = (Vec::new(), [0; 4096]);
+    let whole = |answer: &[u8]| {
+        let text = String::from_utf8_lossy(answer);
+        let (head, body) = text.split_once("\r\n\r\n")?;
+        let length: usize = head.split_once("content-length: ")?.1.lines().next()?.parse().ok()?;
+        (body.len() >= length).then(|| head.get(9..12)?.parse().ok()).flatten()
+    };
+    let read = async {
+        loop {
+            if let Some(status) = whole(&answer) {
+                return Some(status);
+            }
+            let more = stream.read(&mut part).await.ok().filter(|more| *more > 0)?;
+            answer.extend_from_slice(&part[..more]);
+        }
+    };
+    tokio::time::timeout(wait, read).await.ok().flatten()
+}
+
+const LONG: Duration = Duration::from_secs(10);
+const HEALTH: &str = "GET /healthz HTTP/1.1";
+
 #[tokio::test]
-async fn more_connections_than_there_may_be_wait_until_one_ends() {
+async fn more_known_connections_than_there_may_be_wait_until_one_ends() {
     let limits = Limits { ring_connections: 2, ..Limits::default() };
     let serving = Serving::plain(impatient(plane().await, limits)).await;
-    let head = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
-    let begins = async |stream: &mut TcpStream, wait: Duration| {
-        let mut begin = [0; 12];
-        let read = tokio::time::timeout(wait, stream.read_exact(&mut begin)).await;
-        read.is_ok_and(|read| read.is_ok() && &begin == b"HTTP/1.1 200")
-    };
-    let long = Duration::from_secs(10);
     let mut open = Vec::new();
     for _ in 0..2 {
         let mut stream = connect(serving.ring).await;
-        stream.write_all(head).await.unwrap();
-        assert!(begins(&mut stream, long).await);
+        // Who asks an open listener for a ring is known.
+        let page = "GET /v1/rings/production/snapshot HTTP/1.1";
+        assert_eq!(status(&mut stream, page, LONG).await, Some(200));
         open.push(stream);
     }
     let mut third = connect(serving.ring).await;
-    third.write_all(head).await.unwrap();
-    assert!(!begins(&mut third, Duration::from_millis(300)).await, "no room");
+    assert_eq!(status(&mut third, HEALTH, Duration::from_millis(300)).await, None, "no room");
     let admin = http().build().unwrap().get(format!("http://{}/healthz", serving.admin)).send().await;
     assert_eq!(admin.unwrap().status(), StatusCode::OK, "the other listener has its own");
     open.pop();
-    assert!(begins(&mut third, long).await);
+    let mut begin = [0; 12];
+    tokio::time::timeout(LONG, third.read_exact(&mut begin)).await.unwrap().unwrap();
+    assert_eq!(&begin, b"HTTP/1.1 200", "what was asked before is answered now");
     drop((open, third));
+    serving.stop().await;
+}
+
+/// Connections cost nothing; they must not keep anybody from revoking a key, nor a probe from its answer.
+#[tokio::test]
+async fn who_has_no_credential_keeps_nobody_out() {
+    let limits =
+        Limits { admin_connections: 4, ring_connections: 4, consumer_connections: 4, ..Limits::default() };
+    let serving = Serving::plain(impatient(plane().await, limits)).await;
+    let list = format!("GET /v1/clients HTTP/1.1\r\nauthorization: Bearer {}", serving.plane.token);
+    let guess = "GET /v1/clients HTTP/1.1\r\nauthorization: Bearer kwt_guess";
+    let mut operator = connect(serving.admin).await;
+    assert_eq!(status(&mut operator, &list, LONG).await, Some(200));
+    let mut strangers = Vec::new();
+    for round in 0..20 {
+        let mut stranger = connect(serving.admin).await;
+        let (asked, answered) = if round % 2 == 0 { (HEALTH, 200) } else { (guess, 401) };
+        // After ten guesses in a minute they are told to slow down.
+        let status = status(&mut stranger, asked, LONG).await;
+        assert!(status == Some(answered) || status == Some(429), "{round}: {status:?}");
+        strangers.push(stranger);
+    }
+    assert_eq!(status(&mut strangers[0], HEALTH, LONG).await, None, "the first has given way");
+    assert_eq!(status(&mut operator, &list, LONG).await, Some(200), "who is known stays");
+    let mut another = connect(serving.admin).await;
+    assert_eq!(status(&mut another, &list, LONG).await, Some(200));
+    let out = "keywheel_control_connections_shown_out_total{listener=\"admin\"}";
+    drop(strangers);
+    assert!(sample(&serving.metrics().await, out) >= 17.0);
+    drop((operator, another));
     serving.stop().await;
 }
 
