@@ -186,6 +186,8 @@ pub(super) fn start_log(format: LogFormat) {
     let filter = filter.unwrap_or_else(|_| EnvFilter::new("info"));
     let colour = std::io::stderr().is_terminal();
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A line that cannot be written, as when its disk is full, is lost: to complain of it on stderr would panic.
+    let log = log.log_internal_errors(false);
     match format {
         LogFormat::Text => log.with_ansi(colour).init(),
         LogFormat::Json => log.json().init(),
