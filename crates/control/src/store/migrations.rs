@@ -28,6 +28,7 @@ const SQLITE: &[Step] = &[
     (13, "sweeps", include_str!("../../migrations/sqlite/0013_sweeps.sql")),
     (14, "deposits", include_str!("../../migrations/sqlite/0014_deposits.sql")),
     (15, "canary", include_str!("../../migrations/sqlite/0015_canary.sql")),
+    (16, "via", include_str!("../../migrations/sqlite/0016_via.sql")),
 ];
 const POSTGRES: &[Step] = &[
     (4, "first schema", include_str!("../../migrations/postgres/0004_first_schema.sql")),
@@ -42,6 +43,7 @@ const POSTGRES: &[Step] = &[
     (13, "sweeps", include_str!("../../migrations/postgres/0013_sweeps.sql")),
     (14, "deposits", include_str!("../../migrations/postgres/0014_deposits.sql")),
     (15, "canary", include_str!("../../migrations/postgres/0015_canary.sql")),
+    (16, "via", include_str!("../../migrations/postgres/0016_via.sql")),
 ];
 
 /// Whether there are tables but not our history: then it belongs to somebody else.
