@@ -69,7 +69,7 @@ pub(crate) struct Args {
 }
 
 /// How to reach the control plane.
-#[derive(Debug, Group)]
+#[derive(Debug, Clone, Group)]
 pub(crate) struct Connection {
     /// The control plane's admin URL
     #[arg(long, help_heading = CONNECTION, global = true, env = "KEYWHEEL_URL", default_value = "http://127.0.0.1:7070")]

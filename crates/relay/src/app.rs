@@ -27,7 +27,7 @@ use tracing::{debug, error, info};
 
 use crate::archive::Unanswered;
 use crate::relay::Relay;
-use crate::ring::{NoAnswer, Ring};
+use crate::ring::{NoAnswer, Ring, Standing};
 use crate::usage::Taken;
 
 /// The longest wait for a change, in seconds.
@@ -113,7 +113,7 @@ async fn snapshot(
 ) -> Result<Response, Refused> {
     let ring = find(&relay, &name)?;
     let Query(SnapshotQuery { after, epoch, at_least }) = query.map_err(bad_query)?;
-    note(&ring, &headers).await;
+    note(&ring, &headers).await?;
     answer(ring.snapshot(after, epoch, at_least)).await
 }
 
@@ -128,7 +128,7 @@ async fn changes(
     if wait > MAX_WAIT {
         return Err(refused(Problem::field("wait", "0 to 60 seconds")));
     }
-    note(&ring, &headers).await;
+    note(&ring, &headers).await?;
     answer(ring.changes(epoch, since, Duration::from_secs(wait))).await
 }
 
@@ -138,7 +138,7 @@ async fn usage(
     request: Request,
 ) -> Result<Response, Refused> {
     let ring = find(&relay, &name)?;
-    note(&ring, request.headers()).await;
+    note(&ring, request.headers()).await?;
     let body = body(request).await?;
     match ring.usage.take(&ring, body).await {
         Ok(Taken::Kept) => Ok(StatusCode::NO_CONTENT.into_response()),
@@ -163,7 +163,7 @@ async fn proxies(
     request: Request,
 ) -> Result<Response, Refused> {
     let ring = find(&relay, &name)?;
-    note(&ring, request.headers()).await;
+    note(&ring, request.headers()).await?;
     let body = body(request).await?;
     let reports: ProxyReports = serde_json::from_slice(&body)
         .map_err(|error| refused(Problem::field(".", format!("not a report of proxies: {error}"))))?;
@@ -171,10 +171,18 @@ async fn proxies(
         return Err(refused(Problem::field("proxies", format!("at most {MAX_PROXY_REPORTS} of them"))));
     }
     let now = clock::now();
-    let said =
-        |report: keywheel_api::ProxyReport| (report.proxy, Millis(now.0.saturating_sub(report.ago_ms)));
-    let said: Vec<_> =
-        reports.proxies.into_iter().filter(|report| is_line(&report.proxy)).map(said).collect();
+    let said = |report: keywheel_api::ProxyReport| {
+        (ring.proxies.behind_another(report.proxy), Millis(now.0.saturating_sub(report.ago_ms)))
+    };
+    let (own, others): (Vec<_>, Vec<_>) = reports
+        .proxies
+        .into_iter()
+        .filter(|report| is_line(&report.proxy))
+        .partition(|report| ring.proxies.is_own(&report.proxy));
+    if !own.is_empty() {
+        ring.found_in_a_circle();
+    }
+    let said: Vec<_> = others.into_iter().map(said).collect();
     match ring.proxies.hear(&ring, &said).await {
         Ok(()) => Ok(StatusCode::NO_CONTENT.into_response()),
         Err(error) => {
@@ -200,13 +208,18 @@ async fn ready(State(relay): State<Arc<Relay>>) -> Response {
     let absent = rings.clone().any(|ring| ring.position().is_none());
     let installable = rings.clone().all(|ring| ring.is_installable());
     let saved = rings.clone().all(|ring| ring.is_saved());
-    let away = rings.clone().any(|ring| ring.is_away());
+    let standing = |standing: Standing| rings.clone().any(|ring| ring.standing() == standing);
+    let upstream = match (standing(Standing::Away), standing(Standing::Unknown)) {
+        (true, _) => "away",
+        (false, true) => "unknown",
+        (false, false) => "ok",
+    };
     let running = !relay.is_stopping();
     let is_ready = !absent && installable && running;
     let checks = json!({
         "rings": if absent { "absent" } else { word(installable, "expired") },
         "disk": word(saved, "failed"),
-        "upstream": word(!away, "away"),
+        "upstream": upstream,
         "running": word(running, "stopping"),
     });
     let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -220,12 +233,19 @@ fn find(relay: &Relay, name: &str) -> Result<Arc<Ring>, Refused> {
 }
 
 /// A proxy that asks for the first time is told of, or written down, before it gets anything.
-async fn note(ring: &Arc<Ring>, headers: &HeaderMap) {
-    let Some(said) = headers.get(HEADER).and_then(|said| said.to_str().ok()) else { return };
-    if let Err(error) = ring.proxies.hear(ring, &[(said.to_owned(), clock::now())]).await {
+async fn note(ring: &Arc<Ring>, headers: &HeaderMap) -> Result<(), Refused> {
+    let Some(said) = headers.get(HEADER).and_then(|said| said.to_str().ok()) else { return Ok(()) };
+    if ring.proxies.is_own(said) {
+        let detail = "this relay is asked by itself: its --upstream leads to its own listener; give it the ring \
+                      listener of a control plane, or of another relay";
+        return Err(refused(Problem::new(ProblemKind::InvalidRequest, detail)));
+    }
+    let said = ring.proxies.behind_this(said);
+    if let Err(error) = ring.proxies.hear(ring, &[(said, clock::now())]).await {
         // A proxy without a ring refuses everybody.
         error!(ring = ring.name, %error, "A new proxy is answered that can neither be told of nor be written down");
     }
+    Ok(())
 }
 
 /// Nobody writes a second line into the file of those whom the upstream does not know of.

@@ -9,7 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::ring::Ring;
+use crate::ring::{Ring, Standing};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RingLabels {
@@ -25,7 +25,7 @@ pub(crate) fn text<'a>(
     let family = Family::<RingLabels, Gauge>::default;
     let (revision, age, waiters) = (family(), family(), family());
     let (proxies, untold, away, refused) = (family(), family(), family(), family());
-    let (usage, dropped) = (family(), family());
+    let (usage, dropped, held) = (family(), family(), family());
     let r = &mut registry;
     r.register("build", "This program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
     r.register("ring_revision", "Where the ring that is served ends", revision.clone());
@@ -33,7 +33,12 @@ pub(crate) fn text<'a>(
     r.register("ring_waiters", "Requests held open until the ring changes", waiters.clone());
     r.register("ring_proxies", "Proxies behind this relay", proxies.clone());
     r.register("ring_untold_proxies", "Those that the upstream does not know of", untold.clone());
-    r.register("upstream_away", "1 while the upstream does not answer", away.clone());
+    r.register(
+        "ring_held",
+        "1 where a proxy that has no ring gets it here, and is not answered 503",
+        held.clone(),
+    );
+    r.register("upstream_away", "1 until the upstream answers, and while it does not", away.clone());
     r.register(
         "refused_documents",
         "Documents of the upstream that were refused, since the start",
@@ -63,7 +68,8 @@ pub(crate) fn text<'a>(
         set(&waiters, ring.waiters());
         set(&proxies, known as u64);
         set(&untold, unknown as u64);
-        set(&away, u64::from(ring.is_away()));
+        set(&held, u64::from(ring.is_installable()));
+        set(&away, u64::from(ring.standing() != Standing::Answers));
         set(&refused, ring.refused());
         set(&usage, waiting as u64);
         set(&dropped, lost);
