@@ -1,13 +1,14 @@
 //! The ring endpoints, as a control plane has them.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::{BytesRejection, QueryRejection};
-use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -25,6 +26,7 @@ use serde_json::json;
 use tokio::time::timeout;
 use tracing::{debug, error, info};
 
+use crate::access::Login;
 use crate::archive::Unanswered;
 use crate::relay::Relay;
 use crate::ring::{NoAnswer, Ring, Standing};
@@ -81,9 +83,30 @@ pub fn app(relay: Arc<Relay>) -> Router {
 async fn guard(State(relay): State<Arc<Relay>>, request: Request, next: Next) -> Response {
     let authorization = request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
     let certificate = request.extensions().get::<ClientCertificate>().is_some();
+    // A good token is let in whoever fails beside it.
     if relay.access.lets_in(authorization, certificate) {
         return next.run(request).await;
     }
+    // No token is no guess.
+    let Some(_) = authorization else {
+        return unauthorized(&relay, Login::Missing);
+    };
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
+    match peer.and_then(|peer| relay.failed_logins.count(peer, Instant::now())) {
+        None => unauthorized(&relay, Login::Unknown),
+        Some(retry_after) => {
+            relay.refused_logins.count(Login::TooMany);
+            let detail = "too many tokens of this address were refused; wait, or send a good one";
+            let mut response = refused(Problem::new(ProblemKind::TooManyFailures, detail)).into_response();
+            let seconds = HeaderValue::from(retry_after.as_secs().saturating_add(1));
+            response.headers_mut().insert(header::RETRY_AFTER, seconds);
+            response
+        }
+    }
+}
+
+fn unauthorized(relay: &Relay, why: Login) -> Response {
+    relay.refused_logins.count(why);
     let detail =
         "send `Authorization: Bearer …` with a token that this relay was given, or a client certificate";
     refused(Problem::new(ProblemKind::Unauthorized, detail)).into_response()
@@ -93,7 +116,7 @@ async fn guard(State(relay): State<Arc<Relay>>, request: Request, next: Next) ->
 async fn log(request: Request, next: Next) -> Response {
     let route = request.extensions().get::<axum::extract::MatchedPath>().cloned();
     let method = request.method().clone();
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     let response = next.run(request).await;
     let route = route.as_ref().map_or("none", axum::extract::MatchedPath::as_str);
     let (status, elapsed_ms) = (response.status().as_u16(), start.elapsed().as_secs_f64() * 1000.0);

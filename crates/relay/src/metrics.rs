@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use prometheus_client::encoding::{EncodeLabelSet, text};
-use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::access::Refusals;
 use crate::ring::{Ring, Standing};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -16,10 +17,16 @@ struct RingLabels {
     ring: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LoginLabels {
+    reason: &'static str,
+}
+
 /// All of it as it is now.
 pub(crate) fn text<'a>(
     rings: impl Iterator<Item = &'a Arc<Ring>>,
     upstream_failures: u64,
+    refusals: &Refusals,
 ) -> Result<String, std::fmt::Error> {
     let mut registry = Registry::with_prefix("keywheel_relay");
     let family = Family::<RingLabels, Gauge>::default;
@@ -55,6 +62,11 @@ pub(crate) fn text<'a>(
         "Calls to the upstream that failed",
         ConstCounter::new(upstream_failures),
     );
+    let logins = Family::<LoginLabels, Counter>::default();
+    r.register("refused_logins", "Requests with no token or certificate that is good here", logins.clone());
+    for (why, count) in refusals.each() {
+        logins.get_or_create(&LoginLabels { reason: why.reason() }).inc_by(count);
+    }
     for ring in rings {
         let labels = RingLabels { ring: ring.name.clone() };
         let set = |family: &Family<RingLabels, Gauge>, value: u64| {

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use keywheel_control::failed_logins::FailedLogins;
 use keywheel_control::serve::{self, Limits};
 use keywheel_control::{Endpoint, StartError, control};
 use keywheel_keyring::PublicKey;
@@ -15,7 +16,7 @@ use keywheel_keyring::entry::is_ring_name;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::access::Access;
+use crate::access::{Access, Refusals};
 use crate::app::app;
 use crate::behind::Proxies;
 use crate::caller::Caller;
@@ -68,6 +69,8 @@ impl Default for Bounds {
 #[derive(Debug)]
 pub struct Relay {
     pub(crate) access: Access,
+    pub(crate) failed_logins: FailedLogins,
+    pub(crate) refused_logins: Refusals,
     rings: BTreeMap<String, Arc<Ring>>,
     upstream: Arc<Upstream>,
     limits: Bounds,
@@ -123,7 +126,16 @@ impl Relay {
             }
             rings.insert(name, Arc::new(ring));
         }
-        Ok(Self { access, rings, upstream, limits, stop, _lock: lock })
+        Ok(Self {
+            access,
+            failed_logins: FailedLogins::default(),
+            refused_logins: Refusals::default(),
+            rings,
+            upstream,
+            limits,
+            stop,
+            _lock: lock,
+        })
     }
 
     #[must_use]
@@ -140,7 +152,7 @@ impl Relay {
     }
 
     pub(crate) fn metrics(&self) -> Result<String, std::fmt::Error> {
-        metrics::text(self.rings.values(), self.upstream.failures())
+        metrics::text(self.rings.values(), self.upstream.failures(), &self.refused_logins)
     }
 
     /// Serves and follows the upstream until `shutdown`.

@@ -378,6 +378,20 @@ async fn a_relay_asks_for_the_tokens_of_its_file() {
     }
     assert_eq!(status("/metrics", Some(token)).await, 200);
     assert_eq!(status("/v1/rings/other/snapshot", Some(token)).await, 404);
+    // The proxy's token of the control plane was tried twice.
+    for _ in 0..8 {
+        assert_eq!(status(page, Some("not-a-token-that-it-was-given")).await, 401);
+    }
+    assert_eq!(status(page, Some("not-a-token-that-it-was-given")).await, 429, "no more guesses");
+    assert_eq!(status(page, Some(token)).await, 200, "a good one is let in");
+    assert_eq!(status(page, None).await, 401, "none is no guess");
+    let url = format!("{}/metrics", relay.url());
+    let metrics = reqwest::Client::new().get(url).bearer_auth(token).send().await.unwrap();
+    let metrics = metrics.text().await.unwrap();
+    for (reason, count) in [("missing", 3), ("unknown", 10), ("too_many", 1)] {
+        let sample = format!("keywheel_relay_refused_logins_total{{reason=\"{reason}\"}} {count}\n");
+        assert!(metrics.contains(&sample), "{sample}{metrics}");
+    }
     let log = relay.log();
     assert!(!log.contains(token) && !log.contains(&proxy), "no secret is logged");
 }
