@@ -3,14 +3,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use keywheel_control::Endpoint;
-use keywheel_control::serve::tls::{Tls, TlsFiles, WithoutCertificate};
 use keywheel_keyring::PublicKey;
 use keywheel_relay::{Access, Bounds, Caller, Options, Relay, Tokens, UpstreamToken};
 use serde::Serialize;
 use tracing::warn;
 use zeroize::Zeroizing;
 
-use super::serve::{listen, reload_on_hangup, shutdown, start_log, url};
+use super::serve::{listen, reload_on_hangup, ring_tls, shutdown, start_log, url};
 use crate::args::{self, Connection, RingAuth};
 use crate::failure::Failure;
 use crate::http::{client, is_url, lost, optional_token, token_path};
@@ -110,14 +109,6 @@ fn access(args: &args::Relay, address: SocketAddr) -> Result<Access, Failure> {
         _ if asks => Ok(Access::Credentials(tokens)),
         _ => Err(Failure::NoCredentials { address }),
     }
-}
-
-fn ring_tls(args: &args::RelayTls) -> Result<Option<Arc<Tls>>, Failure> {
-    let (Some(cert), Some(key)) = (args.ring_tls_cert.clone(), args.ring_tls_key.clone()) else {
-        return Ok(None);
-    };
-    let files = TlsFiles { cert, key, client_ca: args.ring_client_ca.clone() };
-    Ok(Some(Arc::new(Tls::open("ring", files, WithoutCertificate::NeedsToken)?)))
 }
 
 fn human(ready: &Ready) -> String {

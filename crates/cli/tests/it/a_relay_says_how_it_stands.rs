@@ -2,8 +2,9 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
-use std::process::Output;
+use std::process::{Output, Stdio};
 
 use keywheel_testkit::envoy_admin::RING;
 use keywheel_testkit::{ControlPlane, Relay, port, until};
@@ -51,6 +52,21 @@ async fn with_an_upstream_that_never_answered_it_has_nothing_and_says_so() {
     assert_eq!(metric(&relay.url(), "ring_held").await, 0);
     until_logged(&relay, "Nothing is held: proxies are answered 503").await;
     assert!(!relay.log().contains("What is held is served"), "{}", relay.log());
+}
+
+#[test]
+fn without_its_ring_it_listens_and_is_not_ready() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = keywheel();
+    command.args(["relay", "--listen", "127.0.0.1:0", "--upstream", "http://127.0.0.1:1", "--trust", TRUST]);
+    command.arg("--data").arg(dir.path()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut process = command.spawn().unwrap();
+    let mut line = String::new();
+    let read = BufReader::new(process.stdout.take().unwrap()).read_line(&mut line);
+    process.kill().unwrap();
+    process.wait().unwrap();
+    read.unwrap();
+    assert_eq!(line.trim(), "keywheel relay listens, and is ready once it has every ring.");
 }
 
 #[tokio::test]
