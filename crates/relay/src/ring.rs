@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use keywheel_control::clock;
-use keywheel_control::ring::{Shelf, Signed};
+use keywheel_control::ring::{Shelf, Signed, Waiters};
 use keywheel_keyring::{Digest, Epoch, Millis, PublicKey};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
@@ -54,7 +54,7 @@ pub struct Ring {
     answered: AtomicBool,
     /// Whether the upstream did not answer the last call.
     away: AtomicBool,
-    waiters: AtomicU64,
+    waiters: Waiters,
     refused: AtomicU64,
     /// When the log said that relays ask each other.
     circle_said: Mutex<Option<Instant>>,
@@ -111,9 +111,6 @@ enum Damaged {
     Other,
 }
 
-/// A request that is held open.
-struct Waiter<'a>(&'a AtomicU64);
-
 impl Ring {
     /// Takes what the disk has. What of it does not verify is left out.
     ///
@@ -152,7 +149,7 @@ impl Ring {
             passed: Shelf::new(PASSED_KEPT),
             answered: AtomicBool::new(false),
             away: AtomicBool::new(false),
-            waiters: AtomicU64::new(0),
+            waiters: Waiters::default(),
             refused: AtomicU64::new(0),
             circle_said: Mutex::default(),
             stopping,
@@ -199,7 +196,7 @@ impl Ring {
     /// How many requests are held open until the ring changes.
     #[must_use]
     pub fn waiters(&self) -> u64 {
-        self.waiters.load(Ordering::Relaxed)
+        self.waiters.count()
     }
 
     /// Documents from upstream that were refused.
@@ -298,7 +295,7 @@ impl Ring {
                     };
                 }
                 Ok(Changes::AtHead) | Err(Unanswered::Behind { .. }) if Instant::now() < deadline => {
-                    let _waiter = Waiter::begin(&self.waiters);
+                    let _waiter = self.waiters.begin();
                     let ended = tokio::select! {
                         changed = timeout_at(deadline, head.changed()) => !matches!(changed, Ok(Ok(()))),
                         _ = stopping.wait_for(|stopping| *stopping) => true,
@@ -491,19 +488,4 @@ pub(crate) async fn on_disk<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|panicked| Err(io::Error::other(panicked)))
-}
-
-// === impl Waiter ===
-
-impl<'a> Waiter<'a> {
-    fn begin(waiters: &'a AtomicU64) -> Self {
-        waiters.fetch_add(1, Ordering::Relaxed);
-        Self(waiters)
-    }
-}
-
-impl Drop for Waiter<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
