@@ -24,9 +24,9 @@ async fn a_relay_of_the_stateful_set_serves_whoever_shows_a_certificate() {
     let relay = DeployedRelay::start(&control).await;
     until("the control plane knows it by its pod's name", async || {
         let ring = control.keywheel(&["ring", "proxies"]).await;
-        let proxies = ring["items"].as_array().unwrap().iter();
-        let found = proxies.filter(|proxy| proxy["node"] == relay.name && !proxy["epoch"].is_null());
-        found.last().map(drop)
+        let mut proxies = ring["items"].as_array().unwrap().iter();
+        let is_known = proxies.any(|proxy| proxy["node"] == relay.name && !proxy["epoch"].is_null());
+        is_known.then_some(())
     })
     .await
     .unwrap_or_else(|error| panic!("{error}: {}", relay.log()));

@@ -89,7 +89,9 @@ async fn the_first_of_two_upstreams_is_asked_again_once_it_is_back() {
     .await
     .unwrap();
     scene.control.kill();
-    assert_eq!(metric(&own.url, "upstream_away").await, 0, "the first answers");
+    until("the first answers", async || (metric(&own.url, "upstream_away").await == 0).then_some(()))
+        .await
+        .unwrap();
     scene.control.restart().await.unwrap();
     scene.key().await;
     own.until_revision(3).await;
