@@ -1,9 +1,10 @@
-//! The control plane as a Deployment of `envoy/kubernetes/` starts it, with directories and addresses of the test.
+//! The control plane as a Deployment of `envoy/kubernetes/` starts it, and a relay as the StatefulSet does, with directories
+//! and addresses of the test.
 
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 use keywheel_manifests::{Object, read};
 use keywheel_testkit::process::Process;
@@ -19,9 +20,20 @@ pub(crate) struct Deployed {
     pub(crate) ring: SocketAddr,
     admin: SocketAddr,
     token: String,
+    authority: Authority,
     // Dropped before the directory.
     _process: Process,
     dir: TempDir,
+}
+
+/// What a pod has of a relay.
+pub(crate) struct DeployedRelay {
+    pub(crate) ring: SocketAddr,
+    /// The pod's name.
+    pub(crate) name: &'static str,
+    process: Process,
+    // After the process, which is dropped first.
+    _dir: TempDir,
 }
 
 impl Deployed {
@@ -62,7 +74,7 @@ impl Deployed {
             Some(said["admin_token"].as_str().unwrap().to_owned())
         });
         let token = token.await.unwrap();
-        Self { ring, admin, token, _process: process, dir }
+        Self { ring, admin, token, authority, _process: process, dir }
     }
 
     /// A certificate of the ring's authority for a proxy, as a secret is mounted: `tls.crt`, `tls.key`, `ca.crt`.
@@ -72,19 +84,84 @@ impl Deployed {
 
     /// The command line, as README.md has it, and what it printed.
     pub(crate) async fn keywheel(&self, args: &[&str]) -> Value {
-        let mut command = tokio::process::Command::new(&paths().keywheel);
-        command.args(args).args(["--output", "json"]).env("KEYWHEEL_TOKEN", &self.token);
-        command.env("KEYWHEEL_URL", format!("https://localhost:{}", self.admin.port()));
-        command.env("KEYWHEEL_CA", self.proxy().join("ca.crt"));
-        let output = command.output().await.unwrap();
+        let output = self.run(args).await;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "keywheel {}: {said}", args.join(" "));
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
+    /// All that a command printed that fails.
+    pub(crate) async fn fails(&self, args: &[&str]) -> String {
+        let output = self.run(args).await;
+        assert!(!output.status.success(), "keywheel {}", args.join(" "));
+        String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
+    }
+
+    async fn run(&self, args: &[&str]) -> Output {
+        let mut command = tokio::process::Command::new(&paths().keywheel);
+        command.args(args).args(["--output", "json"]).env("KEYWHEEL_TOKEN", &self.token);
+        command.env("KEYWHEEL_URL", format!("https://localhost:{}", self.admin.port()));
+        command.env("KEYWHEEL_CA", self.proxy().join("ca.crt"));
+        command.output().await.unwrap()
+    }
+
     pub(crate) async fn trust(&self) -> Vec<String> {
         let ring = self.keywheel(&["ring", "show"]).await;
         serde_json::from_value(ring["trust"].clone()).unwrap()
+    }
+}
+
+impl DeployedRelay {
+    /// With what its StatefulSet and its ConfigMap say, behind `control`, whose authority signs for both as in README.md.
+    pub(crate) async fn start(control: &Deployed) -> Self {
+        let stateful_set = object("kubernetes/relay/stateful-set.yaml", "StatefulSet");
+        let config_map = object("kubernetes/relay/upstream.yaml", "ConfigMap");
+        let dir = tempfile::tempdir().unwrap();
+        let authority = &control.authority;
+        secret(&dir.path().join("etc/tls"), &authority.server(), &authority.pem);
+        secret(&dir.path().join("etc/upstream"), &authority.client(), &authority.pem);
+        let (name, ring) = ("keywheel-relay-0", port::free());
+        let here = |text: &str| {
+            text.replace("/data", &dir.path().join("data").display().to_string())
+                .replace("/etc/keywheel", &dir.path().join("etc").display().to_string())
+                .replace("0.0.0.0:7071", &ring.to_string())
+        };
+        let container = stateful_set.at("/spec/template/spec/containers/0");
+        let mut variables = Vec::new();
+        for variable in container["env"].as_array().unwrap() {
+            let value = match variable.pointer("/valueFrom/fieldRef/fieldPath") {
+                Some(path) => {
+                    assert_eq!(path, "metadata.name");
+                    name.to_owned()
+                }
+                None => here(variable["value"].as_str().unwrap()),
+            };
+            variables.push((variable["name"].as_str().unwrap(), value));
+        }
+        let mut command = Command::new(&paths().keywheel);
+        for arg in container["args"].as_array().unwrap() {
+            // As Kubernetes puts variables into arguments.
+            let put = |arg: String, (name, value): &(&str, String)| arg.replace(&format!("$({name})"), value);
+            command.arg(variables.iter().fold(here(arg.as_str().unwrap()), put));
+        }
+        command.args(["--output", "json"]).envs(variables);
+        for (name, value) in config_map.at("/data").as_object().unwrap() {
+            let upstream = format!("https://localhost:{}", control.ring.port());
+            let value = value.as_str().unwrap();
+            let value = value.replace("https://keywheel.keywheel.svc.cluster.local:7071", &upstream);
+            command.env(name, value.replace("REPLACE_WITH_TRUST_KEY", &control.trust().await[0]));
+        }
+        let mut process = Process::spawn("relay", dir.path(), &mut command).unwrap();
+        let ready = until("the relay listens", async || {
+            assert!(process.ended().is_none(), "{}", process.tail());
+            serde_json::from_str::<Value>(process.stdout().lines().next()?).ok()
+        });
+        assert_eq!(ready.await.unwrap()["ring_url"], format!("https://{ring}"));
+        Self { ring, name, process, _dir: dir }
+    }
+
+    pub(crate) fn log(&self) -> String {
+        self.process.stderr()
     }
 }
 

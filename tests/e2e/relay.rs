@@ -89,6 +89,10 @@ async fn a_revocation_through_a_relay_is_proved_by_every_proxy_behind_it() {
         let applied = tiers.admin.revoke_and_wait(&key.key, Duration::from_secs(30)).await.unwrap();
         assert!(applied.complete, "{applied:?}");
         assert_eq!((applied.rings[0].enforced, applied.rings[0].of), (3, 3), "the relay is one of them");
+        let relay = format!("relay@{}", tiers.relay.ring());
+        for proxy in tiers.admin.ring(RING).await.unwrap().proxies {
+            assert_eq!(proxy.via, (proxy.node != relay).then(|| relay.clone()), "{}", proxy.node);
+        }
         for envoy in &tiers.envoys {
             for _ in 0..8 {
                 let reply = http::get(envoy.listener(), "/", &[("x-api-key", &key.secret)]).await.unwrap();

@@ -169,6 +169,9 @@ pub struct Proxy {
     /// The ids of the signing keys that its configuration trusts; `null` where its filter does not say.
     #[serde(default)]
     pub trust: Option<Vec<String>>,
+    /// The relay that it asks, by its node; absent where it asks the control plane itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<String>,
 }
 
 /// A key that signs a ring's documents and the audit trail's checkpoints. The private half stays where it is.

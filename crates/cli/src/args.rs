@@ -24,10 +24,10 @@ pub(crate) use audit::Audit;
 pub(crate) use campaign::{Campaign, CreateCampaign};
 pub(crate) use key::{Client, Export, Format, Import, Key, Revoke, Rotation};
 pub(crate) use policy::{Notice, Policy, Retire, TermsArgs, Unset};
-pub(crate) use relay::{Relay, RelayTls};
+pub(crate) use relay::Relay;
 pub(crate) use ring::{CanaryRule, Doctor, Healthcheck, Push, Ring, SigningKey};
 pub(crate) use self_service::{OwnKey, SelfService};
-pub(crate) use serve::{LogFormat, MasterKey, Restore, RingAuth, Serve, ServeTls};
+pub(crate) use serve::{LogFormat, MasterKey, Restore, RingAuth, RingTls, Serve, ServeTls};
 pub(crate) use token::Token;
 pub(crate) use value::End;
 use value::wait;
@@ -69,7 +69,7 @@ pub(crate) struct Args {
 }
 
 /// How to reach the control plane.
-#[derive(Debug, Group)]
+#[derive(Debug, Clone, Group)]
 pub(crate) struct Connection {
     /// The control plane's admin URL
     #[arg(long, help_heading = CONNECTION, global = true, env = "KEYWHEEL_URL", default_value = "http://127.0.0.1:7070")]

@@ -185,6 +185,7 @@ impl Failure {
             | Self::HalfIdentity => 2,
             Self::Unreachable { .. } | Self::RingUnreachable { .. } | Self::ConsumerUnreachable { .. } => 3,
             Self::NoToken | Self::BadToken | Self::TokenFile { .. } => 4,
+            Self::Relay(keywheel_relay::OpenError::Token(_)) => 4,
             Self::NoKey | Self::BadKey | Self::KeyFile { .. } | Self::ByProxy { .. } => 4,
             Self::Refused(problem) if matches!(problem.status, 401 | 403) => 4,
             Self::Audit(_) | Self::EmptyTrail => 5,

@@ -4,6 +4,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError, RwLock};
 
 use keywheel_keyring::Digest;
@@ -24,6 +25,18 @@ pub enum Access {
     /// Bearers of a token, and clients whose certificate the listener's client CA signed.
     Credentials(Option<Tokens>),
 }
+
+/// Why somebody is not let in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Login {
+    Missing,
+    Unknown,
+    TooMany,
+}
+
+/// How many were not let in since the start.
+#[derive(Debug, Default)]
+pub(crate) struct Refusals([AtomicU64; Login::ALL.len()]);
 
 /// The tokens of a file, one on each line, so that they rotate with an overlap.
 #[derive(Debug)]
@@ -60,6 +73,31 @@ impl Access {
                 tokens.as_ref().zip(bearer).is_some_and(|(tokens, token)| tokens.have(token))
             }
         }
+    }
+}
+
+impl Login {
+    pub(crate) const ALL: [Self; 3] = [Self::Missing, Self::Unknown, Self::TooMany];
+
+    /// As a label, and as the control plane has it.
+    pub(crate) const fn reason(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Unknown => "unknown",
+            Self::TooMany => "too_many",
+        }
+    }
+}
+
+impl Refusals {
+    pub(crate) fn count(&self, why: Login) {
+        if let Some(count) = self.0.get(why as usize) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn each(&self) -> impl Iterator<Item = (Login, u64)> {
+        Login::ALL.into_iter().zip(&self.0).map(|(why, count)| (why, count.load(Ordering::Relaxed)))
     }
 }
 

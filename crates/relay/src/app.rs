@@ -1,13 +1,14 @@
 //! The ring endpoints, as a control plane has them.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::{BytesRejection, QueryRejection};
-use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -25,9 +26,10 @@ use serde_json::json;
 use tokio::time::timeout;
 use tracing::{debug, error, info};
 
+use crate::access::Login;
 use crate::archive::Unanswered;
 use crate::relay::Relay;
-use crate::ring::{NoAnswer, Ring};
+use crate::ring::{NoAnswer, Ring, Standing};
 use crate::usage::Taken;
 
 /// The longest wait for a change, in seconds.
@@ -81,9 +83,30 @@ pub fn app(relay: Arc<Relay>) -> Router {
 async fn guard(State(relay): State<Arc<Relay>>, request: Request, next: Next) -> Response {
     let authorization = request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
     let certificate = request.extensions().get::<ClientCertificate>().is_some();
+    // A good token is let in whoever fails beside it.
     if relay.access.lets_in(authorization, certificate) {
         return next.run(request).await;
     }
+    // No token is no guess.
+    let Some(_) = authorization else {
+        return unauthorized(&relay, Login::Missing);
+    };
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
+    match peer.and_then(|peer| relay.failed_logins.count(peer, Instant::now())) {
+        None => unauthorized(&relay, Login::Unknown),
+        Some(retry_after) => {
+            relay.refused_logins.count(Login::TooMany);
+            let detail = "too many tokens of this address were refused; wait, or send a good one";
+            let mut response = refused(Problem::new(ProblemKind::TooManyFailures, detail)).into_response();
+            let seconds = HeaderValue::from(retry_after.as_secs().saturating_add(1));
+            response.headers_mut().insert(header::RETRY_AFTER, seconds);
+            response
+        }
+    }
+}
+
+fn unauthorized(relay: &Relay, why: Login) -> Response {
+    relay.refused_logins.count(why);
     let detail =
         "send `Authorization: Bearer …` with a token that this relay was given, or a client certificate";
     refused(Problem::new(ProblemKind::Unauthorized, detail)).into_response()
@@ -93,7 +116,7 @@ async fn guard(State(relay): State<Arc<Relay>>, request: Request, next: Next) ->
 async fn log(request: Request, next: Next) -> Response {
     let route = request.extensions().get::<axum::extract::MatchedPath>().cloned();
     let method = request.method().clone();
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     let response = next.run(request).await;
     let route = route.as_ref().map_or("none", axum::extract::MatchedPath::as_str);
     let (status, elapsed_ms) = (response.status().as_u16(), start.elapsed().as_secs_f64() * 1000.0);
@@ -113,7 +136,7 @@ async fn snapshot(
 ) -> Result<Response, Refused> {
     let ring = find(&relay, &name)?;
     let Query(SnapshotQuery { after, epoch, at_least }) = query.map_err(bad_query)?;
-    note(&ring, &headers).await;
+    note(&ring, &headers).await?;
     answer(ring.snapshot(after, epoch, at_least)).await
 }
 
@@ -128,7 +151,7 @@ async fn changes(
     if wait > MAX_WAIT {
         return Err(refused(Problem::field("wait", "0 to 60 seconds")));
     }
-    note(&ring, &headers).await;
+    note(&ring, &headers).await?;
     answer(ring.changes(epoch, since, Duration::from_secs(wait))).await
 }
 
@@ -138,7 +161,7 @@ async fn usage(
     request: Request,
 ) -> Result<Response, Refused> {
     let ring = find(&relay, &name)?;
-    note(&ring, request.headers()).await;
+    note(&ring, request.headers()).await?;
     let body = body(request).await?;
     match ring.usage.take(&ring, body).await {
         Ok(Taken::Kept) => Ok(StatusCode::NO_CONTENT.into_response()),
@@ -163,7 +186,7 @@ async fn proxies(
     request: Request,
 ) -> Result<Response, Refused> {
     let ring = find(&relay, &name)?;
-    note(&ring, request.headers()).await;
+    note(&ring, request.headers()).await?;
     let body = body(request).await?;
     let reports: ProxyReports = serde_json::from_slice(&body)
         .map_err(|error| refused(Problem::field(".", format!("not a report of proxies: {error}"))))?;
@@ -171,10 +194,18 @@ async fn proxies(
         return Err(refused(Problem::field("proxies", format!("at most {MAX_PROXY_REPORTS} of them"))));
     }
     let now = clock::now();
-    let said =
-        |report: keywheel_api::ProxyReport| (report.proxy, Millis(now.0.saturating_sub(report.ago_ms)));
-    let said: Vec<_> =
-        reports.proxies.into_iter().filter(|report| is_line(&report.proxy)).map(said).collect();
+    let said = |report: keywheel_api::ProxyReport| {
+        (ring.proxies.behind_another(report.proxy), Millis(now.0.saturating_sub(report.ago_ms)))
+    };
+    let (own, others): (Vec<_>, Vec<_>) = reports
+        .proxies
+        .into_iter()
+        .filter(|report| is_line(&report.proxy))
+        .partition(|report| ring.proxies.is_own(&report.proxy));
+    if !own.is_empty() {
+        ring.found_in_a_circle();
+    }
+    let said: Vec<_> = others.into_iter().map(said).collect();
     match ring.proxies.hear(&ring, &said).await {
         Ok(()) => Ok(StatusCode::NO_CONTENT.into_response()),
         Err(error) => {
@@ -200,13 +231,18 @@ async fn ready(State(relay): State<Arc<Relay>>) -> Response {
     let absent = rings.clone().any(|ring| ring.position().is_none());
     let installable = rings.clone().all(|ring| ring.is_installable());
     let saved = rings.clone().all(|ring| ring.is_saved());
-    let away = rings.clone().any(|ring| ring.is_away());
+    let standing = |standing: Standing| rings.clone().any(|ring| ring.standing() == standing);
+    let upstream = match (standing(Standing::Away), standing(Standing::Unknown)) {
+        (true, _) => "away",
+        (false, true) => "unknown",
+        (false, false) => "ok",
+    };
     let running = !relay.is_stopping();
     let is_ready = !absent && installable && running;
     let checks = json!({
         "rings": if absent { "absent" } else { word(installable, "expired") },
         "disk": word(saved, "failed"),
-        "upstream": word(!away, "away"),
+        "upstream": upstream,
         "running": word(running, "stopping"),
     });
     let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -220,12 +256,19 @@ fn find(relay: &Relay, name: &str) -> Result<Arc<Ring>, Refused> {
 }
 
 /// A proxy that asks for the first time is told of, or written down, before it gets anything.
-async fn note(ring: &Arc<Ring>, headers: &HeaderMap) {
-    let Some(said) = headers.get(HEADER).and_then(|said| said.to_str().ok()) else { return };
-    if let Err(error) = ring.proxies.hear(ring, &[(said.to_owned(), clock::now())]).await {
+async fn note(ring: &Arc<Ring>, headers: &HeaderMap) -> Result<(), Refused> {
+    let Some(said) = headers.get(HEADER).and_then(|said| said.to_str().ok()) else { return Ok(()) };
+    if ring.proxies.is_own(said) {
+        let detail = "this relay is asked by itself: its --upstream leads to its own listener; give it the ring \
+                      listener of a control plane, or of another relay";
+        return Err(refused(Problem::new(ProblemKind::InvalidRequest, detail)));
+    }
+    let said = ring.proxies.behind_this(said);
+    if let Err(error) = ring.proxies.hear(ring, &[(said, clock::now())]).await {
         // A proxy without a ring refuses everybody.
         error!(ring = ring.name, %error, "A new proxy is answered that can neither be told of nor be written down");
     }
+    Ok(())
 }
 
 /// Nobody writes a second line into the file of those whom the upstream does not know of.

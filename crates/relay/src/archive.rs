@@ -226,9 +226,9 @@ impl Archive {
         self.abandon()
     }
 
-    /// A page that is held could not be read: the generation is fetched anew.
-    pub const fn damaged(&mut self) {
-        self.damaged = true;
+    /// What is held could not be read: the generation is fetched anew. Returns whether that is news.
+    pub const fn damaged(&mut self) -> bool {
+        !std::mem::replace(&mut self.damaged, true)
     }
 
     /// Gives the generation under way up; another begins with its first page.

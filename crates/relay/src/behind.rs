@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use keywheel_api::ProxyReports;
 use keywheel_control::clock;
+use keywheel_control::ring::proxies::{self, VIA};
 use keywheel_control::secret::random;
 use keywheel_keyring::{Epoch, Millis};
 use tokio::sync::{Notify, watch};
@@ -35,6 +36,10 @@ pub struct Proxies {
     dir: PathBuf,
     /// The part of what the relay says of itself that never changes.
     who: String,
+    /// In it, what no other has.
+    instance: String,
+    /// What is added to the word of a proxy that asks this relay.
+    via: String,
     // A std mutex: it is held for a lookup, never across an await.
     roster: Mutex<Roster>,
     news: Notify,
@@ -49,12 +54,12 @@ pub struct Proxies {
 }
 
 impl Proxies {
-    /// `who` is the relay's `node` and `filter`.
+    /// `node` is what the relay is called, as a header has it.
     ///
     /// # Errors
     ///
     /// What the upstream could not be told of cannot be read.
-    pub fn open(dir: &Path, who: &str) -> io::Result<Self> {
+    pub fn open(dir: &Path, node: &str) -> io::Result<Self> {
         let mut roster = Roster::default();
         match fs::read_to_string(dir.join(UNTOLD)) {
             Ok(text) => {
@@ -68,7 +73,9 @@ impl Proxies {
         let instance = instance(&dir.join(INSTANCE))?;
         Ok(Self {
             dir: dir.to_owned(),
-            who: format!("{who}&instance={instance}"),
+            who: format!("node={node}&filter=relay-{}&instance={instance}", env!("CARGO_PKG_VERSION")),
+            instance,
+            via: format!("&{VIA}={node}"),
             roster: Mutex::new(roster),
             news: Notify::new(),
             told: watch::Sender::new(0),
@@ -78,8 +85,35 @@ impl Proxies {
         })
     }
 
-    pub(crate) fn who(&self) -> &str {
-        &self.who
+    /// Whether it is the relay's own word, which came back to it.
+    pub(crate) fn is_own(&self, said: &str) -> bool {
+        // Most are told apart by this alone.
+        said.contains(&self.instance)
+            && match (proxies::parse(said.as_bytes()), proxies::parse(self.about("", 0, 0, 0, "").as_bytes()))
+            {
+                (Ok(said), Ok(own)) => (said.node, said.instance) == (own.node, own.instance),
+                _ => false,
+            }
+    }
+
+    /// What the relay says of itself.
+    pub(crate) fn about(&self, epoch: &str, stored: u64, enforced: u64, age: u64, trust: &str) -> String {
+        let who = &self.who;
+        format!("{who}&vms=1&epoch={epoch}&stored={stored}&enforced={enforced}&age={age}&trust={trust}")
+    }
+
+    /// The word of a proxy that asks this relay: whatever else it says, it is behind this one.
+    pub(crate) fn behind_this(&self, said: &str) -> String {
+        format!("{said}{}", self.via)
+    }
+
+    /// The word of a proxy that another relay speaks for. One of an older version does not say that it is between.
+    pub(crate) fn behind_another(&self, said: String) -> String {
+        if form_urlencoded::parse(said.as_bytes()).any(|(name, _)| name == VIA) {
+            said
+        } else {
+            self.behind_this(&said)
+        }
     }
 
     /// How many are known, and of how many of them the upstream does not know.

@@ -14,7 +14,7 @@ use tracing::{error, info, warn};
 
 use crate::archive::{Accepted, Ask, Misfit};
 use crate::relay::stopped;
-use crate::ring::{Fault, Ring};
+use crate::ring::{Fault, Ring, Standing};
 use crate::upstream::UpstreamError;
 
 /// How often it is looked whether anything is due.
@@ -24,9 +24,9 @@ const BACKOFF: (u64, u64) = (100, 5_000);
 /// After an answer that brought nothing new.
 const NOTHING: Duration = Duration::from_millis(200);
 /// How often the log says again that something fails.
-const SAY_AGAIN: Duration = Duration::from_secs(60);
-/// How often the first of several upstreams is tried again.
-const RETURN: Duration = Duration::from_secs(60);
+pub(crate) const SAY_AGAIN: Duration = Duration::from_secs(60);
+/// And how many different causes it names in that time.
+const MOST_SAID: usize = 8;
 
 type Asked = Pin<Box<dyn Future<Output = Result<Signed, UpstreamError>> + Send>>;
 
@@ -36,11 +36,12 @@ struct Line {
     call: Option<Asked>,
     not_before: Instant,
     failures: u32,
-    said: Option<Instant>,
+    /// The causes of failures that the log has, and since when.
+    said: Vec<(String, Instant)>,
 }
 
 /// Runs until the relay stops.
-pub(crate) async fn run(ring: Arc<Ring>, mut stopping: watch::Receiver<bool>) {
+pub(crate) async fn run(ring: Arc<Ring>, return_after: Duration, mut stopping: watch::Receiver<bool>) {
     let (mut poll, mut page) = (Line::new("changes"), Line::new("pages"));
     let mut returned = Instant::now();
     let mut was_absent = ring.position().is_none();
@@ -49,14 +50,14 @@ pub(crate) async fn run(ring: Arc<Ring>, mut stopping: watch::Receiver<bool>) {
             let archive = ring.archive();
             (archive.poll(), archive.page(clock::now()))
         };
-        poll.start(&ring, next_poll, true);
-        page.start(&ring, next_page, false);
+        poll.start(&ring, next_poll);
+        page.start(&ring, next_page);
         tokio::select! {
             answer = poll.answer() => polled(&ring, &mut poll, answer).await,
             answer = page.answer() => paged(&ring, &mut page, answer).await,
             () = sleep(LOOK) => {
                 ring.save().await;
-                if returned.elapsed() >= RETURN {
+                if returned.elapsed() >= return_after {
                     returned = Instant::now();
                     ring.upstream.prefer_the_first();
                 }
@@ -85,7 +86,7 @@ async fn polled(ring: &Arc<Ring>, line: &mut Line, answer: Result<Signed, Upstre
         }
         Err(error) => {
             ring.set_away(true);
-            return line.failed(ring, &error.to_string());
+            return line.failed(ring, &error.to_string(), error.is_a_mistake());
         }
     };
     match taken {
@@ -94,42 +95,51 @@ async fn polled(ring: &Arc<Ring>, line: &mut Line, answer: Result<Signed, Upstre
             line.done();
             line.not_before = Instant::now() + NOTHING;
         }
-        Err(fault) => line.failed(ring, &fault.to_string()),
+        Err(fault) => line.failed(ring, &fault.to_string(), fault.is_a_mistake()),
     }
 }
 
 async fn paged(ring: &Arc<Ring>, line: &mut Line, answer: Result<Signed, UpstreamError>) {
-    let (failure, gone) = match answer {
+    // While nothing can be polled for, pages tell whether the upstream answers.
+    if ring.archive().poll().is_none() {
+        ring.set_away(answer.as_ref().is_err_and(|error| !matches!(error, UpstreamError::Gone)));
+    }
+    let (failure, mistake, gone) = match answer {
         Ok(signed) => match ring.take(signed).await {
             Ok(()) => return line.done(),
             // The page is asked for again.
-            Err(fault @ Fault::Disk(_)) => return line.failed(ring, &fault.to_string()),
-            Err(fault) => (fault.to_string(), false),
+            Err(fault @ Fault::Disk(_)) => return line.failed(ring, &fault.to_string(), false),
+            Err(fault) => (fault.to_string(), fault.is_a_mistake(), false),
         },
-        Err(error @ UpstreamError::Gone) => (error.to_string(), true),
-        Err(error) => return line.failed(ring, &error.to_string()),
+        Err(error @ UpstreamError::Gone) => (error.to_string(), false, true),
+        Err(error) => return line.failed(ring, &error.to_string(), error.is_a_mistake()),
     };
     let dropped = if gone { ring.archive().gone() } else { ring.archive().abandon() };
     ring.tell(Accepted { news: false, dropped }).await;
-    line.failed(ring, &failure);
+    line.failed(ring, &failure, mistake);
 }
 
 // === impl Line ===
 
 impl Line {
     fn new(what: &'static str) -> Self {
-        Self { what, call: None, not_before: Instant::now(), failures: 0, said: None }
+        Self { what, call: None, not_before: Instant::now(), failures: 0, said: Vec::new() }
     }
 
-    fn start(&mut self, ring: &Arc<Ring>, ask: Option<Ask>, acknowledges: bool) {
+    fn start(&mut self, ring: &Arc<Ring>, ask: Option<Ask>) {
         let Some(ask) = ask.filter(|_| self.call.is_none() && Instant::now() >= self.not_before) else {
             return;
         };
+        let ask = match ask {
+            // Whether it answers shall not take as long to know as it may hold a call.
+            Ask::Changes { epoch, since, .. } if ring.standing() != Standing::Answers => {
+                Ask::Changes { epoch, since, wait: 0 }
+            }
+            ask => ask,
+        };
         let ring = ring.clone();
-        self.call = Some(Box::pin(async move {
-            let about = acknowledges.then(|| ring.about());
-            ring.upstream.ask(&ring.name, &ask, about.as_deref()).await
-        }));
+        self.call =
+            Some(Box::pin(async move { ring.upstream.ask(&ring.name, &ask, Some(&ring.about())).await }));
     }
 
     async fn answer(&mut self) -> Result<Signed, UpstreamError> {
@@ -144,18 +154,28 @@ impl Line {
     }
 
     fn done(&mut self) {
-        if self.said.take().is_some() {
+        if !self.said.is_empty() {
+            self.said.clear();
             info!(what = self.what, "The upstream's {} can be had again", self.what);
         }
         self.failures = 0;
     }
 
-    fn failed(&mut self, ring: &Ring, cause: &str) {
+    /// `mistake`: time alone will not mend it.
+    fn failed(&mut self, ring: &Ring, cause: &str, mistake: bool) {
+        let about = match ring.is_installable() {
+            true => "What is held is served meanwhile",
+            false if ring.position().is_some() => {
+                "What is held has expired: proxies without a ring are answered 503"
+            }
+            false => "Nothing is held: proxies are answered 503 until it can",
+        };
         let (ring, what) = (&ring.name, self.what);
-        if self.said.is_none_or(|said| said.elapsed() >= SAY_AGAIN) {
-            self.said = Some(Instant::now());
-            let about = "What is held is served meanwhile";
-            if cause.contains("older copy") {
+        // Each once, though several upstreams fail in turn.
+        self.said.retain(|(_, said)| said.elapsed() < SAY_AGAIN);
+        if self.said.len() < MOST_SAID && !self.said.iter().any(|(said, _)| said == cause) {
+            self.said.push((cause.to_owned(), Instant::now()));
+            if mistake {
                 error!(ring, what, cause, "Ring {ring} cannot be followed: {cause}. {about}");
             } else {
                 warn!(ring, what, cause, "Ring {ring} cannot be followed: {cause}. {about}");

@@ -9,6 +9,7 @@
 //! | [`roster`] | the proxies behind it, and what it may acknowledge for them: pure |
 //! | [`document`] | a document, once its signature held |
 //! | [`disk`] | documents as files |
+//! | [`caller`] | the HTTP client, and its certificates |
 //! | [`upstream`] | calls to a control plane, or to another relay |
 //! | [`ring`] | one ring: its archive, its files, and everyone who asks for it |
 //! | `follow` | polls the upstream, and fetches pages |
@@ -36,6 +37,7 @@ pub mod access;
 pub mod app;
 pub mod archive;
 pub mod behind;
+pub mod caller;
 pub mod disk;
 pub mod document;
 mod follow;
@@ -47,5 +49,6 @@ pub mod upstream;
 pub mod usage;
 
 pub use access::{Access, Tokens, TokensError};
-pub use relay::{OpenError, Options, Relay};
+pub use caller::Caller;
+pub use relay::{Bounds, OpenError, Options, Relay};
 pub use upstream::UpstreamToken;

@@ -3,29 +3,36 @@
 use std::sync::Arc;
 
 use prometheus_client::encoding::{EncodeLabelSet, text};
-use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::ring::Ring;
+use crate::access::Refusals;
+use crate::ring::{Ring, Standing};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RingLabels {
     ring: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LoginLabels {
+    reason: &'static str,
+}
+
 /// All of it as it is now.
 pub(crate) fn text<'a>(
     rings: impl Iterator<Item = &'a Arc<Ring>>,
     upstream_failures: u64,
+    refusals: &Refusals,
 ) -> Result<String, std::fmt::Error> {
     let mut registry = Registry::with_prefix("keywheel_relay");
     let family = Family::<RingLabels, Gauge>::default;
     let (revision, age, waiters) = (family(), family(), family());
     let (proxies, untold, away, refused) = (family(), family(), family(), family());
-    let (usage, dropped) = (family(), family());
+    let (usage, dropped, held) = (family(), family(), family());
     let r = &mut registry;
     r.register("build", "This program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
     r.register("ring_revision", "Where the ring that is served ends", revision.clone());
@@ -33,7 +40,12 @@ pub(crate) fn text<'a>(
     r.register("ring_waiters", "Requests held open until the ring changes", waiters.clone());
     r.register("ring_proxies", "Proxies behind this relay", proxies.clone());
     r.register("ring_untold_proxies", "Those that the upstream does not know of", untold.clone());
-    r.register("upstream_away", "1 while the upstream does not answer", away.clone());
+    r.register(
+        "ring_held",
+        "1 where a proxy that has no ring gets it here, and is not answered 503",
+        held.clone(),
+    );
+    r.register("upstream_away", "1 until the upstream answers, and while it does not", away.clone());
     r.register(
         "refused_documents",
         "Documents of the upstream that were refused, since the start",
@@ -50,6 +62,11 @@ pub(crate) fn text<'a>(
         "Calls to the upstream that failed",
         ConstCounter::new(upstream_failures),
     );
+    let logins = Family::<LoginLabels, Counter>::default();
+    r.register("refused_logins", "Requests with no token or certificate that is good here", logins.clone());
+    for (why, count) in refusals.each() {
+        logins.get_or_create(&LoginLabels { reason: why.reason() }).inc_by(count);
+    }
     for ring in rings {
         let labels = RingLabels { ring: ring.name.clone() };
         let set = |family: &Family<RingLabels, Gauge>, value: u64| {
@@ -63,7 +80,8 @@ pub(crate) fn text<'a>(
         set(&waiters, ring.waiters());
         set(&proxies, known as u64);
         set(&untold, unknown as u64);
-        set(&away, u64::from(ring.is_away()));
+        set(&held, u64::from(ring.is_installable()));
+        set(&away, u64::from(ring.standing() != Standing::Answers));
         set(&refused, ring.refused());
         set(&usage, waiting as u64);
         set(&dropped, lost);

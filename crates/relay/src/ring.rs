@@ -7,16 +7,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use keywheel_control::clock;
-use keywheel_control::ring::{Shelf, Signed};
+use keywheel_control::ring::{Shelf, Signed, Waiters};
 use keywheel_keyring::{Digest, Epoch, Millis, PublicKey};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
 use crate::archive::{Accepted, Archive, Ask, Changes, Misfit, Place, Unanswered};
 use crate::behind::Proxies;
 use crate::disk::Disk;
 use crate::document::{Checked, Facts, Unfit, check};
+use crate::follow::SAY_AGAIN;
 use crate::upstream::{Upstream, UpstreamError};
 use crate::usage::Spool;
 
@@ -49,11 +50,24 @@ pub struct Ring {
     /// What could not be written to disk, and is served all the same: a revocation must not wait for room.
     unsaved: Mutex<Vec<(Place, Signed)>>,
     passed: Shelf<String>,
-    /// Whether the upstream did not answer the last poll.
+    /// Whether the upstream ever answered.
+    answered: AtomicBool,
+    /// Whether the upstream did not answer the last call.
     away: AtomicBool,
-    waiters: AtomicU64,
+    waiters: Waiters,
     refused: AtomicU64,
+    /// When the log said that relays ask each other.
+    circle_said: Mutex<Option<Instant>>,
     stopping: watch::Receiver<bool>,
+}
+
+/// What is known of the upstream, by what it answered to the last call for this ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It has not answered since the relay was started, and no call has failed either.
+    Unknown,
+    Answers,
+    Away,
 }
 
 /// Why a reader gets no document.
@@ -79,6 +93,13 @@ pub(crate) enum Fault {
     Disk(#[from] io::Error),
 }
 
+impl Fault {
+    /// Whether somebody has to do something about the upstream.
+    pub(crate) const fn is_a_mistake(&self) -> bool {
+        matches!(self, Self::Unfit(_) | Self::Misfit(Misfit::Older))
+    }
+}
+
 /// Why what is held cannot be read.
 #[derive(Debug, thiserror::Error)]
 enum Damaged {
@@ -89,9 +110,6 @@ enum Damaged {
     #[error("it is another document than was written there")]
     Other,
 }
-
-/// A request that is held open.
-struct Waiter<'a>(&'a AtomicU64);
 
 impl Ring {
     /// Takes what the disk has. What of it does not verify is left out.
@@ -104,7 +122,8 @@ impl Ring {
         name: &str,
         trust: &[PublicKey],
         upstream: Arc<Upstream>,
-        who: &str,
+        node: &str,
+        most_usage: u64,
         stopping: watch::Receiver<bool>,
     ) -> io::Result<Self> {
         let disk = Disk::open(data, name)?;
@@ -120,17 +139,19 @@ impl Ring {
             name: name.to_owned(),
             trust: trust.to_owned(),
             upstream,
-            proxies: Proxies::open(disk.dir(), who)?,
-            usage: Spool::open(disk.dir())?,
+            proxies: Proxies::open(disk.dir(), node)?,
+            usage: Spool::open(disk.dir(), most_usage)?,
             disk,
             head: watch::Sender::new(archive.position()),
             archive: Mutex::new(archive),
             kept: Shelf::new(KEPT),
             unsaved: Mutex::default(),
             passed: Shelf::new(PASSED_KEPT),
+            answered: AtomicBool::new(false),
             away: AtomicBool::new(false),
-            waiters: AtomicU64::new(0),
+            waiters: Waiters::default(),
             refused: AtomicU64::new(0),
+            circle_said: Mutex::default(),
             stopping,
         })
     }
@@ -139,13 +160,26 @@ impl Ring {
         self.archive.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the upstream did not answer lately.
+    /// Whether the upstream did not answer lately. One that was not asked yet is tried all the same.
     #[must_use]
     pub fn is_away(&self) -> bool {
-        self.away.load(Ordering::Relaxed)
+        self.standing() == Standing::Away
+    }
+
+    /// What is known of the upstream.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        match (self.away.load(Ordering::Relaxed), self.answered.load(Ordering::Relaxed)) {
+            (true, _) => Standing::Away,
+            (false, true) => Standing::Answers,
+            (false, false) => Standing::Unknown,
+        }
     }
 
     pub(crate) fn set_away(&self, away: bool) {
+        if !away {
+            self.answered.store(true, Ordering::Relaxed);
+        }
         self.away.store(away, Ordering::Relaxed);
     }
 
@@ -162,7 +196,7 @@ impl Ring {
     /// How many requests are held open until the ring changes.
     #[must_use]
     pub fn waiters(&self) -> u64 {
-        self.waiters.load(Ordering::Relaxed)
+        self.waiters.count()
     }
 
     /// Documents from upstream that were refused.
@@ -191,10 +225,8 @@ impl Ring {
         let (epoch, head, age) = position
             .map_or((String::new(), 0, 0), |(epoch, head, age)| (epoch.to_string(), head, age / 1000));
         let enforced = position.map_or(0, |(epoch, head, _)| self.proxies.acknowledged(epoch, head));
-        let who = self.proxies.who();
         let trust: Vec<String> = self.trust.iter().map(|key| key.id().to_string()).collect();
-        let trust = trust.join(",");
-        format!("{who}&vms=1&epoch={epoch}&stored={head}&enforced={enforced}&age={age}&trust={trust}")
+        self.proxies.about(&epoch, head, enforced, age, &trust.join(","))
     }
 
     /// The page that comes after a digest.
@@ -263,7 +295,7 @@ impl Ring {
                     };
                 }
                 Ok(Changes::AtHead) | Err(Unanswered::Behind { .. }) if Instant::now() < deadline => {
-                    let _waiter = Waiter::begin(&self.waiters);
+                    let _waiter = self.waiters.begin();
                     let ended = tokio::select! {
                         changed = timeout_at(deadline, head.changed()) => !matches!(changed, Ok(Ok(()))),
                         _ = stopping.wait_for(|stopping| *stopping) => true,
@@ -408,6 +440,21 @@ impl Ring {
         self.kept.get(&place, (0, 0), |_, _| true, read).await
     }
 
+    /// The relay was told that it is behind itself, by way of others: the ring can come from nowhere.
+    pub(crate) fn found_in_a_circle(&self) {
+        let mut said = self.circle_said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.is_some_and(|said| said.elapsed() < SAY_AGAIN) {
+            return;
+        }
+        *said = Some(Instant::now());
+        let name = &self.name;
+        error!(
+            ring = name,
+            "Ring {name} goes in a circle: a relay that asks this one is its upstream. Give one of them a control \
+             plane as --upstream"
+        );
+    }
+
     fn found_damaged(&self, place: Place, error: &Damaged) {
         let mut archive = self.archive();
         // A page that was replaced meanwhile is no longer there.
@@ -420,9 +467,15 @@ impl Ring {
         if moved {
             return;
         }
-        archive.damaged();
+        let first = archive.damaged();
         drop(archive);
-        error!(ring = self.name, ?place, %error, "A stored document is not what was written there; it is fetched anew");
+        // Every reader finds it until it is fetched anew, which may take as long as the upstream is away.
+        let about = "A stored document is not what was written there; it is fetched anew";
+        if first {
+            error!(ring = self.name, ?place, %error, "{about}");
+        } else {
+            debug!(ring = self.name, ?place, %error, "{about}");
+        }
     }
 
     fn unsaved(&self) -> MutexGuard<'_, Vec<(Place, Signed)>> {
@@ -435,19 +488,4 @@ pub(crate) async fn on_disk<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|panicked| Err(io::Error::other(panicked)))
-}
-
-// === impl Waiter ===
-
-impl<'a> Waiter<'a> {
-    fn begin(waiters: &'a AtomicU64) -> Self {
-        waiters.fetch_add(1, Ordering::Relaxed);
-        Self(waiters)
-    }
-}
-
-impl Drop for Waiter<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }

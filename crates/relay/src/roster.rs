@@ -68,7 +68,8 @@ impl Roster {
     pub fn hear(&mut self, said: &str, at: Millis) -> Heard {
         let Ok(report) = proxies::parse(said.as_bytes()) else { return Heard::Unreadable };
         let id = (report.node.clone(), report.instance.clone());
-        let standing = |report: &Report| (report.epoch, report.enforced, report.trust.clone());
+        let standing =
+            |report: &Report| (report.epoch, report.enforced, report.trust.clone(), report.via.clone());
         let Some(behind) = self.proxies.get_mut(&id) else {
             self.make_room();
             let behind = Behind {

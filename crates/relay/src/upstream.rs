@@ -1,6 +1,6 @@
 //! Calls to the upstream: a control plane's ring listener, or another relay.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -10,10 +10,11 @@ use keywheel_control::ring::Signed;
 use keywheel_control::ring::proxies::HEADER;
 use keywheel_keyring::document::{AHEAD_HEADER, MAX_BYTES};
 use keywheel_keyring::signature::{SIGNATURE_HEADER, SIGNER_HEADER};
-use reqwest::{Client, RequestBuilder, Response, StatusCode};
+use reqwest::{RequestBuilder, Response, StatusCode};
 use zeroize::Zeroizing;
 
 use crate::archive::Ask;
+use crate::caller::Caller;
 
 /// How long a call may take beyond the wait that it asks for.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -33,7 +34,7 @@ pub enum UpstreamToken {
 /// Upstreams in order; the first that answers is asked until it does not.
 #[derive(Debug)]
 pub struct Upstream {
-    http: Client,
+    caller: Caller,
     /// Without a slash at the end.
     urls: Vec<String>,
     token: UpstreamToken,
@@ -54,8 +55,23 @@ pub enum UpstreamError {
     Refused { url: String, status: StatusCode, detail: String },
     #[error("the answer of {url} is no signed document ({cause}); is it a ring listener?")]
     NoDocument { url: String, cause: String },
-    #[error("the token file {}: {cause}", .path.display())]
-    Token { path: PathBuf, cause: std::io::Error },
+    #[error(
+        "{url} answered 404 ({detail}): it has no ring `{ring}`, or is no ring listener. Give --ring one that `keywheel ring list` shows at the control plane"
+    )]
+    NoRing { url: String, ring: String, detail: String },
+    #[error(transparent)]
+    Token(#[from] TokenFault),
+}
+
+/// Why a token file is of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenFault {
+    #[error("cannot read the token file {}: {cause}; give --token-file a file that this user may read", .path.display())]
+    Read { path: PathBuf, cause: std::io::Error },
+    #[error("the token file {} has more than one line; write the token into it and nothing else", .path.display())]
+    Lines { path: PathBuf },
+    #[error("the token file {} holds no token: write one into it, of visible ASCII characters", .path.display())]
+    Text { path: PathBuf },
 }
 
 /// What a relay says of itself with a call.
@@ -64,9 +80,14 @@ pub type About<'a> = Option<&'a str>;
 impl Upstream {
     /// `urls` are not empty, and those of ring listeners.
     #[must_use]
-    pub fn new(http: Client, urls: &[String], token: UpstreamToken) -> Self {
+    pub fn new(caller: Caller, urls: &[String], token: UpstreamToken) -> Self {
         let urls = urls.iter().map(|url| url.trim_end_matches('/').to_owned()).collect();
-        Self { http, urls, token, now: AtomicUsize::new(0), failures: AtomicU64::new(0) }
+        Self { caller, urls, token, now: AtomicUsize::new(0), failures: AtomicU64::new(0) }
+    }
+
+    /// Reads its certificates again if they have changed. It blocks on the disk.
+    pub(crate) fn look(&self) {
+        self.caller.look();
     }
 
     #[must_use]
@@ -83,13 +104,18 @@ impl Upstream {
             Ask::Page { .. } => Duration::ZERO,
         };
         let (at, url) = self.url();
-        let request = self.http.get(format!("{url}/v1/rings/{ring}/{}", path(ask)));
+        let request = self.caller.now().get(format!("{url}/v1/rings/{ring}/{}", path(ask)));
         let answer = self.send(at, url, request.timeout(wait.saturating_add(PATIENCE)), about).await?;
         if answer.status() == StatusCode::GONE {
             return Err(UpstreamError::Gone);
         }
         if !answer.status().is_success() {
-            return Err(self.refused(at, url, answer).await);
+            return Err(match self.refused(at, url, answer).await {
+                UpstreamError::Refused { url, status: StatusCode::NOT_FOUND, detail } => {
+                    UpstreamError::NoRing { url, ring: ring.to_owned(), detail }
+                }
+                refused => refused,
+            });
         }
         let header =
             |name| answer.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
@@ -110,7 +136,7 @@ impl Upstream {
     /// [`UpstreamError`]: whether it arrived is not known.
     pub async fn post_usage(&self, ring: &str, body: Bytes) -> Result<(StatusCode, Bytes), UpstreamError> {
         let (at, url) = self.url();
-        let request = self.http.post(format!("{url}/v1/rings/{ring}/usage")).body(body);
+        let request = self.caller.now().post(format!("{url}/v1/rings/{ring}/usage")).body(body);
         let request = request.header("content-type", "application/json").timeout(HAND_OVER);
         let answer = self.send(at, url, request, None).await?;
         let status = answer.status();
@@ -130,7 +156,7 @@ impl Upstream {
         about: About<'_>,
     ) -> Result<(), UpstreamError> {
         let (at, url) = self.url();
-        let request = self.http.post(format!("{url}/v1/rings/{ring}/proxies")).json(reports);
+        let request = self.caller.now().post(format!("{url}/v1/rings/{ring}/proxies")).json(reports);
         let answer = self.send(at, url, request.timeout(HAND_OVER), about).await?;
         if answer.status().is_success() { Ok(()) } else { Err(self.refused(at, url, answer).await) }
     }
@@ -150,11 +176,7 @@ impl Upstream {
         let token = match &self.token {
             UpstreamToken::None => None,
             UpstreamToken::Text(text) => Some(text.clone()),
-            UpstreamToken::File(path) => {
-                let read = tokio::fs::read_to_string(path).await.map(Zeroizing::new);
-                let text = read.map_err(|cause| UpstreamError::Token { path: path.clone(), cause })?;
-                Some(Zeroizing::new(text.trim().to_owned()))
-            }
+            UpstreamToken::File(path) => Some(token_of(path, tokio::fs::read_to_string(path).await)?),
         };
         let request = match token {
             Some(token) => request.bearer_auth(token.as_str()),
@@ -208,6 +230,51 @@ impl Upstream {
     pub fn prefer_the_first(&self) {
         self.now.store(0, Ordering::Relaxed);
     }
+}
+
+impl UpstreamError {
+    /// Whether somebody has to do something about it: it was understood, and refused.
+    pub(crate) fn is_a_mistake(&self) -> bool {
+        match self {
+            Self::Refused { status, .. } => {
+                status.is_client_error() && *status != StatusCode::TOO_MANY_REQUESTS
+            }
+            Self::NoRing { .. } | Self::NoDocument { .. } | Self::Token(_) => true,
+            Self::Gone | Self::Unreachable { .. } => false,
+        }
+    }
+}
+
+// === impl UpstreamToken ===
+
+impl UpstreamToken {
+    /// Looks whether it can be used, so that a wrong path shows at the start. It blocks on the disk.
+    ///
+    /// # Errors
+    ///
+    /// [`TokenFault`].
+    pub fn check(&self) -> Result<(), TokenFault> {
+        match self {
+            Self::None | Self::Text(_) => Ok(()),
+            Self::File(path) => token_of(path, std::fs::read_to_string(path)).map(drop),
+        }
+    }
+}
+
+fn token_of(path: &Path, read: std::io::Result<String>) -> Result<Zeroizing<String>, TokenFault> {
+    let path = path.to_owned();
+    let text = match read {
+        Ok(text) => Zeroizing::new(text),
+        Err(cause) => return Err(TokenFault::Read { path, cause }),
+    };
+    let token = text.trim();
+    if token.lines().count() > 1 {
+        return Err(TokenFault::Lines { path });
+    }
+    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(TokenFault::Text { path });
+    }
+    Ok(Zeroizing::new(token.to_owned()))
 }
 
 impl std::fmt::Debug for UpstreamToken {

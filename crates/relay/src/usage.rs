@@ -20,8 +20,6 @@ use crate::disk;
 use crate::relay::stopped;
 use crate::ring::{Ring, on_disk};
 
-/// What waits on disk, in bytes; the oldest gives way. A gap then shows.
-const MOST: u64 = 256 << 20;
 /// How often the upstream is tried while reports wait.
 const RETRY: Duration = Duration::from_secs(2);
 
@@ -29,6 +27,8 @@ const RETRY: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Spool {
     dir: PathBuf,
+    /// What may wait, in bytes.
+    most: u64,
     waiting: Mutex<Waiting>,
     news: Notify,
     /// Held while a report is written, so that they keep their order.
@@ -57,7 +57,7 @@ impl Spool {
     /// # Errors
     ///
     /// The directory cannot be made or read.
-    pub fn open(ring: &Path) -> io::Result<Self> {
+    pub fn open(ring: &Path, most: u64) -> io::Result<Self> {
         let dir = ring.join("usage");
         disk::make(&dir)?;
         let mut waiting = Waiting::default();
@@ -69,6 +69,7 @@ impl Spool {
         }
         Ok(Self {
             dir,
+            most,
             waiting: Mutex::new(waiting),
             news: Notify::new(),
             turn: tokio::sync::Mutex::default(),
@@ -109,7 +110,7 @@ impl Spool {
         let excess = {
             let mut waiting = self.waiting();
             waiting.push(number, length);
-            waiting.excess()
+            waiting.excess(self.most)
         };
         self.news.notify_one();
         if !excess.is_empty() {
@@ -223,9 +224,9 @@ impl Waiting {
     }
 
     /// The oldest, until the others are within the bound.
-    fn excess(&mut self) -> Vec<u64> {
+    fn excess(&mut self, most: u64) -> Vec<u64> {
         let mut excess = Vec::new();
-        while self.bytes > MOST
+        while self.bytes > most
             && let Some((number, length)) = self.reports.pop_front()
         {
             self.bytes = self.bytes.saturating_sub(length);

@@ -48,8 +48,17 @@ impl Relay {
     ///
     /// As [`Relay::start`].
     pub async fn start_with(paths: &Paths, args: Vec<OsString>) -> anyhow::Result<Self> {
+        Self::start_at(paths, port::free(), args).await
+    }
+
+    /// As [`Relay::start_with`], where it shall listen.
+    ///
+    /// # Errors
+    ///
+    /// As [`Relay::start`].
+    pub async fn start_at(paths: &Paths, ring: SocketAddr, args: Vec<OsString>) -> anyhow::Result<Self> {
         let dir = tempfile::Builder::new().prefix("keywheel-relay-").tempdir()?;
-        let (binary, ring) = (paths.keywheel.clone(), port::free());
+        let binary = paths.keywheel.clone();
         let mut relay = Self { process: None, binary, ring, args, starts: 0, dir };
         relay.restart().await?;
         Ok(relay)

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args as Group;
 use keywheel_keyring::PublicKey;
 
-use super::serve::{LogFormat, RingAuth};
+use super::serve::{LogFormat, RingAuth, RingTls};
 
 #[derive(Debug, Group)]
 pub(crate) struct Relay {
@@ -49,20 +49,5 @@ pub(crate) struct Relay {
     #[arg(long, value_name = "PATH")]
     pub(crate) proxy_token_file: Option<PathBuf>,
     #[command(flatten)]
-    pub(crate) tls: RelayTls,
-}
-
-/// Certificates, in PEM. They are read again when the files change, and on SIGHUP.
-#[derive(Debug, Group)]
-#[command(next_help_heading = "TLS")]
-pub(crate) struct RelayTls {
-    /// Speak TLS with this certificate and those between it and a root
-    #[arg(long, value_name = "FILE", env = "KEYWHEEL_RING_TLS_CERT", requires = "ring_tls_key")]
-    pub(crate) ring_tls_cert: Option<PathBuf>,
-    /// The key of --ring-tls-cert
-    #[arg(long, value_name = "FILE", env = "KEYWHEEL_RING_TLS_KEY", requires = "ring_tls_cert")]
-    pub(crate) ring_tls_key: Option<PathBuf>,
-    /// Let proxies read the ring with a certificate that one of these signed, instead of a token
-    #[arg(long, value_name = "FILE", env = "KEYWHEEL_RING_CLIENT_CA", requires = "ring_tls_cert")]
-    pub(crate) ring_client_ca: Option<PathBuf>,
+    pub(crate) tls: RingTls,
 }

@@ -61,15 +61,8 @@ pub(crate) struct ServeTls {
     /// Let nobody onto the admin listener without a certificate that one of these signed; a token is needed too
     #[arg(long, value_name = "FILE", env = "KEYWHEEL_ADMIN_CLIENT_CA", requires = "admin_tls_cert")]
     pub(crate) admin_client_ca: Option<PathBuf>,
-    /// Speak TLS on the ring listener, with this certificate and those between it and a root
-    #[arg(long, value_name = "FILE", env = "KEYWHEEL_RING_TLS_CERT", requires = "ring_tls_key")]
-    pub(crate) ring_tls_cert: Option<PathBuf>,
-    /// The key of --ring-tls-cert
-    #[arg(long, value_name = "FILE", env = "KEYWHEEL_RING_TLS_KEY", requires = "ring_tls_cert")]
-    pub(crate) ring_tls_key: Option<PathBuf>,
-    /// Let proxies read the ring with a certificate that one of these signed, instead of a token
-    #[arg(long, value_name = "FILE", env = "KEYWHEEL_RING_CLIENT_CA", requires = "ring_tls_cert")]
-    pub(crate) ring_client_ca: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) ring: RingTls,
     /// Speak TLS on the consumer listener, with this certificate and those between it and a root
     #[arg(long, value_name = "FILE", env = "KEYWHEEL_CONSUMER_TLS_CERT", requires = "consumer_tls_key")]
     pub(crate) consumer_tls_cert: Option<PathBuf>,
@@ -79,6 +72,21 @@ pub(crate) struct ServeTls {
     /// Let nobody onto the consumer listener without a certificate that one of these signed: the proxy in front of it
     #[arg(long, value_name = "FILE", env = "KEYWHEEL_CONSUMER_CLIENT_CA", requires = "consumer_tls_cert")]
     pub(crate) consumer_client_ca: Option<PathBuf>,
+}
+
+/// Certificates of a ring listener, a relay's too, in PEM. They are read again when the files change, and on SIGHUP.
+#[derive(Debug, Group)]
+#[command(next_help_heading = "TLS")]
+pub(crate) struct RingTls {
+    /// Speak TLS on the ring listener, with this certificate and those between it and a root
+    #[arg(long, value_name = "FILE", env = "KEYWHEEL_RING_TLS_CERT", requires = "ring_tls_key")]
+    pub(crate) ring_tls_cert: Option<PathBuf>,
+    /// The key of --ring-tls-cert
+    #[arg(long, value_name = "FILE", env = "KEYWHEEL_RING_TLS_KEY", requires = "ring_tls_cert")]
+    pub(crate) ring_tls_key: Option<PathBuf>,
+    /// Let proxies read the ring with a certificate that one of these signed, instead of a token
+    #[arg(long, value_name = "FILE", env = "KEYWHEEL_RING_CLIENT_CA", requires = "ring_tls_cert")]
+    pub(crate) ring_client_ca: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

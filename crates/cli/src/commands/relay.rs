@@ -3,14 +3,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use keywheel_control::Endpoint;
-use keywheel_control::serve::tls::{Tls, TlsFiles, WithoutCertificate};
 use keywheel_keyring::PublicKey;
-use keywheel_relay::{Access, Options, Relay, Tokens, UpstreamToken};
+use keywheel_relay::{Access, Bounds, Caller, Options, Relay, Tokens, UpstreamToken};
 use serde::Serialize;
 use tracing::warn;
 use zeroize::Zeroizing;
 
-use super::serve::{listen, reload_on_hangup, shutdown, start_log, url};
+use super::serve::{listen, reload_on_hangup, ring_tls, shutdown, start_log, url};
 use crate::args::{self, Connection, RingAuth};
 use crate::failure::Failure;
 use crate::http::{client, is_url, lost, optional_token, token_path};
@@ -44,25 +43,30 @@ pub(crate) async fn run(args: args::Relay, connection: &Connection, output: Outp
     let (listener, address) = listen(&args.listen, "--listen").await?;
     let access = access(&args, address)?;
     let token = match token_path(connection) {
-        // Read once, so that a wrong path shows at the start.
-        Some(path) => optional_token(connection)?.map_or(UpstreamToken::None, |_| UpstreamToken::File(path)),
+        Some(path) => UpstreamToken::File(path),
         None => optional_token(connection)?
             .map_or(UpstreamToken::None, |text| UpstreamToken::Text(Zeroizing::new(text))),
     };
     // One that speaks plain HTTP needs no certificates, and one of several may not.
     let secure = args.upstream.iter().find(|url| url.starts_with("https://"));
     let first = secure.or_else(|| args.upstream.first()).cloned().unwrap_or_default();
-    let http = client(connection, &first)?.build();
-    let http = http.map_err(|error| Failure::RingUnreachable { cause: lost(&first, &error), url: first })?;
+    let files = [&connection.ca, &connection.client_cert, &connection.client_key];
+    let files = files.into_iter().flatten().cloned().collect();
+    let connection = Connection { token: None, ..connection.clone() };
+    let caller = Caller::open(files, move || {
+        let client = client(&connection, &first)?.build();
+        client.map_err(|error| Failure::RingUnreachable { cause: lost(&first, &error), url: first.clone() })
+    })?;
     let options = Options {
         data: args.data,
         rings: args.ring.clone(),
         trust,
         upstreams: args.upstream,
         token,
-        http,
+        caller,
         node: args.node.unwrap_or_else(|| format!("relay@{address}")),
         access,
+        limits: Bounds::default(),
     };
     // From here on a signal ends the relay in order.
     let shutdown = shutdown()?;
@@ -107,16 +111,12 @@ fn access(args: &args::Relay, address: SocketAddr) -> Result<Access, Failure> {
     }
 }
 
-fn ring_tls(args: &args::RelayTls) -> Result<Option<Arc<Tls>>, Failure> {
-    let (Some(cert), Some(key)) = (args.ring_tls_cert.clone(), args.ring_tls_key.clone()) else {
-        return Ok(None);
-    };
-    let files = TlsFiles { cert, key, client_ca: args.ring_client_ca.clone() };
-    Ok(Some(Arc::new(Tls::open("ring", files, WithoutCertificate::NeedsToken)?)))
-}
-
 fn human(ready: &Ready) -> String {
-    let mut text = format!("keywheel relay is ready.\n\n  ring   {}\n", ready.ring_url);
+    let state = match ready.rings.iter().all(|held| held.revision.is_some()) {
+        true => "is ready",
+        false => "listens, and is ready once it has every ring",
+    };
+    let mut text = format!("keywheel relay {state}.\n\n  ring   {}\n", ready.ring_url);
     for Held { ring, revision } in &ready.rings {
         let held = revision.map_or_else(
             || "is fetched from the upstream".to_owned(),

@@ -196,11 +196,12 @@ fn list(proxies: &[Proxy]) -> String {
             proxy.vms.to_string(),
             proxy.filter.clone(),
             state(proxy.state).into(),
+            proxy.via.clone().unwrap_or_default(),
             proxy.last_seen.strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
         ]
     };
     let rows: Vec<_> = proxies.iter().map(row).collect();
-    table(["PROXY", "INSTANCE", "ENFORCED", "STORED", "VMS", "FILTER", "STATE", "LAST SEEN"], &rows)
+    table(["PROXY", "INSTANCE", "ENFORCED", "STORED", "VMS", "FILTER", "STATE", "VIA", "LAST SEEN"], &rows)
 }
 
 const fn state(state: ProxyState) -> &'static str {

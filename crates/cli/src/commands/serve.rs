@@ -35,7 +35,7 @@ struct Ready {
 pub(crate) async fn run(args: args::Serve, output: Output) -> Result<(), Failure> {
     start_log(args.log_format);
     let (admin_tls, ring_tls, consumer_tls) =
-        (admin_tls(&args.tls)?, ring_tls(&args.tls)?, consumer_tls(&args.tls)?);
+        (admin_tls(&args.tls)?, ring_tls(&args.tls.ring)?, consumer_tls(&args.tls)?);
     // The addresses first: where one is taken, a first start has not happened yet.
     let (admin, admin_address) = listen(&args.admin_listen, "--admin-listen").await?;
     let (ring, ring_address) = listen(&args.ring_listen, "--ring-listen").await?;
@@ -49,7 +49,7 @@ pub(crate) async fn run(args: args::Serve, output: Output) -> Result<(), Failure
         master_key_file: args.master_key_file,
         admin_token_file: args.admin_token_file.clone(),
         ring_name: args.ring_name,
-        ring_auth: ring_auth(args.ring_auth, ring_address, args.tls.ring_client_ca.is_some()),
+        ring_auth: ring_auth(args.ring_auth, ring_address, args.tls.ring.ring_client_ca.is_some()),
         ..Options::new(args.data, args.key_prefix)
     };
     // From here on a signal ends the server in order.
@@ -91,7 +91,7 @@ fn admin_tls(args: &args::ServeTls) -> Result<Option<Arc<Tls>>, Failure> {
     Ok(Some(Arc::new(Tls::open("admin", files, WithoutCertificate::Refused)?)))
 }
 
-fn ring_tls(args: &args::ServeTls) -> Result<Option<Arc<Tls>>, Failure> {
+pub(super) fn ring_tls(args: &args::RingTls) -> Result<Option<Arc<Tls>>, Failure> {
     let (Some(cert), Some(key)) = (args.ring_tls_cert.clone(), args.ring_tls_key.clone()) else {
         return Ok(None);
     };
@@ -186,6 +186,8 @@ pub(super) fn start_log(format: LogFormat) {
     let filter = filter.unwrap_or_else(|_| EnvFilter::new("info"));
     let colour = std::io::stderr().is_terminal();
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A line that cannot be written, as when its disk is full, is lost: to complain of it on stderr would panic.
+    let log = log.log_internal_errors(false);
     match format {
         LogFormat::Text => log.with_ansi(colour).init(),
         LogFormat::Json => log.json().init(),

@@ -10,28 +10,28 @@ use keywheel_testkit::envoy_admin::RING;
 use keywheel_testkit::{Admin, ControlPlane, Paths, Relay, until};
 use serde_json::{Value, json};
 
-fn paths() -> Paths {
+pub(crate) fn paths() -> Paths {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let keywheel = PathBuf::from(env!("CARGO_BIN_EXE_keywheel"));
     Paths { keywheel, envoy: PathBuf::new(), wasm: PathBuf::new() }
 }
 
 /// A control plane, a relay that has its ring, and what a proxy does.
-struct Scene {
-    relay: Relay,
-    control: ControlPlane,
-    admin: Admin,
+pub(crate) struct Scene {
+    pub(crate) relay: Relay,
+    pub(crate) control: ControlPlane,
+    pub(crate) admin: Admin,
 }
 
 /// What a proxy was answered.
-struct Answer {
-    status: u16,
-    body: Vec<u8>,
-    document: Option<Document>,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: Vec<u8>,
+    pub(crate) document: Option<Document>,
 }
 
 impl Scene {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let control = ControlPlane::start(&paths()).await.unwrap();
         let admin = control.admin().unwrap();
         admin.create_client("acme").await.unwrap();
@@ -41,16 +41,16 @@ impl Scene {
         scene
     }
 
-    async fn key(&self) -> Issued {
+    pub(crate) async fn key(&self) -> Issued {
         self.admin.create_key("acme", &[]).await.unwrap()
     }
 
-    fn trust(&self) -> Vec<PublicKey> {
+    pub(crate) fn trust(&self) -> Vec<PublicKey> {
         self.control.trust().iter().map(|key| key.parse().unwrap()).collect()
     }
 
     /// Asks a relay as proxy `instance`, which enforces `enforced`.
-    async fn ask(&self, relay: &Relay, what: &str, instance: &str, enforced: u64) -> Answer {
+    pub(crate) async fn ask(&self, relay: &Relay, what: &str, instance: &str, enforced: u64) -> Answer {
         let epoch = self.epoch();
         let said = format!(
             "node=edge&instance={instance}&filter=0.1.0&vms=2&epoch={epoch}&stored={enforced}&enforced={enforced}&age=0"
@@ -58,7 +58,7 @@ impl Scene {
         self.ask_as(relay, what, Some(&said)).await
     }
 
-    async fn ask_as(&self, relay: &Relay, what: &str, said: Option<&str>) -> Answer {
+    pub(crate) async fn ask_as(&self, relay: &Relay, what: &str, said: Option<&str>) -> Answer {
         let mut request = reqwest::Client::new().get(format!("{}/v1/rings/{RING}/{what}", relay.url()));
         if let Some(said) = said {
             request = request.header("keywheel-proxy", said);
@@ -76,13 +76,13 @@ impl Scene {
     }
 
     /// The epoch never changes here, and the control plane may be away.
-    fn epoch(&self) -> String {
+    pub(crate) fn epoch(&self) -> String {
         let dirs = fs::read_dir(self.relay.data().join("rings").join(RING)).unwrap();
         let names = dirs.map(|entry| entry.unwrap().file_name().into_string().unwrap());
         names.filter(|name| name.len() == 36).max().unwrap()
     }
 
-    async fn until_held(&self, relay: &Relay) {
+    pub(crate) async fn until_held(&self, relay: &Relay) {
         until("the relay has the ring", async || {
             (self.ask_as(relay, "snapshot", None).await.status == 200).then_some(())
         })
@@ -90,7 +90,7 @@ impl Scene {
         .unwrap();
     }
 
-    async fn until_revision(&self, relay: &Relay, revision: u64) {
+    pub(crate) async fn until_revision(&self, relay: &Relay, revision: u64) {
         until("the relay has the change", async || {
             let what = format!("changes?epoch={}&since={}", self.epoch(), revision - 1);
             let document = self.ask_as(relay, &what, None).await.document?;
@@ -169,6 +169,32 @@ async fn a_relay_is_proof_of_nothing_that_a_proxy_behind_it_does_not_enforce() {
     scene.ask(&scene.relay, &waits(2), "a1", 2).await;
     let applied = scene.admin.revoke_and_wait(&key.key, Duration::from_secs(30)).await.unwrap();
     assert!(applied.complete, "{applied:?}");
+}
+
+#[tokio::test]
+async fn a_proxy_that_turns_to_the_control_plane_itself_is_behind_no_relay() {
+    let scene = Scene::start().await;
+    scene.key().await;
+    scene.until_revision(&scene.relay, 1).await;
+    let via = async || {
+        let proxies = scene.admin.ring(RING).await.ok()?.proxies;
+        Some(proxies.into_iter().find(|proxy| proxy.node == "edge")?.via)
+    };
+    let what = format!("changes?epoch={}&since=1", scene.epoch());
+    scene.ask(&scene.relay, &what, "a1", 1).await;
+    let relay = format!("relay@{}", scene.relay.ring());
+    until("it is behind the relay", async || (via().await?.as_ref() == Some(&relay)).then_some(()))
+        .await
+        .unwrap();
+    // Whatever it says: nobody speaks for it here.
+    let url = format!("http://{}/v1/rings/{RING}/{what}", scene.control.ring());
+    let said = format!(
+        "node=edge&instance=a1&filter=0.1.0&vms=2&epoch={}&stored=1&enforced=1&age=0&via=somebody",
+        scene.epoch()
+    );
+    let answer = reqwest::Client::new().get(url).header("keywheel-proxy", said).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(via().await, Some(None));
 }
 
 #[tokio::test]
@@ -259,6 +285,25 @@ async fn what_was_changed_on_disk_is_served_to_nobody_and_fetched_anew() {
 }
 
 #[tokio::test]
+async fn a_stored_page_that_cannot_be_read_is_logged_once() {
+    let mut scene = Scene::start().await;
+    scene.key().await;
+    scene.until_revision(&scene.relay, 1).await;
+    scene.control.kill();
+    // So that it is not in memory.
+    scene.relay.restart().await.unwrap();
+    for page in scene.relay.files().into_iter().filter(|path| path.ends_with("000000")) {
+        fs::write(page, "nothing").unwrap();
+    }
+    for _ in 0..3 {
+        assert_eq!(scene.ask_as(&scene.relay, "snapshot", None).await.status, 503);
+    }
+    assert_eq!(scene.relay.log().matches("it is fetched anew").count(), 1, "{}", scene.relay.log());
+    scene.control.restart().await.unwrap();
+    scene.until_held(&scene.relay).await;
+}
+
+#[tokio::test]
 async fn a_relay_may_be_the_upstream_of_a_relay() {
     let mut scene = Scene::start().await;
     let mut leaf = Relay::start(&paths(), &[scene.relay.ring()], scene.control.trust()).await.unwrap();
@@ -267,6 +312,17 @@ async fn a_relay_may_be_the_upstream_of_a_relay() {
     scene.until_revision(&leaf, 1).await;
     let waits = |since: u64| format!("changes?epoch={}&since={since}", scene.epoch());
     scene.ask(&leaf, &waits(1), "d4", 1).await;
+    let node = |relay: &Relay| format!("relay@{}", relay.ring());
+    let expected = [("edge".to_owned(), Some(node(&leaf))), (node(&leaf), Some(node(&scene.relay)))];
+    until("each is behind the relay that it asks", async || {
+        let proxies = scene.admin.ring(RING).await.ok()?.proxies;
+        let is_there = |expected: &(String, Option<String>)| {
+            proxies.iter().any(|proxy| (&proxy.node, &proxy.via) == (&expected.0, &expected.1))
+        };
+        expected.iter().all(is_there).then_some(())
+    })
+    .await
+    .unwrap();
     until("all three are known, and enforce it", async || {
         let known = scene.known().await;
         let relays = known.iter().filter(|(node, ..)| is_relay(node)).count();
@@ -322,6 +378,20 @@ async fn a_relay_asks_for_the_tokens_of_its_file() {
     }
     assert_eq!(status("/metrics", Some(token)).await, 200);
     assert_eq!(status("/v1/rings/other/snapshot", Some(token)).await, 404);
+    // The proxy's token of the control plane was tried twice.
+    for _ in 0..8 {
+        assert_eq!(status(page, Some("not-a-token-that-it-was-given")).await, 401);
+    }
+    assert_eq!(status(page, Some("not-a-token-that-it-was-given")).await, 429, "no more guesses");
+    assert_eq!(status(page, Some(token)).await, 200, "a good one is let in");
+    assert_eq!(status(page, None).await, 401, "none is no guess");
+    let url = format!("{}/metrics", relay.url());
+    let metrics = reqwest::Client::new().get(url).bearer_auth(token).send().await.unwrap();
+    let metrics = metrics.text().await.unwrap();
+    for (reason, count) in [("missing", 3), ("unknown", 10), ("too_many", 1)] {
+        let sample = format!("keywheel_relay_refused_logins_total{{reason=\"{reason}\"}} {count}\n");
+        assert!(metrics.contains(&sample), "{sample}{metrics}");
+    }
     let log = relay.log();
     assert!(!log.contains(token) && !log.contains(&proxy), "no secret is logged");
 }

@@ -25,6 +25,8 @@ use crate::store::{Store, StoreError};
 
 /// The request header: `node=…&instance=…&filter=…&vms=…&epoch=…&stored=…&enforced=…&age=…&refuse=…&trust=…`.
 pub const HEADER: &str = "keywheel-proxy";
+/// The field that a relay adds to the word of a proxy behind it: what the relay nearest to it is called.
+pub const VIA: &str = "via";
 /// How long a proxy may be silent, in milliseconds: it waits 25 seconds for a change, and tries again after 15 at most.
 pub const MAY_BE_SILENT: u64 = 60_000;
 /// How long a proxy that asks for the first time waits until it is written down.
@@ -58,6 +60,8 @@ pub struct Report {
     pub refuse_after: Option<u64>,
     /// The ids of the signing keys in its configuration; `None` where it does not say.
     pub trust: Option<Vec<String>>,
+    /// The relay that it asks, where another speaks for it.
+    pub via: Option<String>,
 }
 
 /// The latest report of a proxy.
@@ -131,7 +135,8 @@ impl Proxies {
     ///
     /// Returns what the proxy had enforced of the same epoch when it reported last.
     pub async fn report(&self, report: Report, now: Millis) -> Option<u64> {
-        let (new, enforced) = self.take(report, now);
+        // Whoever asks here by itself is behind nobody, whatever it says.
+        let (new, enforced) = self.take(Report { via: None, ..report }, now);
         if new {
             match timeout(PATIENCE, self.write(false)).await {
                 Ok(Ok(())) => {}
@@ -171,6 +176,7 @@ impl Proxies {
         }
         let first_seen = before.map_or(now, |seen| seen.first_seen);
         let same = before.is_some_and(|seen| seen.report.acknowledges_as(&report));
+        let moved = before.is_some_and(|seen| seen.report.via != report.via);
         let new = before.is_none();
         let enforced = before.filter(|seen| seen.report.epoch == report.epoch);
         let enforced = enforced.map(|seen| seen.report.enforced);
@@ -181,7 +187,7 @@ impl Proxies {
             }
             known.unwritten.insert(id.clone());
         }
-        if same {
+        if same && !moved {
             known.heard.insert(id.clone())
         } else {
             known.acknowledged.insert(id.clone())
@@ -386,6 +392,8 @@ pub fn parse(header: &[u8]) -> Result<Report, BadReport> {
         age: number("age")?,
         refuse_after,
         trust: trust(&fields)?,
+        // Not worth leaving a proxy's word aside.
+        via: text(VIA).ok(),
     })
 }
 
@@ -476,7 +484,7 @@ impl Seen {
     }
 
     fn shown(&self, epoch: Epoch, head: u64, now: Millis) -> Proxy {
-        let Report { node, instance, filter, vms, stored, enforced, age, refuse_after, trust, .. } =
+        let Report { node, instance, filter, vms, stored, enforced, age, refuse_after, trust, via, .. } =
             self.report.clone();
         Proxy {
             node,
@@ -492,6 +500,7 @@ impl Seen {
             first_seen: timestamp(self.first_seen),
             last_seen: timestamp(self.last_seen),
             trust,
+            via,
         }
     }
 }

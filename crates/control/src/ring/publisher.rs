@@ -1,7 +1,6 @@
 //! Answers who asks for a ring, and wakes who waits for it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use keywheel_keyring::{Digest, Epoch, Kind, Millis, signature};
@@ -12,6 +11,7 @@ use tracing::error;
 use super::propagation::Propagation;
 use super::proxies::{Proxies, Report, Seen};
 use super::shelf::Shelf;
+use super::waiters::Waiters;
 use super::{Press, Signed};
 use crate::signers::Signers;
 use crate::store::{Cut, RingRecord, Store, StoreError};
@@ -42,11 +42,8 @@ pub struct Publisher {
     heartbeats: Shelf<()>,
     pages: Shelf<Option<Digest>>,
     propagation: Propagation,
-    waiters: AtomicU64,
+    waiters: Waiters,
 }
-
-/// A request that is held open. Dropped, it is not, whether it was answered or its caller left.
-struct Waiter<'a>(&'a AtomicU64);
 
 /// What of a ring is asked for.
 #[derive(Debug, Clone, Copy)]
@@ -96,7 +93,7 @@ impl Publisher {
             heartbeats: Shelf::new(1),
             pages: Shelf::new(PAGES_KEPT),
             propagation: Propagation::default(),
-            waiters: AtomicU64::new(0),
+            waiters: Waiters::default(),
         }
     }
 
@@ -114,7 +111,7 @@ impl Publisher {
     /// How many requests are held open until the ring changes.
     #[must_use]
     pub fn waiters(&self) -> u64 {
-        self.waiters.load(Ordering::Relaxed)
+        self.waiters.count()
     }
 
     /// Takes what a proxy says about itself. Returns how long each commit took that it has come to enforce
@@ -210,7 +207,7 @@ impl Publisher {
         self.in_history(since).await?;
         let mut head = self.head.clone();
         let mut shutdown = self.shutdown.clone();
-        let waiter = Waiter::begin(&self.waiters);
+        let waiter = self.waiters.begin();
         // Whoever waits is answered early when the control plane stops, so that it can stop.
         tokio::select! {
             _ = timeout(wait, head.wait_for(|head| *head > since)) => {}
@@ -299,20 +296,5 @@ impl Publisher {
              bring the newest database back, or run `keywheel restore --in-place` on this one",
         );
         Err(RingError::NoSuchRevision { asked, head })
-    }
-}
-
-// === impl Waiter ===
-
-impl<'a> Waiter<'a> {
-    fn begin(waiters: &'a AtomicU64) -> Self {
-        waiters.fetch_add(1, Ordering::Relaxed);
-        Self(waiters)
-    }
-}
-
-impl Drop for Waiter<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

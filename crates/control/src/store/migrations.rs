@@ -28,6 +28,7 @@ const SQLITE: &[Step] = &[
     (13, "sweeps", include_str!("../../migrations/sqlite/0013_sweeps.sql")),
     (14, "deposits", include_str!("../../migrations/sqlite/0014_deposits.sql")),
     (15, "canary", include_str!("../../migrations/sqlite/0015_canary.sql")),
+    (16, "via", include_str!("../../migrations/sqlite/0016_via.sql")),
 ];
 const POSTGRES: &[Step] = &[
     (4, "first schema", include_str!("../../migrations/postgres/0004_first_schema.sql")),
@@ -42,6 +43,7 @@ const POSTGRES: &[Step] = &[
     (13, "sweeps", include_str!("../../migrations/postgres/0013_sweeps.sql")),
     (14, "deposits", include_str!("../../migrations/postgres/0014_deposits.sql")),
     (15, "canary", include_str!("../../migrations/postgres/0015_canary.sql")),
+    (16, "via", include_str!("../../migrations/postgres/0016_via.sql")),
 ];
 
 /// Whether there are tables but not our history: then it belongs to somebody else.
@@ -167,6 +169,7 @@ mod tests {
             "53e1401ab4bafae1a9ac23896911e4c3fc919283d5840006d54ae0ec046f105e",
             "d7cd2507217412e8d4c39f3eeea4f0aed78256d68b934a4c48ab7e8ef14039d7",
             "95813155b446dd24b071c6f297c32a9f5e9055f39650494c8b0976551de88b89",
+            "d526cebb09b4392d6765896ec83fcaca42a398d88f886a388f0e4b53f59fda58",
         ];
         let found: Vec<_> = SQLITE.iter().map(|(_, _, sql)| hex::encode(Sha256::digest(sql))).collect();
         assert_eq!(found, released, "add a migration instead");

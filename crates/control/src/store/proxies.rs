@@ -14,9 +14,9 @@ use super::{Store, StoreError};
 use crate::ring::proxies::{Report, Seen};
 
 pub(super) const PROXY: &str =
-    "SELECT node, instance, filter, vms, epoch, stored, enforced, age, refuse_after, trust,
+    "SELECT node, instance, filter, vms, epoch, stored, enforced, age, refuse_after, trust, via,
     first_seen, last_seen FROM proxies ";
-const COLUMNS: usize = 13;
+const COLUMNS: usize = 14;
 /// Rows of one statement.
 const ROWS: usize = 500;
 
@@ -41,10 +41,11 @@ impl Store {
         for rows in proxies.chunks(ROWS) {
             let sql = format!(
                 "INSERT INTO proxies (ring_id, node, instance, filter, vms, epoch, stored, enforced, age,
-                     refuse_after, trust, first_seen, last_seen) VALUES {}
+                     refuse_after, trust, via, first_seen, last_seen) VALUES {}
                  ON CONFLICT (ring_id, node, instance) DO UPDATE SET filter = excluded.filter,
                      vms = excluded.vms, epoch = excluded.epoch, stored = excluded.stored,
                      enforced = excluded.enforced, age = excluded.age, refuse_after = excluded.refuse_after, trust = excluded.trust,
+                     via = excluded.via,
                      last_seen = excluded.last_seen
                  WHERE excluded.last_seen >= proxies.last_seen",
                 parameters(rows.len(), COLUMNS)
@@ -63,6 +64,7 @@ impl Store {
                     .bind(int(report.age))
                     .bind(report.refuse_after.map(int))
                     .bind(report.trust.as_ref().map(|ids| ids.join(",")))
+                    .bind(&report.via)
                     .bind(int(first_seen.0))
                     .bind(int(last_seen.0));
             }
@@ -132,6 +134,7 @@ pub(super) fn seen(row: &AnyRow) -> Result<Seen, StoreError> {
             age: uint(row.try_get("age")?),
             refuse_after: refuse_after.map(uint),
             trust: trust.map(|ids| ids.split(',').filter(|id| !id.is_empty()).map(str::to_owned).collect()),
+            via: row.try_get("via")?,
         },
         first_seen: time(row, "first_seen")?,
         last_seen: optional_time(row, "last_seen")?.unwrap_or_default(),
