@@ -88,6 +88,11 @@ pub(crate) enum Failure {
     NotConsumer { url: String, cause: String },
     #[error("the answer of {url} is not one of a ring listener ({cause}); is --ring-url the ring listener?")]
     NotRing { url: String, cause: String },
+    #[error(
+        "the ring listener at {url} asks for a token, and {}. Give --ring-token-file a file with a token of role `proxy` or `auditor`, or for a relay one that stands in its --proxy-token-file; or --client-cert and --client-key",
+        if *.sent { "does not take the one that it was sent" } else { "was sent none: the admin token goes to no other address than --url's" }
+    )]
+    RingToken { url: String, sent: bool },
     #[error("the ring listener refuses even a first page; is --ring-url a keywheel ring listener?")]
     NoHistory,
     #[error(
@@ -184,7 +189,7 @@ impl Failure {
             | Self::NoCredentials { .. }
             | Self::HalfIdentity => 2,
             Self::Unreachable { .. } | Self::RingUnreachable { .. } | Self::ConsumerUnreachable { .. } => 3,
-            Self::NoToken | Self::BadToken | Self::TokenFile { .. } => 4,
+            Self::NoToken | Self::BadToken | Self::TokenFile { .. } | Self::RingToken { .. } => 4,
             Self::NoKey | Self::BadKey | Self::KeyFile { .. } | Self::ByProxy { .. } => 4,
             Self::Refused(problem) if matches!(problem.status, 401 | 403) => 4,
             Self::Audit(_) | Self::EmptyTrail => 5,

@@ -19,7 +19,7 @@ use super::serve::shutdown;
 use crate::args;
 use crate::args::Connection;
 use crate::failure::Failure;
-use crate::http::{innermost, optional_token, plain};
+use crate::http::{innermost, plain};
 use crate::output::{Output, print, table};
 use crate::source::{Ask, Signed, Source, SourceError};
 
@@ -119,9 +119,8 @@ struct Event<'a> {
 }
 
 pub(crate) async fn run(args: args::Push, connection: &Connection, output: Output) -> Result<(), Failure> {
-    // The token is the control plane's and goes nowhere else.
-    let token = optional_token(connection)?;
-    let source = Arc::new(Source::new(&args.ring_url, &args.ring, token, connection)?);
+    let source = Arc::new(Source::new(&args.from, &args.ring, connection)?);
+    // What a target is sent needs no token, and none goes there.
     let http = plain(Client::builder()).connect_timeout(CONNECT).timeout(CALL).build();
     let http = http.map_err(|error| Failure::Io(std::io::Error::other(error)))?;
     let mut pushers = Vec::new();

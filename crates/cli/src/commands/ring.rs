@@ -11,7 +11,7 @@ use super::{export, push, signing_key};
 use crate::applied::OnChange;
 use crate::args::{self, Connection};
 use crate::failure::Failure;
-use crate::http::{Api, token};
+use crate::http::Api;
 use crate::output::{Output, print, table};
 use crate::source::Source;
 
@@ -108,8 +108,8 @@ pub(crate) async fn run(
             }
         }
         args::Ring::SigningKey(command) => signing_key::run(command, &api()?, output).await,
-        args::Ring::Export { ring, seed: _, ring_url } => {
-            let source = Source::new(&ring_url, &ring, Some(token(connection)?), connection)?;
+        args::Ring::Export { ring, seed: _, from } => {
+            let source = Source::new(&from, &ring, connection)?;
             export::seed(&ring, &source, &api()?).await
         }
         args::Ring::Push(args) => push::run(args, connection, output).await,

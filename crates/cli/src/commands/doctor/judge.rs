@@ -25,6 +25,8 @@ pub(super) struct Facts {
 
 pub(super) enum RingListener {
     Failed(String),
+    /// It does not take what this command shows, which says nothing of what proxies show.
+    KeepsOut(String),
     /// By so many milliseconds its clock is ahead of this machine's.
     Serves {
         ahead: i64,
@@ -103,6 +105,11 @@ fn ring_listener(listener: &RingListener) -> Finding {
             "ring listener",
             cause.clone(),
             "proxies cannot fetch the ring there: look at --ring-listen, TLS, and the token or certificate that they use",
+        ),
+        RingListener::KeepsOut(cause) => problem(
+            "ring listener",
+            format!("doctor is not let in, so this says nothing of proxies: {cause}"),
+            "give --ring-token-file a token for it, or --client-cert and --client-key, and look again",
         ),
         // A page may have been kept for a while, by a relay for hours; none is signed before its time.
         RingListener::Serves { ahead } if u64::try_from(*ahead).is_ok_and(|ahead| ahead > SKEW) => warning(
