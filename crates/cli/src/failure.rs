@@ -8,6 +8,7 @@ use keywheel_keyring::document::DocumentError;
 use keywheel_keyring::signature::SignatureError;
 
 use crate::commands::key::when;
+use crate::output::counted;
 
 /// Why a command did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +47,7 @@ pub(crate) enum Failure {
     EnvoyUrl(String),
     #[error("the audit trail is empty, which it never is: somebody removed its records")]
     EmptyTrail,
-    #[error("{0} problems were found")]
+    #[error("{} found", counted(*.0, "problem was", "problems were"))]
     Unwell(usize),
     #[error("the change is made, but not every proxy is known to enforce it")]
     NotApplied,
@@ -119,7 +120,7 @@ pub(crate) enum Failure {
     TrustFile { path: PathBuf, cause: String },
     #[error("cannot read the checkpoint {}: {cause}; give a file that holds what `keywheel audit checkpoint` printed", .path.display())]
     CheckpointFile { path: PathBuf, cause: std::io::Error },
-    #[error("{failed} of {of} targets do not enforce the ring: {why}")]
+    #[error("{failed} of {} not enforce the ring: {why}", counted(*.of, "target does", "targets do"))]
     Push { failed: usize, of: usize, why: String },
     #[error(
         "cannot listen on {address}: {cause}; stop what uses it, or choose another address with {option}"
@@ -158,7 +159,8 @@ pub(crate) enum Failure {
     #[error("the list {} names no key; write one on each line", .path.display())]
     EmptyList { path: PathBuf },
     #[error(
-        "{0} lines were refused; mend them and import the same list again: what is there already stays as it is"
+        "{} refused; mend them and import the same list again: what is there already stays as it is",
+        counted(*.0, "line was", "lines were")
     )]
     ImportRefused(usize),
     #[error("cannot write {}: {cause}", .path.display())]

@@ -212,6 +212,11 @@ impl<'a> Api<'a> {
         Ok(Self { http, applied, url, credential })
     }
 
+    /// Whether the change that was made last is known to be enforced by every proxy: then nothing of it waits.
+    pub(crate) fn is_enforced(&self) -> bool {
+        self.applied.is_enforced()
+    }
+
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         Ok(self.get_tagged(path).await?.shown)
     }

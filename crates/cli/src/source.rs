@@ -98,6 +98,11 @@ impl Source {
         Ok(Self { http, listener, ring: ring.to_owned(), token })
     }
 
+    /// Its URL.
+    pub(crate) fn listener(&self) -> &str {
+        &self.listener
+    }
+
     pub(crate) async fn take(&self, ask: &Ask) -> Result<Signed, SourceError> {
         let url = |what| format!("{}/v1/rings/{}/{what}", self.listener, segment(&self.ring));
         let (request, wait) = match ask {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args as Group, Subcommand, ValueEnum};
 use keywheel_keyring::KeyPrefix;
 
-use super::value::duration;
+use super::value::{duration, silence};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Ring {
@@ -61,8 +61,8 @@ pub(crate) enum Ring {
         /// This one, as `ring proxies` shows it; repeat for more
         #[arg(long, value_name = "INSTANCE", required_unless_present = "silent_for")]
         instance: Vec<String>,
-        /// All that were not heard of for so long, such as 24h; at least 60s
-        #[arg(long, value_name = "DURATION", value_parser = duration)]
+        /// All that were not heard of for so long, such as 24h; at least 60s, for which one that runs may be silent
+        #[arg(long, value_name = "DURATION", value_parser = silence)]
         silent_for: Option<Duration>,
     },
     /// Print what the filter's `control.trust` needs, as a list of JSON, which YAML reads too

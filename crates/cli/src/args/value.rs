@@ -73,6 +73,14 @@ pub(super) fn wait(text: &str) -> Result<Duration, String> {
     if fits { Ok(limit) } else { Err(format!("`{text}` is no time to wait: 1s to 60s")) }
 }
 
+/// Reads a [`duration`] after which a proxy may be taken for gone.
+pub(super) fn silence(text: &str) -> Result<Duration, String> {
+    let silent = duration(text)?;
+    let rule = "a proxy that runs may be silent for 60s, since it waits that long for its turn: name those that you \
+                know to be gone with --instance, or say 60s or more";
+    if silent.as_secs() >= 60 { Ok(silent) } else { Err(format!("`{text}` is too short: {rule}")) }
+}
+
 /// When something ends.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum End {
@@ -94,6 +102,8 @@ mod tests {
         for (text, seconds) in [("0s", 0), ("2s", 2), ("30m", 1800), ("1h30m", 5400), ("90d", 7_776_000)] {
             assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
         }
+        assert_eq!(silence("60s"), Ok(Duration::from_secs(60)));
+        assert!(silence("59s").unwrap_err().contains("may be silent for 60s"));
         for bad in ["", "30", "m", "-3s", "1y", "1 h", "99999999999999999999s", "9999999999999999999d"] {
             assert!(duration(bad).is_err(), "{bad}");
         }

@@ -5,7 +5,7 @@ mod judge;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use keywheel_api::{Key, Ring, RingSigningKey};
+use keywheel_api::{Key, Ring, RingSigningKey, Timestamp};
 use keywheel_keyring::{Document, PublicKey, signature};
 
 use super::key::segment;
@@ -36,7 +36,17 @@ pub(crate) async fn run(
         envoys.push(Envoy { url: url.clone(), seen: envoy::look(url, connection).await? });
     }
     let overdue = overdue.into_iter().filter(|key| key.ring == ring.name).map(|key| key.id).collect();
-    let facts = Facts { ring, signing_keys, overdue, not_ready, listener, envoys };
+    let canary = match &ring.has_canary {
+        Some(canary) => match api.get::<Ring>(&format!("/v1/rings/{}", segment(canary))).await {
+            Ok(canary) => Some(canary),
+            // A token that is limited to the main ring.
+            Err(Failure::Refused(_)) => None,
+            Err(failure) => return Err(failure),
+        },
+        None => None,
+    };
+    let now = Timestamp::try_from(SystemTime::now()).unwrap_or_default();
+    let facts = Facts { now, ring, canary, signing_keys, overdue, not_ready, listener, envoys };
     let findings = judge::judge(&facts);
     output.result(&findings, |findings| human(findings))?;
     let problems = findings.iter().filter(|finding| finding.level == Level::Problem).count();

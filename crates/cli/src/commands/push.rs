@@ -286,7 +286,7 @@ impl Pusher {
         }
         if answer_is_stuck(&position, &answer) && !from_start {
             course.stuck = course.stuck.saturating_add(1);
-            let why = stuck(&answer);
+            let why = stuck(&answer, self.source.listener());
             return Err(if course.stuck < MAX_STUCK {
                 Trouble::Later { why, after: None }
             } else {
@@ -472,10 +472,11 @@ fn answer_is_stuck(before: &Position, after: &Position) -> bool {
     (&before.epoch, before.revision, &before.sync) == (&after.epoch, after.revision, &after.sync)
 }
 
-fn stuck(position: &Position) -> Why {
+fn stuck(position: &Position, listener: &str) -> Why {
     let detail = format!(
-        "the proxy takes documents and stays at revision {}; if that is ahead of this control plane, its data is an \
-         older copy: bring the newest one back",
+        "the proxy takes documents and stays at revision {}, which may be ahead of what {listener} serves. A relay there \
+         that is behind its control plane comes to it by itself: push again, or from the control plane. If it is the \
+         control plane, its data is an older copy: bring the newest one back",
         position.revision
     );
     Why::new("no_progress", detail)

@@ -1,7 +1,7 @@
 use keywheel_api::rotation::ReportingVm;
 use keywheel_api::{
-    NextStep, Requests, Retire, RollBack, Rotation, RotationProgress, RotationState, StartBrownout, Step,
-    VersionProgress, WaitsFor,
+    NextStep, Promote, Requests, Retire, RollBack, Rotation, RotationProgress, RotationState, StartBrownout,
+    Step, VersionProgress, WaitsFor,
 };
 
 use super::key::{segment, span, when};
@@ -9,7 +9,7 @@ use super::watch::watch;
 use crate::args;
 use crate::failure::Failure;
 use crate::http::Api;
-use crate::output::{Output, table};
+use crate::output::{Output, counted, table};
 
 pub(crate) async fn run(command: args::Rotation, api: &Api<'_>, output: Output) -> Result<(), Failure> {
     match command {
@@ -180,9 +180,15 @@ fn show(rotation: &Rotation) -> String {
         lines.push(format!("Retires      when unused for {}, or at the deadline", span(quiet)));
     }
     lines.extend(rotation.waits_for.iter().map(|reason| format!("Waits for    {}", waits_for(reason))));
+    if rotation.waits_for.iter().any(|reason| matches!(reason, WaitsFor::Canary { .. })) {
+        lines.push(format!("\nNext: keywheel rotation promote {} waits no longer", rotation.id));
+    }
     if let Some(evidence) = &rotation.evidence {
         let (from, to) = (when(evidence.quiet_from), when(evidence.quiet_to));
-        lines.push(format!("Unused       from {from} to {to}, by the reports of {} VMs", evidence.vms));
+        lines.push(format!(
+            "Unused       from {from} to {to}, by the reports of {}",
+            counted(evidence.vms, "VM", "VMs")
+        ));
     }
     lines.join("\n")
 }
@@ -194,14 +200,19 @@ fn waits_for(reason: &WaitsFor) -> String {
         WaitsFor::NoReports => "reports: no proxy says what it counts".into(),
         WaitsFor::Used { last } => format!("its callers: the old version was seen at {}", when(*last)),
         WaitsFor::Silent { vms, first } => {
-            format!("{vms} silent VMs, first {}, not heard of since {}", named(first), when(first.at))
+            let silent = counted(*vms, "silent VM", "silent VMs");
+            format!("{silent}, first {}, not heard of since {}", named(first), when(first.at))
         }
-        WaitsFor::Canary { ring, until } => {
+        WaitsFor::Canary { ring, until, promote: Promote::WhenEnforced } => {
             format!("the proxies of its canary {ring}, until {} at the latest", when(*until))
+        }
+        WaitsFor::Canary { ring, until, promote: Promote::AfterPause } => {
+            format!("the end of its canary's pause ({ring}), at {}", when(*until))
         }
         WaitsFor::Gap { vms, first } => {
             format!(
-                "{vms} VMs with a gap in their reports, such as {}, until {}",
+                "{} with a gap in its reports, such as {}, until {}",
+                counted(*vms, "VM", "VMs"),
                 named(first),
                 when(first.at)
             )
