@@ -173,9 +173,9 @@ fn all(rings: &[RingSummary]) -> String {
 fn proven(proxies: &RingProxies) -> String {
     let proof = &proxies.proof;
     format!(
-        "{} of {} enforce revision {} of ring {}.\n\n{}",
+        "{} of {} proxies enforce revision {} of ring {}.\n\n{}",
         proof.enforced,
-        counted(proof.of, "proxy", "proxies"),
+        proof.of,
         proof.revision,
         proof.ring,
         list(&proxies.items)

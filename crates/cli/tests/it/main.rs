@@ -31,4 +31,5 @@ mod the_database_fails_and_recovers;
 mod the_operators_token_stays_at_home;
 mod tokens_are_managed;
 mod usage_is_shown;
+mod what_waits_in_a_canary_is_told;
 mod what_was_done_is_taken_back;
