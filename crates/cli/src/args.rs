@@ -20,7 +20,7 @@ use keywheel_control::store::PostgresUrl;
 
 use crate::output::Output;
 
-pub(crate) use audit::Audit;
+pub(crate) use audit::{Audit, AuditFilter};
 pub(crate) use campaign::{Campaign, CreateCampaign};
 pub(crate) use key::{Client, Export, Format, Import, Key, Revoke, Rotation};
 pub(crate) use policy::{Notice, Policy, Retire, TermsArgs, Unset};
@@ -29,8 +29,8 @@ pub(crate) use ring::{CanaryRule, Doctor, Healthcheck, Listener, Push, Ring, Sig
 pub(crate) use self_service::{OwnKey, SelfService};
 pub(crate) use serve::{LogFormat, MasterKey, Restore, RingAuth, Serve, ServeTls};
 pub(crate) use token::Token;
-pub(crate) use value::End;
 use value::wait;
+pub(crate) use value::{End, Since};
 
 const EXIT_CODES: &str = "\
 Exit codes:

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use keywheel_api::{
-    AddVersion, CreateKey, Deposit, Key, KeyUsage, KeyWithSecret, LabelChanges, Labels, NewVersion,
+    AddVersion, Client, CreateKey, Deposit, Key, KeyUsage, KeyWithSecret, LabelChanges, Labels, NewVersion,
     Reporting, Revoke, Ring, Rotation, RotationState, RotationWithSecret, Schedule, ScheduleState,
     StartRotation, State, Timestamp, UpdateKey, WaitsFor,
 };
@@ -41,6 +41,9 @@ pub(crate) async fn run(command: args::Key, api: &Api<'_>, output: Output) -> Re
             let query: Vec<_> =
                 query.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?))).collect();
             let mut keys: Vec<Key> = api.list("/v1/keys", &query).await?;
+            if let (true, Some(client)) = (keys.is_empty(), &client) {
+                exists(api, client).await?;
+            }
             keys.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
             output.result(&keys, |keys| list(keys))
         }
@@ -140,6 +143,15 @@ pub(crate) async fn run(command: args::Key, api: &Api<'_>, output: Output) -> Re
             })
         }
     }
+}
+
+/// A list of nobody's is empty, as is that of a client who has nothing: says which of the two.
+///
+/// # Errors
+///
+/// [`Failure::Refused`]: there is no such client.
+pub(super) async fn exists(api: &Api<'_>, client: &str) -> Result<(), Failure> {
+    api.get::<Client>(&format!("/v1/clients/{}", segment(client))).await.map(drop)
 }
 
 /// The ring of the key at this path.

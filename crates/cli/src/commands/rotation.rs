@@ -1,10 +1,10 @@
 use keywheel_api::rotation::ReportingVm;
 use keywheel_api::{
-    NextStep, Promote, Requests, Retire, RollBack, Rotation, RotationProgress, RotationState, StartBrownout,
-    Step, VersionProgress, WaitsFor,
+    Key, NextStep, Promote, Requests, Retire, RollBack, Rotation, RotationProgress, RotationState,
+    StartBrownout, Step, VersionProgress, WaitsFor,
 };
 
-use super::key::{segment, span, when};
+use super::key::{exists, segment, span, when};
 use super::watch::watch;
 use crate::args;
 use crate::failure::Failure;
@@ -33,6 +33,14 @@ pub(crate) async fn run(command: args::Rotation, api: &Api<'_>, output: Output) 
             let query = [("key", key.as_deref()), ("client", client.as_deref()), ("open", state)];
             let query: Vec<_> = query.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
             let rotations: Vec<Rotation> = api.list("/v1/rotations", &query).await?;
+            if rotations.is_empty() {
+                if let Some(client) = &client {
+                    exists(api, client).await?;
+                }
+                if let Some(key) = &key {
+                    api.get::<Key>(&format!("/v1/keys/{}", segment(key))).await?;
+                }
+            }
             output.result(&rotations, |rotations| list(rotations))
         }
         args::Rotation::Show { rotation } => {
