@@ -11,7 +11,7 @@ use super::key::segment;
 use crate::args;
 use crate::failure::Failure;
 use crate::http::Api;
-use crate::output::{Output, print, table};
+use crate::output::{Output, counted, print, table};
 
 /// The most records of one page.
 const PAGE: u32 = 500;
@@ -159,12 +159,15 @@ fn found(report: &Report) -> String {
     let after = match records.saturating_sub(*covered) {
         0 => String::new(),
         some => format!(
-            "\nThe newest {some} are not covered by a checkpoint yet: had some been dropped after them, or they \
-             been rewritten, it would not show. `keywheel audit checkpoint` covers them.",
+            "\nNo checkpoint covers the newest {} yet: if some after that were dropped, or that was rewritten, it would \
+             not show. `keywheel audit checkpoint` covers what there is.",
+            counted(some, "record", "records")
         ),
     };
     format!(
-        "The audit trail is whole: {records} records, {checkpoints} checkpoints, the last at record {covered}.\n\
+        "The audit trail is whole: {}, {}, the last at record {covered}.\n\
          Head  {head}{after}",
+        counted(*records, "record", "records"),
+        counted(*checkpoints, "checkpoint", "checkpoints"),
     )
 }
