@@ -91,7 +91,7 @@ pub(crate) enum Failure {
     NotRing { url: String, cause: String },
     #[error(
         "the ring listener at {url} asks for a token, and {}. Give --ring-token-file a file with a token of role `proxy` or `auditor`, or for a relay one that stands in its --proxy-token-file; or --client-cert and --client-key",
-        if *.sent { "does not take the one that it was sent" } else { "was sent none: the admin token goes to no other address than --url's" }
+        if *.sent { "does not take the one that it was sent" } else { "was sent none: the operator's token goes to no --ring-url that is not --url's own address" }
     )]
     RingToken { url: String, sent: bool },
     #[error("the ring listener refuses even a first page; is --ring-url a keywheel ring listener?")]

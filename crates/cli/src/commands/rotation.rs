@@ -189,7 +189,7 @@ fn show(rotation: &Rotation) -> String {
     }
     lines.extend(rotation.waits_for.iter().map(|reason| format!("Waits for    {}", waits_for(reason))));
     if rotation.waits_for.iter().any(|reason| matches!(reason, WaitsFor::Canary { .. })) {
-        lines.push(format!("\nNext: keywheel rotation promote {} waits no longer", rotation.id));
+        lines.push(format!("\nWithout waiting: keywheel rotation promote {}", rotation.id));
     }
     if let Some(evidence) = &rotation.evidence {
         let (from, to) = (when(evidence.quiet_from), when(evidence.quiet_to));
