@@ -14,6 +14,7 @@ pub(crate) async fn keywheel(control: &ControlPlane, args: &[&str]) -> Value {
         .env("KEYWHEEL_URL", control.url())
         .env("KEYWHEEL_RING_URL", format!("http://{}", control.ring()))
         .env("KEYWHEEL_TOKEN_FILE", control.token_file().unwrap())
+        .env("KEYWHEEL_RING_TOKEN_FILE", control.token_file().unwrap())
         .kill_on_drop(true)
         .output()
         .await

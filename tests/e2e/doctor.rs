@@ -14,6 +14,7 @@ async fn doctor(scene: &Scene, envoy: SocketAddr) -> (Option<i32>, Vec<Value>) {
         .env("KEYWHEEL_URL", scene.control.url())
         .env("KEYWHEEL_RING_URL", format!("http://{}", scene.control.ring()))
         .env("KEYWHEEL_TOKEN_FILE", scene.control.token_file().unwrap())
+        .env("KEYWHEEL_RING_TOKEN_FILE", scene.control.token_file().unwrap())
         .kill_on_drop(true)
         .output()
         .await

@@ -74,8 +74,8 @@ pub use notice::{Notice, NoticeKind};
 pub use policy::{BrownoutPlan, CreatePolicy, Policy, Retire, SetPolicy, Terms};
 pub use problem::{FieldError, Problem, ProblemKind};
 pub use ring::{
-    ActivateSigningKey, Applied, Canary, CreateRing, Follows, ForgetProxies, ForgottenProxies, Promote,
-    Promoted, Proof, Proxy, ProxyName, ProxyReport, ProxyReports, ProxyState, Ring, RingProxies,
+    ActivateSigningKey, Applied, Canary, CreateRing, Follows, FollowsCanary, ForgetProxies, ForgottenProxies,
+    Promote, Promoted, Proof, Proxy, ProxyName, ProxyReport, ProxyReports, ProxyState, Ring, RingProxies,
     RingSigningKey, RingSummary, SigningKeyState, UpdateRing,
 };
 pub use rotation::{

@@ -41,6 +41,22 @@ pub struct Ring {
     /// The ring that goes ahead of this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub has_canary: Option<String>,
+    /// Of a ring with a canary: when it gets what is new, and what it is still to get.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub follows: Option<FollowsCanary>,
+}
+
+/// When a ring gets what its canary has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct FollowsCanary {
+    pub promote: Promote,
+    pub pause_seconds: u64,
+    /// Versions that the canary's proxies have and those of this ring have not.
+    pub waiting: u64,
+    /// When the first of them comes to this ring at the latest; absent when none waits.
+    #[serde(default)]
+    pub next_at: Option<Timestamp>,
 }
 
 /// A ring that gets what is new before its main ring does. It has no keys but those of the main ring.

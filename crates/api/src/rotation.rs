@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use keywheel_keyring::State;
 
-use crate::{NewVersion, Proof, Retire};
+use crate::{NewVersion, Promote, Proof, Retire};
 
 /// The longest overlap, in seconds: 90 days.
 pub const MAX_OVERLAP_SECONDS: u64 = 90 * 24 * 60 * 60;
@@ -158,7 +158,13 @@ pub enum WaitsFor {
     /// Reports of these are missing within the quiet period. `vms` is how many.
     Gap { vms: u64, first: ReportingVm },
     /// The proxies of this ring have the new version first; the others get it then at the latest.
-    Canary { ring: String, until: Timestamp },
+    Canary {
+        ring: String,
+        until: Timestamp,
+        /// Whether they get it before, when every proxy of this ring enforces it.
+        #[serde(default)]
+        promote: Promote,
+    },
 }
 
 /// One VM of a proxy, and the time that says what is wrong with it: the end of its latest report when it is silent,

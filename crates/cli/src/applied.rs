@@ -51,6 +51,12 @@ impl OnChange {
         }
     }
 
+    /// Whether every proxy of every ring is known to enforce the change.
+    pub(crate) fn is_enforced(&self) -> bool {
+        let applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
+        applied.as_ref().is_some_and(|applied| applied.complete)
+    }
+
     /// Says on stderr who enforces the change.
     pub(crate) fn tell(&self, output: Output) -> Result<(), Failure> {
         let applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);

@@ -20,17 +20,17 @@ use keywheel_control::store::PostgresUrl;
 
 use crate::output::Output;
 
-pub(crate) use audit::Audit;
+pub(crate) use audit::{Audit, AuditFilter};
 pub(crate) use campaign::{Campaign, CreateCampaign};
 pub(crate) use key::{Client, Export, Format, Import, Key, Revoke, Rotation};
 pub(crate) use policy::{Notice, Policy, Retire, TermsArgs, Unset};
 pub(crate) use relay::Relay;
-pub(crate) use ring::{CanaryRule, Doctor, Healthcheck, Push, Ring, SigningKey};
+pub(crate) use ring::{CanaryRule, Doctor, Healthcheck, Listener, Push, Ring, SigningKey};
 pub(crate) use self_service::{OwnKey, SelfService};
 pub(crate) use serve::{LogFormat, MasterKey, Restore, RingAuth, RingTls, Serve, ServeTls};
 pub(crate) use token::Token;
-pub(crate) use value::End;
 use value::wait;
+pub(crate) use value::{End, Since};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -44,8 +44,6 @@ Exit codes:
   7  restored, but held back until what was revoked since is merged";
 
 const CONNECTION: &str = "Connection";
-const RING_URL: &str = "http://127.0.0.1:7071";
-const RING_URL_HELP: &str = "The ring listener's URL: a control plane's or a relay's";
 
 /// API keys for Envoy and Istio, rotated without downtime
 #[derive(Debug, Parser)]

@@ -8,6 +8,7 @@ use keywheel_keyring::document::DocumentError;
 use keywheel_keyring::signature::SignatureError;
 
 use crate::commands::key::when;
+use crate::output::counted;
 
 /// Why a command did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +47,7 @@ pub(crate) enum Failure {
     EnvoyUrl(String),
     #[error("the audit trail is empty, which it never is: somebody removed its records")]
     EmptyTrail,
-    #[error("{0} problems were found")]
+    #[error("{} found", counted(*.0, "problem was", "problems were"))]
     Unwell(usize),
     #[error("the change is made, but not every proxy is known to enforce it")]
     NotApplied,
@@ -88,6 +89,11 @@ pub(crate) enum Failure {
     NotConsumer { url: String, cause: String },
     #[error("the answer of {url} is not one of a ring listener ({cause}); is --ring-url the ring listener?")]
     NotRing { url: String, cause: String },
+    #[error(
+        "the ring listener at {url} asks for a token, and {}. Give --ring-token-file a file with a token of role `proxy` or `auditor`, or for a relay one that stands in its --proxy-token-file; or --client-cert and --client-key",
+        if *.sent { "does not take the one that it was sent" } else { "was sent none: the operator's token goes to no --ring-url that is not --url's own address" }
+    )]
+    RingToken { url: String, sent: bool },
     #[error("the ring listener refuses even a first page; is --ring-url a keywheel ring listener?")]
     NoHistory,
     #[error(
@@ -114,7 +120,7 @@ pub(crate) enum Failure {
     TrustFile { path: PathBuf, cause: String },
     #[error("cannot read the checkpoint {}: {cause}; give a file that holds what `keywheel audit checkpoint` printed", .path.display())]
     CheckpointFile { path: PathBuf, cause: std::io::Error },
-    #[error("{failed} of {of} targets do not enforce the ring: {why}")]
+    #[error("{failed} of {} not enforce the ring: {why}", counted(*.of, "target does", "targets do"))]
     Push { failed: usize, of: usize, why: String },
     #[error(
         "cannot listen on {address}: {cause}; stop what uses it, or choose another address with {option}"
@@ -153,7 +159,8 @@ pub(crate) enum Failure {
     #[error("the list {} names no key; write one on each line", .path.display())]
     EmptyList { path: PathBuf },
     #[error(
-        "{0} lines were refused; mend them and import the same list again: what is there already stays as it is"
+        "{} refused; mend them and import the same list again: what is there already stays as it is",
+        counted(*.0, "line was", "lines were")
     )]
     ImportRefused(usize),
     #[error("cannot write {}: {cause}", .path.display())]
@@ -184,7 +191,7 @@ impl Failure {
             | Self::NoCredentials { .. }
             | Self::HalfIdentity => 2,
             Self::Unreachable { .. } | Self::RingUnreachable { .. } | Self::ConsumerUnreachable { .. } => 3,
-            Self::NoToken | Self::BadToken | Self::TokenFile { .. } => 4,
+            Self::NoToken | Self::BadToken | Self::TokenFile { .. } | Self::RingToken { .. } => 4,
             Self::Relay(keywheel_relay::OpenError::Token(_)) => 4,
             Self::NoKey | Self::BadKey | Self::KeyFile { .. } | Self::ByProxy { .. } => 4,
             Self::Refused(problem) if matches!(problem.status, 401 | 403) => 4,

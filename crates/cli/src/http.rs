@@ -10,6 +10,7 @@ use keywheel_control::secret::random;
 use keywheel_keyring::PlainKey;
 use keywheel_keyring::key_text::random_id;
 use reqwest::header::{self, HeaderName, HeaderValue};
+use reqwest::redirect::Policy;
 use reqwest::{Certificate, Client, ClientBuilder, Identity, Method, RequestBuilder, StatusCode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -77,24 +78,39 @@ pub(crate) enum Repeat {
 
 /// From the command line, or else from the environment; in each, the text before the file.
 pub(crate) fn token(connection: &Connection) -> Result<String, Failure> {
+    let (text, file) = (connection.token.as_ref(), connection.token_file.as_ref());
+    given(text, file, "KEYWHEEL_TOKEN", "KEYWHEEL_TOKEN_FILE")?.ok_or(Failure::NoToken)
+}
+
+/// The token for a ring listener, if one was given that is not the operator's.
+pub(crate) fn ring_token(file: Option<&PathBuf>) -> Result<Option<String>, Failure> {
+    given(None, file, "KEYWHEEL_RING_TOKEN", "KEYWHEEL_RING_TOKEN_FILE")
+}
+
+fn given(
+    text: Option<&String>,
+    file: Option<&PathBuf>,
+    text_variable: &str,
+    file_variable: &str,
+) -> Result<Option<String>, Failure> {
     let read = |path: PathBuf| fs::read_to_string(&path).map_err(|cause| Failure::TokenFile { path, cause });
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-    let text = if let Some(token) = &connection.token {
+    let text = if let Some(token) = text {
         token.clone()
-    } else if let Some(path) = &connection.token_file {
+    } else if let Some(path) = file {
         read(path.clone())?
-    } else if let Some(token) = set("KEYWHEEL_TOKEN") {
+    } else if let Some(token) = set(text_variable) {
         token.to_string_lossy().into_owned()
-    } else if let Some(path) = set("KEYWHEEL_TOKEN_FILE") {
+    } else if let Some(path) = set(file_variable) {
         read(path.into())?
     } else {
-        return Err(Failure::NoToken);
+        return Ok(None);
     };
     let token = text.trim();
     if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(Failure::BadToken);
     }
-    Ok(token.to_owned())
+    Ok(Some(token.to_owned()))
 }
 
 /// The file that holds the token, where no text of it is given, for whoever reads it again and again.
@@ -124,7 +140,8 @@ pub(crate) fn client(connection: &Connection, url: &str) -> Result<ClientBuilder
         let path = path.clone();
         move |error: reqwest::Error| Failure::Pem { option, path, cause: innermost(&error) }
     };
-    let mut client = Client::builder().connect_timeout(Duration::from_secs(5));
+    // Nothing of keywheel redirects, and where somebody else does, no token and no key is to follow.
+    let mut client = Client::builder().connect_timeout(Duration::from_secs(5)).redirect(Policy::none());
     if let Some(path) = &connection.ca {
         let certificates = Certificate::from_pem_bundle(&read("--ca", path)?).map_err(bad("--ca", path))?;
         if certificates.is_empty() {
@@ -193,6 +210,11 @@ impl<'a> Api<'a> {
         let http = client(connection, &url)?.timeout(Duration::from_secs(30));
         let http = http.build().map_err(|error| credential.unreachable(&url, &error))?;
         Ok(Self { http, applied, url, credential })
+    }
+
+    /// Whether the change that was made last is known to be enforced by every proxy: then nothing of it waits.
+    pub(crate) fn is_enforced(&self) -> bool {
+        self.applied.is_enforced()
     }
 
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {

@@ -1,18 +1,22 @@
 //! The ring listener of a control plane or relay: signed documents, as they are.
+//!
+//! What answers at a `--ring-url` may be a relay that somebody has taken over, so the operator's token does not go there.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use keywheel_api::Problem;
 use keywheel_keyring::signature::{SIGNATURE_HEADER, SIGNER_HEADER};
-use reqwest::{Client, StatusCode};
+use reqwest::{Client, StatusCode, Url};
 use serde::Deserialize;
 
-use crate::args::Connection;
+use crate::args::{Connection, Listener};
 use crate::commands::key::segment;
 use crate::failure::Failure;
-use crate::http::{client, is_url, lost};
+use crate::http::{client, is_url, lost, optional_token, ring_token};
 
+/// Where a control plane listens for proxies unless it is told otherwise.
+const RING_PORT: u16 = 7071;
 /// How long a call may take beyond the wait that it asks for.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -77,19 +81,26 @@ impl SourceError {
 }
 
 impl Source {
-    pub(crate) fn new(
-        url: &str,
-        ring: &str,
-        token: Option<String>,
-        connection: &Connection,
-    ) -> Result<Self, Failure> {
-        let listener = url.trim_end_matches('/').to_owned();
+    pub(crate) fn new(from: &Listener, ring: &str, connection: &Connection) -> Result<Self, Failure> {
+        let (listener, its_own) = match &from.ring_url {
+            None => (beside(&connection.url)?, true),
+            Some(url) => (url.trim_end_matches('/').to_owned(), one_origin(url, &connection.url)),
+        };
         if !is_url(&listener) {
             return Err(Failure::RingUrl(listener));
         }
+        let token = match ring_token(from.ring_token_file.as_ref())? {
+            None if its_own => optional_token(connection)?,
+            token => token,
+        };
         let http = client(connection, &listener)?.build();
         let http = http.map_err(|error| unreachable(&listener, &error))?;
         Ok(Self { http, listener, ring: ring.to_owned(), token })
+    }
+
+    /// Its URL.
+    pub(crate) fn listener(&self) -> &str {
+        &self.listener
     }
 
     pub(crate) async fn take(&self, ask: &Ask) -> Result<Signed, SourceError> {
@@ -129,6 +140,10 @@ impl Source {
     }
 
     fn refused(&self, status: StatusCode, body: &[u8]) -> SourceError {
+        if status == StatusCode::UNAUTHORIZED {
+            let (url, sent) = (self.listener.clone(), self.token.is_some());
+            return SourceError::Never(Failure::RingToken { url, sent });
+        }
         let Ok(problem) = serde_json::from_slice::<Problem>(body) else {
             return if status.is_server_error() {
                 SourceError::Later(Failure::NotRing {
@@ -151,6 +166,62 @@ impl Source {
     }
 }
 
+/// The ring listener of the control plane at this URL, where nobody says otherwise.
+fn beside(url: &str) -> Result<String, Failure> {
+    let no_url = || Failure::Url(url.to_owned());
+    let parsed = Url::parse(url).ok().filter(|_| is_url(url)).ok_or_else(no_url)?;
+    let host = parsed.host_str().ok_or_else(no_url)?;
+    Ok(format!("{}://{host}:{RING_PORT}", parsed.scheme()))
+}
+
+/// Whether scheme, host and port are the same, so that whoever answers has seen the operator's token anyway.
+fn one_origin(url: &str, other: &str) -> bool {
+    let origin = |url| Url::parse(url).map(|url| url.origin()).ok();
+    origin(url).is_some_and(|of_one| of_one.is_tuple() && Some(of_one) == origin(other))
+}
+
 fn unreachable(listener: &str, error: &reqwest::Error) -> Failure {
     Failure::RingUnreachable { url: listener.to_owned(), cause: lost(listener, error) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ring_listener_is_looked_for_beside_the_control_plane() {
+        let cases = [
+            ("http://127.0.0.1:7070", "http://127.0.0.1:7071"),
+            ("https://keywheel.example", "https://keywheel.example:7071"),
+            ("https://me:secret@keywheel.example/behind/a/path?x#y", "https://keywheel.example:7071"),
+            ("http://[::1]:7070/", "http://[::1]:7071"),
+        ];
+        for (url, listener) in cases {
+            assert_eq!(beside(url).unwrap(), listener, "{url}");
+        }
+        for bad in ["", "keywheel.example", "ftp://keywheel.example", "https://"] {
+            assert!(matches!(beside(bad), Err(Failure::Url(_))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_origin_is_scheme_host_and_port() {
+        let api = "https://keywheel.example:7070";
+        for same in [api, "https://keywheel.example:7070/rings", "https://KEYWHEEL.example:7070"] {
+            assert!(one_origin(same, api), "{same}");
+        }
+        assert!(one_origin("https://keywheel.example:443", "https://keywheel.example"));
+        for other in [
+            "https://keywheel.example:7071",
+            "http://keywheel.example:7070",
+            "https://keywheel.example.evil:7070",
+            "https://keywheel.example:7070@evil",
+            "https://evil/keywheel.example:7070",
+            "file:///etc",
+            "",
+        ] {
+            assert!(!one_origin(other, api), "{other}");
+        }
+        assert!(!one_origin("file:///etc", "file:///etc"), "nobody's origin");
+    }
 }

@@ -149,7 +149,8 @@ fn trail(routes: Routes) -> Routes {
             AUDIT,
             audit::list,
             op("listAudit", "Lists audit records, oldest first")
-                .query::<audit::Page>()
+                .says("With a filter one request looks at 20,000 records at most: follow `next` to its end.")
+                .query::<audit::Filter>()
                 .lists::<AuditRecord>("A page of the trail"),
         )
         .get(

@@ -5,7 +5,7 @@
 //!    │        ▲ │  ◄──────  │                   │     compromised: from each of them,
 //!    │        │ │           │                   │     and nothing leads back from it
 //!    └────────┼─┴───────────┴───────► revoked   │
-//!             └──────────── reinstated ─┴───────┘
+//!             └──────────── reinstated ─┴───────┘     (or pending, if its time has not come)
 //!
 //! distributing ──► overlapping ◄─► draining ──► completed
 //!      │                │             │

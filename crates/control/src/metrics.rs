@@ -142,6 +142,7 @@ struct Shown {
     proxies: Family<RingLabels, Gauge>,
     usage: Family<RingStateLabels, Gauge>,
     entries: Family<RingStateLabels, Gauge>,
+    waiting: Family<RingLabels, Gauge>,
     ages: Family<AgeLabels, Gauge>,
     oldest: Family<RingLabels, Gauge>,
     rotations: Family<StateLabels, Gauge>,
@@ -161,6 +162,8 @@ pub(crate) struct RingFigures {
     pub(crate) usage: [(&'static str, u64); 3],
     /// By state; absent where the database did not say.
     pub(crate) entries: Option<Vec<(String, u64)>>,
+    /// Versions that its canary has and it has not; absent where it has no canary.
+    pub(crate) waiting: Option<u64>,
     /// Active versions at least so many days old.
     pub(crate) ages: Option<Vec<(u64, u64)>>,
     pub(crate) oldest_seconds: Option<u64>,
@@ -211,6 +214,8 @@ impl Default for Metrics {
             shown.usage.clone(),
         );
         r.register("ring_entries", "Key versions that proxies hold", shown.entries.clone());
+        let help = "Key versions that the ring's canary has and the ring has not";
+        r.register("ring_waiting_versions", help, shown.waiting.clone());
         r.register(
             "ring_active_versions_of_age",
             "Active key versions at least so many days old",
@@ -290,6 +295,7 @@ impl Shown {
         // What has gone is not shown as it was.
         self.usage.clear();
         self.entries.clear();
+        self.waiting.clear();
         self.ages.clear();
         self.oldest.clear();
         self.rotations.clear();
@@ -309,6 +315,9 @@ impl Shown {
             }
             for (days, count) in figures.ages.iter().flatten() {
                 self.ages.get_or_create(&AgeLabels { ring: ring(), days: *days }).set(int(*count));
+            }
+            if let Some(waiting) = figures.waiting {
+                self.waiting.get_or_create(&labels).set(int(waiting));
             }
             if let Some(oldest) = figures.oldest_seconds {
                 self.oldest.get_or_create(&labels).set(int(oldest));

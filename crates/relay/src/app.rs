@@ -18,7 +18,7 @@ use keywheel_api::ring::MAX_PROXY_REPORTS;
 use keywheel_api::{Problem, ProblemKind, ProxyReports};
 use keywheel_control::clock;
 use keywheel_control::ring::proxies::HEADER;
-use keywheel_control::serve::ClientCertificate;
+use keywheel_control::serve::{ClientCertificate, vouch};
 use keywheel_keyring::usage::MAX_REPORT;
 use keywheel_keyring::{Digest, Epoch, Millis};
 use serde::Deserialize;
@@ -85,6 +85,7 @@ async fn guard(State(relay): State<Arc<Relay>>, request: Request, next: Next) ->
     let certificate = request.extensions().get::<ClientCertificate>().is_some();
     // A good token is let in whoever fails beside it.
     if relay.access.lets_in(authorization, certificate) {
+        vouch(request.extensions());
         return next.run(request).await;
     }
     // No token is no guess.

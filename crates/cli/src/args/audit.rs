@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::Subcommand;
+use clap::{Args as Group, Subcommand};
 use keywheel_keyring::PublicKey;
+
+use super::value::{Since, since};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Audit {
@@ -15,6 +17,8 @@ pub(crate) enum Audit {
         /// At most so many
         #[arg(long, value_name = "COUNT")]
         limit: Option<u64>,
+        #[command(flatten)]
+        which: AuditFilter,
     },
     /// Fetch the whole trail and verify that no record was edited, dropped or moved
     Verify {
@@ -30,4 +34,21 @@ pub(crate) enum Audit {
     Checkpoint,
     /// List the checkpoints that there are
     Checkpoints,
+}
+
+/// Which records. All that is given must hold.
+#[derive(Debug, Group)]
+pub(crate) struct AuditFilter {
+    /// From the last so much time, such as 24h, or since a time such as 2026-11-28T14:00:00Z
+    #[arg(long, value_name = "WHEN", value_parser = since)]
+    pub(crate) since: Option<Since>,
+    /// Of this actor, such as a token's id
+    #[arg(long)]
+    pub(crate) actor: Option<String>,
+    /// This action, such as `key.revoke`, or all of a kind: `key.`
+    #[arg(long)]
+    pub(crate) action: Option<String>,
+    /// What was done to this key, version, rotation, client, …: an id or a name
+    #[arg(long, value_name = "ID")]
+    pub(crate) object: Option<String>,
 }

@@ -6,8 +6,7 @@ use std::time::Duration;
 use clap::{Args as Group, Subcommand, ValueEnum};
 use keywheel_keyring::KeyPrefix;
 
-use super::value::duration;
-use super::{RING_URL, RING_URL_HELP};
+use super::value::{duration, silence};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Ring {
@@ -62,8 +61,8 @@ pub(crate) enum Ring {
         /// This one, as `ring proxies` shows it; repeat for more
         #[arg(long, value_name = "INSTANCE", required_unless_present = "silent_for")]
         instance: Vec<String>,
-        /// All that were not heard of for so long, such as 24h; at least 60s
-        #[arg(long, value_name = "DURATION", value_parser = duration)]
+        /// All that were not heard of for so long, such as 24h; at least 60s, for which one that runs may be silent
+        #[arg(long, value_name = "DURATION", value_parser = silence)]
         silent_for: Option<Duration>,
     },
     /// Print what the filter's `control.trust` needs, as a list of JSON, which YAML reads too
@@ -89,8 +88,8 @@ pub(crate) enum Ring {
         /// most 500 entries
         #[arg(long, required = true)]
         seed: bool,
-        #[arg(long, value_name = "URL", env = "KEYWHEEL_RING_URL", default_value = RING_URL, help = RING_URL_HELP)]
-        ring_url: String,
+        #[command(flatten)]
+        from: Listener,
     },
     /// Have the keys of a ring follow a policy, unless they or their clients have one
     SetPolicy {
@@ -164,6 +163,20 @@ impl From<Promote> for keywheel_api::Promote {
     }
 }
 
+/// A ring listener, and what it is shown.
+#[derive(Debug, Group)]
+pub(crate) struct Listener {
+    /// The ring listener's URL: a control plane's or a relay's [default: --url's host, at port 7071]
+    #[arg(long, value_name = "URL", env = "KEYWHEEL_RING_URL")]
+    pub(crate) ring_url: Option<String>,
+    // Not by clap's `env`, as with the admin token: an option must win over the environment's other one.
+    /// A file that holds a token for the ring listener: of role `proxy` or `auditor`, or one that the relay knows. Without
+    /// it a --ring-url gets no token, unless scheme, host and port are those of --url: whoever answers there would have the
+    /// admin token [env: KEYWHEEL_RING_TOKEN, KEYWHEEL_RING_TOKEN_FILE]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ring_token_file: Option<PathBuf>,
+}
+
 #[derive(Debug, Group)]
 pub(crate) struct Push {
     #[arg(default_value = "production")]
@@ -177,8 +190,8 @@ pub(crate) struct Push {
     /// How long a target may make no progress, such as 30s; with --follow it may for ever
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "30s")]
     pub(crate) timeout: Duration,
-    #[arg(long, value_name = "URL", env = "KEYWHEEL_RING_URL", default_value = RING_URL, help = RING_URL_HELP)]
-    pub(crate) ring_url: String,
+    #[command(flatten)]
+    pub(crate) from: Listener,
 }
 
 #[derive(Debug, Group)]
@@ -188,8 +201,8 @@ pub(crate) struct Doctor {
     /// The admin interface of an Envoy, such as http://127.0.0.1:9901; repeat it for more
     #[arg(long, value_name = "URL")]
     pub(crate) envoy: Vec<String>,
-    #[arg(long, value_name = "URL", env = "KEYWHEEL_RING_URL", default_value = RING_URL, help = RING_URL_HELP)]
-    pub(crate) ring_url: String,
+    #[command(flatten)]
+    pub(crate) from: Listener,
 }
 
 #[derive(Debug, Group)]

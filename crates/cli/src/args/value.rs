@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use keywheel_api::WaveSize;
 use keywheel_api::labels::is_label;
 use keywheel_api::policy::Day;
 use keywheel_api::policy::Window;
+use keywheel_api::{Timestamp, WaveSize};
 
 /// Reads `team=payments`.
 pub(super) fn label(text: &str) -> Result<(String, String), String> {
@@ -73,6 +73,27 @@ pub(super) fn wait(text: &str) -> Result<Duration, String> {
     if fits { Ok(limit) } else { Err(format!("`{text}` is no time to wait: 1s to 60s")) }
 }
 
+/// Reads a [`duration`] after which a proxy may be taken for gone.
+pub(super) fn silence(text: &str) -> Result<Duration, String> {
+    let silent = duration(text)?;
+    let rule = "a proxy that runs may be silent for 60s, since it waits that long for its turn: name those that you \
+                know to be gone with --instance, or say 60s or more";
+    if silent.as_secs() >= 60 { Ok(silent) } else { Err(format!("`{text}` is too short: {rule}")) }
+}
+
+/// From when on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Since {
+    Ago(Duration),
+    At(Timestamp),
+}
+
+/// Reads a [`duration`], or a time.
+pub(super) fn since(text: &str) -> Result<Since, String> {
+    let rule = |_| format!("`{text}` is no time: write it like 24h, or 2026-11-28T14:00:00Z");
+    duration(text).map(Since::Ago).or_else(|_| text.parse().map(Since::At).map_err(rule))
+}
+
 /// When something ends.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum End {
@@ -94,6 +115,13 @@ mod tests {
         for (text, seconds) in [("0s", 0), ("2s", 2), ("30m", 1800), ("1h30m", 5400), ("90d", 7_776_000)] {
             assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
         }
+        assert_eq!(since("24h"), Ok(Since::Ago(Duration::from_secs(86_400))));
+        assert!(
+            matches!(since("2026-11-28T14:00:00Z"), Ok(Since::At(at)) if at.as_second() == 1_795_874_400)
+        );
+        assert!(since("yesterday").unwrap_err().contains("24h"));
+        assert_eq!(silence("60s"), Ok(Duration::from_secs(60)));
+        assert!(silence("59s").unwrap_err().contains("may be silent for 60s"));
         for bad in ["", "30", "m", "-3s", "1y", "1 h", "99999999999999999999s", "9999999999999999999d"] {
             assert!(duration(bad).is_err(), "{bad}");
         }

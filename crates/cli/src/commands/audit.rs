@@ -1,15 +1,17 @@
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use keywheel_api::audit::{Head, Verified, Verifier};
-use keywheel_api::{AuditRecord, Checkpoint, Checkpoints, List};
+use keywheel_api::{AuditRecord, Checkpoint, Checkpoints, List, Timestamp};
 use keywheel_keyring::{Digest, PublicKey};
 use serde::Serialize;
 
+use super::key::segment;
 use crate::args;
 use crate::failure::Failure;
 use crate::http::Api;
-use crate::output::{Output, print, table};
+use crate::output::{Output, counted, print, table};
 
 /// The most records of one page.
 const PAGE: u32 = 500;
@@ -27,8 +29,8 @@ struct Report {
 
 pub(crate) async fn run(command: args::Audit, api: &Api<'_>, output: Output) -> Result<(), Failure> {
     match command {
-        args::Audit::List { after, limit } => {
-            let records = take(api, after, limit).await?;
+        args::Audit::List { after, limit, which } => {
+            let records = take(api, &which, after, limit).await?;
             output.result(&records, |records| list(records))
         }
         args::Audit::Verify { checkpoint, trust } => {
@@ -59,22 +61,40 @@ pub(crate) async fn run(command: args::Audit, api: &Api<'_>, output: Output) -> 
     }
 }
 
-async fn take(api: &Api<'_>, after: u64, limit: Option<u64>) -> Result<Vec<AuditRecord>, Failure> {
-    let (mut records, mut after) = (Vec::new(), after);
+async fn take(
+    api: &Api<'_>,
+    which: &args::AuditFilter,
+    after: u64,
+    limit: Option<u64>,
+) -> Result<Vec<AuditRecord>, Failure> {
+    let since = which.since.map(|since| match since {
+        args::Since::At(at) => at,
+        args::Since::Ago(ago) => {
+            let at = SystemTime::now().checked_sub(ago).and_then(|at| Timestamp::try_from(at).ok());
+            at.unwrap_or_default()
+        }
+    });
+    let filters = [
+        ("since", since.map(|since| since.to_string())),
+        ("actor", which.actor.clone()),
+        ("action", which.action.clone()),
+        ("resource", which.object.clone()),
+    ];
+    let filters: String =
+        filters.into_iter().filter_map(|(name, text)| Some(format!("&{name}={}", segment(&text?)))).collect();
+    let (mut records, mut after) = (Vec::new(), after.to_string());
     loop {
         let left = limit.map_or(u64::MAX, |limit| limit.saturating_sub(records.len() as u64));
         let page = u64::from(PAGE).min(left);
         if page == 0 {
             return Ok(records);
         }
-        let page: List<AuditRecord> = api.get(&format!("/v1/audit?after={after}&limit={page}")).await?;
-        match page.items.last() {
-            Some(last) => after = last.seq,
-            None => return Ok(records),
-        }
+        let page: List<AuditRecord> =
+            api.get(&format!("/v1/audit?after={after}&limit={page}{filters}")).await?;
         records.extend(page.items);
-        if page.next.is_none() {
-            return Ok(records);
+        match page.next {
+            Some(next) => after = next,
+            None => return Ok(records),
         }
     }
 }
@@ -139,12 +159,15 @@ fn found(report: &Report) -> String {
     let after = match records.saturating_sub(*covered) {
         0 => String::new(),
         some => format!(
-            "\nThe newest {some} are not covered by a checkpoint yet: had some been dropped after them, or they \
-             been rewritten, it would not show. `keywheel audit checkpoint` covers them.",
+            "\nNo checkpoint covers the newest {} yet: if some after that were dropped, or that was rewritten, it would \
+             not show. `keywheel audit checkpoint` covers what there is.",
+            counted(some, "record", "records")
         ),
     };
     format!(
-        "The audit trail is whole: {records} records, {checkpoints} checkpoints, the last at record {covered}.\n\
+        "The audit trail is whole: {}, {}, the last at record {covered}.\n\
          Head  {head}{after}",
+        counted(*records, "record", "records"),
+        counted(*checkpoints, "checkpoint", "checkpoints"),
     )
 }

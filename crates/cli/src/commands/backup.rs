@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::args;
 use crate::failure::Failure;
 use crate::http::Api;
-use crate::output::Output;
+use crate::output::{Output, counted};
 
 /// The file has its name only when all of it is on the disk.
 pub(crate) async fn take(out: &Path, api: &Api<'_>, output: Output) -> Result<(), Failure> {
@@ -106,8 +106,8 @@ fn human(report: &Report) -> String {
     }
     if report.unnamed > 0 {
         text += &format!(
-            "\n{} leaked secrets were reported that the trail does not name: report them again with `keywheel revoke`.\n",
-            report.unnamed
+            "\n{} reported that the trail does not name: report what leaked again with `keywheel revoke`.\n",
+            counted(report.unnamed, "leaked secret was", "leaked secrets were")
         );
     }
     match report.master_key {

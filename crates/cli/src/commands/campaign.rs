@@ -9,7 +9,7 @@ use super::watch::watch;
 use crate::args;
 use crate::failure::Failure;
 use crate::http::Api;
-use crate::output::{Output, table};
+use crate::output::{Output, counted, table};
 
 pub(crate) async fn run(command: args::Campaign, api: &Api<'_>, output: Output) -> Result<(), Failure> {
     match command {
@@ -72,12 +72,14 @@ async fn create(args: args::CreateCampaign, api: &Api<'_>, output: Output) -> Re
         let Campaign { name, selected, keys_per_wave, .. } = campaign;
         if campaign.state.is_over() {
             return format!(
-                "Campaign {name} is {}: none of its {selected} keys can be rotated.\n\nNext: keywheel campaign keys {name}",
-                campaign.state.in_words()
+                "Campaign {name} is {}: none of its {} can be rotated.\n\nNext: keywheel campaign keys {name}",
+                campaign.state.in_words(),
+                counted(*selected, "key", "keys")
             );
         }
         format!(
-            "Campaign {name} rotates {selected} keys, {keys_per_wave} in a wave. A key's turn comes once its next version is deposited.\n\nNext: keywheel campaign keys {name} --state waiting_for_deposit, key deposit KEY, campaign watch {name}"
+            "Campaign {name} rotates {}, {keys_per_wave} in a wave. A key's turn comes once its next version is deposited.\n\nNext: keywheel campaign keys {name} --state waiting_for_deposit, key deposit KEY, campaign watch {name}",
+            counted(*selected, "key", "keys")
         )
     })
 }
@@ -173,8 +175,10 @@ fn counts(keys: &CampaignKeys) -> String {
 
 fn size(campaign: &Campaign) -> String {
     match campaign.wave {
-        WaveSize::Keys(_) => format!("{} keys", campaign.keys_per_wave),
-        WaveSize::Percent(percent) => format!("{} keys ({percent} %)", campaign.keys_per_wave),
+        WaveSize::Keys(_) => counted(campaign.keys_per_wave, "key", "keys"),
+        WaveSize::Percent(percent) => {
+            format!("{} ({percent} %)", counted(campaign.keys_per_wave, "key", "keys"))
+        }
     }
 }
 
@@ -195,7 +199,8 @@ fn why(reason: SkipReason) -> &'static str {
 fn halted(reason: &HaltReason) -> String {
     match reason {
         HaltReason::RolledBack { rotations, allowed } => {
-            format!("{rotations} rotations were rolled back, and {allowed} may be")
+            let rolled_back = counted(*rotations, "rotation was", "rotations were");
+            format!("{rolled_back} rolled back, and {allowed} may be")
         }
         HaltReason::Refused { refused, requests, allowed } => {
             format!("{refused} of {requests} requests were refused, and a share of {allowed} may be")
@@ -206,9 +211,15 @@ fn halted(reason: &HaltReason) -> String {
 fn waits(wait: CampaignWait) -> String {
     match wait {
         CampaignWait::Pause { until } => format!("for its next wave, at {}", when(until)),
-        CampaignWait::Proxies { behind } => format!("for {behind} proxies that do not enforce the last wave"),
+        CampaignWait::Proxies { behind } => {
+            let behind = counted(behind, "proxy that does", "proxies that do");
+            format!("for {behind} not enforce the last wave")
+        }
         CampaignWait::Canary { versions } => {
-            format!("for {versions} versions that wait in the ring's canary")
+            format!(
+                "for {} in the ring's canary",
+                counted(versions, "version that waits", "versions that wait")
+            )
         }
         CampaignWait::Deposits => "for deposits: none of the keys that are left could be rotated now".into(),
         CampaignWait::Overlaps => "for its rotations to end".into(),
@@ -218,9 +229,11 @@ fn waits(wait: CampaignWait) -> String {
 fn previewed(preview: &CampaignPreview) -> String {
     let CampaignPreview { ring, selected, keys, skipped, keys_per_wave, waves } = preview;
     let would = if *waves == 0 {
-        format!("It would rotate none of the {selected} keys of ring {ring} that it selects.")
+        let selected = counted(*selected, "key", "keys");
+        format!("It would rotate none of the {selected} of ring {ring} that it selects.")
     } else {
-        format!("It would rotate {selected} keys of ring {ring} in {waves} waves of {keys_per_wave}.")
+        let (selected, waves) = (counted(*selected, "key", "keys"), counted(*waves, "wave", "waves"));
+        format!("It would rotate {selected} of ring {ring} in {waves} of {keys_per_wave}.")
     };
     let mut lines = vec![would, format!("Now      {}", counts(keys))];
     lines.extend(skipped.iter().map(left_out));

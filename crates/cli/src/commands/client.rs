@@ -4,7 +4,7 @@ use super::key::{filters, label_changes, labelled, or_none, segment};
 use crate::args;
 use crate::failure::Failure;
 use crate::http::{Api, Tagged};
-use crate::output::{Output, table};
+use crate::output::{Output, counted, table};
 
 pub(crate) async fn run(command: args::Client, api: &Api<'_>, output: Output) -> Result<(), Failure> {
     match command {
@@ -41,7 +41,8 @@ pub(crate) async fn run(command: args::Client, api: &Api<'_>, output: Output) ->
             let path = format!("/v1/clients/{}/revoke", segment(&name));
             let revoked: RevokedClient = api.post(&path, &Revoke { compromised }).await?;
             output.result(&revoked, |revoked| {
-                format!("{} keys of client {} are revoked.", revoked.keys, revoked.client)
+                let RevokedClient { client, keys } = revoked;
+                format!("Of client {client} {} revoked.", counted(*keys, "key is", "keys are"))
             })
         }
     }

@@ -5,14 +5,14 @@ mod judge;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use keywheel_api::{Key, Ring, RingSigningKey};
+use keywheel_api::{Key, Ring, RingSigningKey, Timestamp};
 use keywheel_keyring::{Document, PublicKey, signature};
 
 use super::key::segment;
 use crate::applied::OnChange;
 use crate::args::{self, Connection};
 use crate::failure::Failure;
-use crate::http::{Api, token};
+use crate::http::Api;
 use crate::output::Output;
 use crate::source::{Ask, Source};
 use judge::{Envoy, Facts, Finding, Level, RingListener};
@@ -30,13 +30,23 @@ pub(crate) async fn run(
     let signing_keys: Vec<RingSigningKey> = api.list(&format!("{path}/signing-keys"), &[]).await?;
     let overdue: Vec<Key> = api.list("/v1/keys", &[("schedule", "overdue")]).await?;
     let not_ready = api.not_ready().await?;
-    let listener = listener(&args.ring_url, &ring, connection).await?;
+    let listener = listener(&args.from, &ring, connection).await?;
     let mut envoys = Vec::with_capacity(args.envoy.len());
     for url in &args.envoy {
         envoys.push(Envoy { url: url.clone(), seen: envoy::look(url, connection).await? });
     }
     let overdue = overdue.into_iter().filter(|key| key.ring == ring.name).map(|key| key.id).collect();
-    let facts = Facts { ring, signing_keys, overdue, not_ready, listener, envoys };
+    let canary = match &ring.has_canary {
+        Some(canary) => match api.get::<Ring>(&format!("/v1/rings/{}", segment(canary))).await {
+            Ok(canary) => Some(canary),
+            // A token that is limited to the main ring.
+            Err(Failure::Refused(_)) => None,
+            Err(failure) => return Err(failure),
+        },
+        None => None,
+    };
+    let now = Timestamp::try_from(SystemTime::now()).unwrap_or_default();
+    let facts = Facts { now, ring, canary, signing_keys, overdue, not_ready, listener, envoys };
     let findings = judge::judge(&facts);
     output.result(&findings, |findings| human(findings))?;
     let problems = findings.iter().filter(|finding| finding.level == Level::Problem).count();
@@ -44,11 +54,20 @@ pub(crate) async fn run(
 }
 
 /// What the ring listener hands out now.
-async fn listener(url: &str, ring: &Ring, connection: &Connection) -> Result<RingListener, Failure> {
-    let source = Source::new(url, &ring.name, Some(token(connection)?), connection)?;
+async fn listener(
+    from: &args::Listener,
+    ring: &Ring,
+    connection: &Connection,
+) -> Result<RingListener, Failure> {
+    let source = Source::new(from, &ring.name, connection)?;
     let signed = match source.take(&Ask::FirstPage).await {
         Ok(signed) => signed,
-        Err(error) => return Ok(RingListener::Failed(error.into_failure().to_string())),
+        Err(error) => {
+            let failure = error.into_failure();
+            let keeps_out = matches!(failure.exit_code(), 4);
+            let said = failure.to_string();
+            return Ok(if keeps_out { RingListener::KeepsOut(said) } else { RingListener::Failed(said) });
+        }
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let trusted: Vec<PublicKey> = ring.trust.iter().filter_map(|key| key.parse().ok()).collect();

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use reqwest::redirect::Policy;
-
 use crate::args::{Connection, Healthcheck};
 use crate::failure::Failure;
 use crate::http::{client, innermost, is_url};
@@ -17,7 +15,7 @@ pub(crate) async fn run(args: &Healthcheck, connection: &Connection) -> Result<(
         return Err(Failure::HealthUrl(url.clone()));
     }
     let unwell = |cause: String| Failure::Unhealthy { url: url.clone(), cause };
-    let http = client(connection, url)?.timeout(PATIENCE).redirect(Policy::none());
+    let http = client(connection, url)?.timeout(PATIENCE);
     let http = http.build().map_err(|error| unwell(innermost(&error)))?;
     let answer = http.get(url).send().await.map_err(|error| unwell(innermost(&error)))?;
     let status = answer.status().as_u16();

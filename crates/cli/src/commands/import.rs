@@ -14,7 +14,7 @@ use super::key::segment;
 use crate::args::{self, Format};
 use crate::failure::Failure;
 use crate::http::Api;
-use crate::output::{Output, table};
+use crate::output::{Output, counted, table};
 
 /// Refused lines that are shown to a person; JSON has them all.
 const SHOWN: usize = 20;
@@ -308,7 +308,11 @@ fn item(line: Line<Vec<String>>, client: Option<&str>) -> Result<ImportItem, Str
 fn human(report: &Report) -> String {
     let Report { ring, dry_run, imported, present, refused } = report;
     let would = if *dry_run { "Would import" } else { "Imported" };
-    let mut text = format!("{would} {imported} keys into ring {ring}; {present} were there already.");
+    let mut text = format!(
+        "{would} {} into ring {ring}; {} there already.",
+        counted(*imported, "key", "keys"),
+        counted(*present, "was", "were")
+    );
     if refused.is_empty() {
         return text;
     }
@@ -317,7 +321,11 @@ fn human(report: &Report) -> String {
         .take(SHOWN)
         .map(|refused| [refused.line.to_string(), refused.detail.clone()])
         .collect();
-    text += &format!("\n\n{} lines were refused:\n\n{}", refused.len(), table(["LINE", "WHY"], &rows));
+    text += &format!(
+        "\n\n{} refused:\n\n{}",
+        counted(refused.len(), "line was", "lines were"),
+        table(["LINE", "WHY"], &rows)
+    );
     if refused.len() > SHOWN {
         text += &format!("\n… and {} more; --output json has all", refused.len().saturating_sub(SHOWN));
     }

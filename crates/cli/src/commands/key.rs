@@ -2,13 +2,14 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use keywheel_api::{
-    AddVersion, CreateKey, Deposit, Key, KeyUsage, KeyWithSecret, LabelChanges, Labels, NewVersion,
-    Reporting, Revoke, Ring, RotationState, RotationWithSecret, Schedule, ScheduleState, StartRotation,
-    State, Timestamp, UpdateKey,
+    AddVersion, Client, CreateKey, Deposit, Key, KeyUsage, KeyWithSecret, LabelChanges, Labels, NewVersion,
+    Reporting, Revoke, Ring, Rotation, RotationState, RotationWithSecret, Schedule, ScheduleState,
+    StartRotation, State, Timestamp, UpdateKey, WaitsFor,
 };
 use keywheel_control::secret::random;
 use keywheel_keyring::{KeyPrefix, PlainKey, VersionId};
 
+use super::canary;
 use crate::args;
 use crate::failure::Failure;
 use crate::http::{Api, Tagged};
@@ -17,7 +18,9 @@ use crate::output::{Output, table};
 pub(crate) async fn run(command: args::Key, api: &Api<'_>, output: Output) -> Result<(), Failure> {
     match command {
         args::Key::Create { client, scopes, begins_in, expires_in, ring, labels, policy } => {
-            let (secret, version) = make(api, &ring).await?;
+            let belongs_to: Ring = api.get(&format!("/v1/rings/{}", segment(&ring))).await?;
+            let (secret, version) = make(&belongs_to)?;
+            let id = version.id.clone();
             let expires_at = expires_in.map(from_now);
             let not_before = begins_in.map(from_now);
             let (ring, version) = (Some(ring), Some(version));
@@ -25,7 +28,9 @@ pub(crate) async fn run(command: args::Key, api: &Api<'_>, output: Output) -> Re
             let new = CreateKey { client, ring, scopes, not_before, expires_at, version, labels, policy };
             let mut made: KeyWithSecret = api.post("/v1/keys", &new).await?;
             made.secret = Some(secret.expose().to_owned());
-            output.result(&made, created)
+            let waits = waits_until(&made.key, &id);
+            let waits = canary::waits(&belongs_to, waits.filter(|_| !api.is_enforced()));
+            output.result(&made, |made| created(made, waits.as_deref()))
         }
         args::Key::Import(import) => super::import::run(import, api, output).await,
         args::Key::Export(export) => super::import::export(export, api, output).await,
@@ -36,6 +41,9 @@ pub(crate) async fn run(command: args::Key, api: &Api<'_>, output: Output) -> Re
             let query: Vec<_> =
                 query.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?))).collect();
             let mut keys: Vec<Key> = api.list("/v1/keys", &query).await?;
+            if let (true, Some(client)) = (keys.is_empty(), &client) {
+                exists(api, client).await?;
+            }
             keys.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
             output.result(&keys, |keys| list(keys))
         }
@@ -63,8 +71,7 @@ pub(crate) async fn run(command: args::Key, api: &Api<'_>, output: Output) -> Re
         }
         args::Key::Deposit { key } => {
             let path = format!("/v1/keys/{}", segment(&key));
-            let key: Key = api.get(&path).await?;
-            let (secret, version) = make(api, &key.ring).await?;
+            let (secret, version) = make(&ring_of(api, &path).await?)?;
             let key: Key = api.post(&format!("{path}/next"), &Deposit { version }).await?;
             let made = KeyWithSecret { key, secret: Some(secret.expose().to_owned()) };
             output.result(&made, deposited)
@@ -75,15 +82,21 @@ pub(crate) async fn run(command: args::Key, api: &Api<'_>, output: Output) -> Re
         }
         args::Key::AddVersion { key } => {
             let path = format!("/v1/keys/{}", segment(&key));
-            let key: Key = api.get(&path).await?;
-            let (secret, version) = make(api, &key.ring).await?;
+            let ring = ring_of(api, &path).await?;
+            let (secret, version) = make(&ring)?;
+            let id = version.id.clone();
             let new = AddVersion { not_before: None, version: Some(version) };
             let mut made: KeyWithSecret = api.post(&format!("{path}/versions"), &new).await?;
             made.secret = Some(secret.expose().to_owned());
+            let waits = waits_until(&made.key, &id);
+            let waits = canary::waits(&ring, waits.filter(|_| !api.is_enforced()));
+            let waits = waits.map(|waits| format!("{waits}\n")).unwrap_or_default();
             output.result(&made, |made| {
                 let secret = made.secret.as_deref().unwrap_or_default();
                 let shown = show(&made.key);
-                format!("Another version:\n\n  {secret}\n\nThis is the only time it is shown.\n\n{shown}")
+                format!(
+                    "Another version:\n\n  {secret}\n\nThis is the only time it is shown.\n{waits}\n{shown}"
+                )
             })
         }
         args::Key::Usage { key, last } => {
@@ -96,15 +109,14 @@ pub(crate) async fn run(command: args::Key, api: &Api<'_>, output: Output) -> Re
         }
         args::Key::Rotate { key, overlap, begins_in, supersede, replaces } => {
             let path = format!("/v1/keys/{}", segment(&key));
-            let key: Key = api.get(&path).await?;
-            let (secret, version) = make(api, &key.ring).await?;
+            let (secret, version) = make(&ring_of(api, &path).await?)?;
             let not_before = begins_in.map(from_now);
             let overlap_seconds = overlap.map(|overlap| overlap.as_secs());
             let new =
                 StartRotation { overlap_seconds, not_before, supersede, replaces, version: Some(version) };
             let mut made: RotationWithSecret = api.post(&format!("{path}/rotations"), &new).await?;
             made.secret = Some(secret.expose().to_owned());
-            output.result(&made, rotated)
+            output.result(&made, |made| rotated(made, api.is_enforced()))
         }
         args::Key::Revoke { key, version, compromised } => {
             let path = match &version {
@@ -133,10 +145,25 @@ pub(crate) async fn run(command: args::Key, api: &Api<'_>, output: Output) -> Re
     }
 }
 
+/// A list of nobody's is empty, as is that of a client who has nothing: says which of the two.
+///
+/// # Errors
+///
+/// [`Failure::Refused`]: there is no such client.
+pub(super) async fn exists(api: &Api<'_>, client: &str) -> Result<(), Failure> {
+    api.get::<Client>(&format!("/v1/clients/{}", segment(client))).await.map(drop)
+}
+
+/// The ring of the key at this path.
+async fn ring_of(api: &Api<'_>, key: &str) -> Result<Ring, Failure> {
+    let key: Key = api.get(key).await?;
+    api.get(&format!("/v1/rings/{}", segment(&key.ring))).await
+}
+
 /// Makes a key's text here, so that a request whose answer got lost can be repeated.
-async fn make(api: &Api<'_>, ring: &str) -> Result<(PlainKey, NewVersion), Failure> {
-    let ring: Ring = api.get(&format!("/v1/rings/{}", segment(ring))).await?;
-    let prefix: KeyPrefix = ring.key_prefix.parse().map_err(|_| Failure::KeyPrefix(ring.key_prefix))?;
+fn make(ring: &Ring) -> Result<(PlainKey, NewVersion), Failure> {
+    let prefix: Result<KeyPrefix, _> = ring.key_prefix.parse();
+    let prefix = prefix.map_err(|_| Failure::KeyPrefix(ring.key_prefix.clone()))?;
     let id = VersionId::from_random(random()?);
     let secret = PlainKey::generate(&prefix, &id, random()?);
     let version = NewVersion { id: id.to_string(), digest: secret.digest() };
@@ -194,14 +221,24 @@ pub(super) fn from_now(duration: Duration) -> Timestamp {
     at.unwrap_or(Timestamp::MAX)
 }
 
-fn created(made: &KeyWithSecret) -> String {
+/// Until when a version waits in a canary, if it does.
+fn waits_until(key: &Key, version: &str) -> Option<Timestamp> {
+    key.versions.iter().find(|of_key| of_key.id == version)?.waits_until
+}
+
+fn created(made: &KeyWithSecret, waits: Option<&str>) -> String {
     let key = &made.key;
     let expiry = key.expires_at.map(|at| format!("It expires at {}.\n", when(at))).unwrap_or_default();
     let first = key.versions.first().filter(|version| version.state == State::Pending);
     let begin = first.and_then(|version| version.not_before);
-    let begin = begin.map_or_else(|| "active".into(), |at| format!("accepted from {} on", when(at)));
+    let begin = match (begin, waits) {
+        (Some(at), _) => format!("accepted from {} on", when(at)),
+        (None, Some(_)) => "made, and not active everywhere yet".into(),
+        (None, None) => "active".into(),
+    };
+    let waits = waits.map(|waits| format!("{waits}\n")).unwrap_or_default();
     format!(
-        "Key {} for {} is {begin}.\n\n  {}\n\nThis is the only time it is shown.\n{expiry}\nNext: keywheel key rotate {} --overlap 30m",
+        "Key {} for {} is {begin}.\n\n  {}\n\nThis is the only time it is shown.\n{waits}{expiry}\nNext: keywheel key rotate {} --overlap 30m",
         key.id,
         key.client,
         made.secret.as_deref().unwrap_or_default(),
@@ -209,16 +246,11 @@ fn created(made: &KeyWithSecret) -> String {
     )
 }
 
-fn rotated(made: &RotationWithSecret) -> String {
+/// `enforced` says that nothing of it waits any more, though it did when it was made.
+fn rotated(made: &RotationWithSecret, enforced: bool) -> String {
     let rotation = &made.rotation;
     let until = match rotation.ended_at {
-        None if rotation.state == RotationState::Distributing => format!(
-            "It is accepted from {} on, and the old version, {}, until {}.\nUntil it begins: keywheel rotation cancel {}",
-            when(rotation.begins_at),
-            rotation.old_version,
-            when(rotation.overlap_ends_at),
-            rotation.id,
-        ),
+        None if rotation.state == RotationState::Distributing => begins(rotation, enforced),
         None => format!(
             "The old version, {}, is accepted until {}.",
             rotation.old_version,
@@ -233,6 +265,35 @@ fn rotated(made: &RotationWithSecret) -> String {
         made.secret.as_deref().unwrap_or_default(),
         rotation.key,
     )
+}
+
+fn begins(rotation: &Rotation, enforced: bool) -> String {
+    let Rotation { id, old_version, begins_at, overlap_ends_at, .. } = rotation;
+    let canary = rotation.waits_for.iter().find_map(|reason| match reason {
+        WaitsFor::Canary { ring, until, promote } => Some((ring, *until, *promote)),
+        _ => None,
+    });
+    let at_its_time = format!(
+        "It is accepted from {} on, and the old version, {old_version}, until {}.\nUntil it begins: keywheel rotation cancel {id}",
+        when(*begins_at),
+        when(*overlap_ends_at),
+    );
+    let Some((canary, until, promote)) = canary else { return at_its_time };
+    let overlap = overlap_ends_at.duration_since(*begins_at).as_secs();
+    let overlap = span(u64::try_from(overlap).unwrap_or_default());
+    let (begins_then, comes) = (until >= *begins_at, canary::comes(Some(promote), until));
+    match (enforced, begins_then) {
+        (true, true) => format!("The old version, {old_version}, is accepted for {overlap} from now on."),
+        (true, false) => at_its_time,
+        (false, _) => format!(
+            "It waits in canary {canary}: the other proxies get it {comes}.\n\
+             Until then they refuse it as unknown_key, so hand it to nobody who reaches them.\n\
+             The old version, {old_version}, is accepted as before; the overlap of {overlap} begins {}.\n\
+             Without waiting: keywheel rotation promote {id}\n\
+             To take it back: keywheel rotation cancel {id}",
+            if begins_then { "then".into() } else { format!("at {}", when(*begins_at)) },
+        ),
+    }
 }
 
 fn deposited(made: &KeyWithSecret) -> String {

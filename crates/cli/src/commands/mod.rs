@@ -1,6 +1,7 @@
 pub(crate) mod audit;
 pub(crate) mod backup;
 pub(crate) mod campaign;
+mod canary;
 pub(crate) mod client;
 pub(crate) mod doctor;
 pub(crate) mod export;

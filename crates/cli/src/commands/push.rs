@@ -19,7 +19,7 @@ use super::serve::shutdown;
 use crate::args;
 use crate::args::Connection;
 use crate::failure::Failure;
-use crate::http::{innermost, optional_token, plain};
+use crate::http::{innermost, plain};
 use crate::output::{Output, print, table};
 use crate::source::{Ask, Signed, Source, SourceError};
 
@@ -119,9 +119,8 @@ struct Event<'a> {
 }
 
 pub(crate) async fn run(args: args::Push, connection: &Connection, output: Output) -> Result<(), Failure> {
-    // The token is the control plane's and goes nowhere else.
-    let token = optional_token(connection)?;
-    let source = Arc::new(Source::new(&args.ring_url, &args.ring, token, connection)?);
+    let source = Arc::new(Source::new(&args.from, &args.ring, connection)?);
+    // What a target is sent needs no token, and none goes there.
     let http = plain(Client::builder()).connect_timeout(CONNECT).timeout(CALL).build();
     let http = http.map_err(|error| Failure::Io(std::io::Error::other(error)))?;
     let mut pushers = Vec::new();
@@ -287,7 +286,7 @@ impl Pusher {
         }
         if answer_is_stuck(&position, &answer) && !from_start {
             course.stuck = course.stuck.saturating_add(1);
-            let why = stuck(&answer);
+            let why = stuck(&answer, self.source.listener());
             return Err(if course.stuck < MAX_STUCK {
                 Trouble::Later { why, after: None }
             } else {
@@ -473,10 +472,11 @@ fn answer_is_stuck(before: &Position, after: &Position) -> bool {
     (&before.epoch, before.revision, &before.sync) == (&after.epoch, after.revision, &after.sync)
 }
 
-fn stuck(position: &Position) -> Why {
+fn stuck(position: &Position, listener: &str) -> Why {
     let detail = format!(
-        "the proxy takes documents and stays at revision {}; if that is ahead of this control plane, its data is an \
-         older copy: bring the newest one back",
+        "the proxy takes documents and stays at revision {}, which may be ahead of what {listener} serves. A relay there \
+         that is behind its control plane comes to it by itself: push again, or from the control plane. If it is the \
+         control plane, its data is an older copy: bring the newest one back",
         position.revision
     );
     Why::new("no_progress", detail)

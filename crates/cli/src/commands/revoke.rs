@@ -9,7 +9,7 @@ use super::key::state;
 use crate::args;
 use crate::failure::Failure;
 use crate::http::Api;
-use crate::output::{Output, table};
+use crate::output::{Output, counted, table};
 
 pub(crate) async fn run(command: args::Revoke, api: &Api<'_>, output: Output) -> Result<(), Failure> {
     let digests = digests(&read(&command.from)?, command.digests)?;
@@ -75,8 +75,8 @@ fn human(report: &Compromised, given: bool) -> String {
     if !report.unknown.is_empty() {
         let hint = if given { "" } else { " If the list holds digests, give --digests." };
         parts.push(format!(
-            "{} of the list are unknown here, and will never be accepted.{hint} Their digests:",
-            report.unknown.len()
+            "Of the list {} unknown here, and will never be accepted.{hint} By digest:",
+            counted(report.unknown.len(), "is", "are")
         ));
         parts.push(report.unknown.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"));
     }

@@ -2,17 +2,17 @@ use std::fs;
 use std::path::PathBuf;
 
 use keywheel_api::{
-    Canary, CreateRing, ForgetProxies, ForgottenProxies, Promote, Promoted, Proxy, ProxyState, Ring,
+    Canary, CreateRing, FollowsCanary, ForgetProxies, ForgottenProxies, Promoted, Proxy, ProxyState, Ring,
     RingProxies, RingSummary, RingUsage, SetPolicy, UpdateRing,
 };
 
-use super::key::{or_none, segment, span};
-use super::{export, push, signing_key};
+use super::key::{or_none, segment, when};
+use super::{canary, export, push, signing_key};
 use crate::applied::OnChange;
 use crate::args::{self, Connection};
 use crate::failure::Failure;
-use crate::http::{Api, token};
-use crate::output::{Output, print, table};
+use crate::http::Api;
+use crate::output::{Output, counted, print, table};
 use crate::source::Source;
 
 /// Where the configurations in `envoy/` want a ring's keys.
@@ -61,8 +61,7 @@ pub(crate) async fn run(
                 let Promoted { ring, canary, versions } = promoted;
                 let waited = match versions {
                     0 => "nothing".into(),
-                    1 => "one version".into(),
-                    more => format!("{more} versions"),
+                    some => counted(*some, "version", "versions"),
                 };
                 format!("Ring {ring} has all that {canary} has: {waited} waited.")
             })
@@ -85,7 +84,14 @@ pub(crate) async fn run(
                     .iter()
                     .map(|name| format!("\n  {} ({})", name.node, name.instance))
                     .collect();
-                format!("Forgot {} proxies of ring {}.{}", names.len(), gone.ring, names.concat())
+                if names.is_empty() {
+                    return format!(
+                        "No proxy of ring {} was silent for so long: none is forgotten.",
+                        gone.ring
+                    );
+                }
+                let forgot = counted(names.len(), "proxy", "proxies");
+                format!("Forgot {forgot} of ring {}.{}", gone.ring, names.concat())
             })
         }
         args::Ring::SetPolicy { ring, policy } => {
@@ -108,8 +114,8 @@ pub(crate) async fn run(
             }
         }
         args::Ring::SigningKey(command) => signing_key::run(command, &api()?, output).await,
-        args::Ring::Export { ring, seed: _, ring_url } => {
-            let source = Source::new(&ring_url, &ring, Some(token(connection)?), connection)?;
+        args::Ring::Export { ring, seed: _, from } => {
+            let source = Source::new(&from, &ring, connection)?;
             export::seed(&ring, &source, &api()?).await
         }
         args::Ring::Push(args) => push::run(args, connection, output).await,
@@ -124,14 +130,7 @@ fn asked(rule: &args::CanaryRule) -> UpdateRing {
 /// When what is new in it goes to its main ring.
 fn goes_on(canary: &Canary) -> String {
     let Canary { of, promote, pause_seconds, waiting: _ } = canary;
-    match promote {
-        _ if *pause_seconds == 0 => format!("what is new goes to {of} at once"),
-        Promote::WhenEnforced => format!(
-            "what is new goes to {of} once every proxy enforces it, and after {} at the latest",
-            span(*pause_seconds)
-        ),
-        Promote::AfterPause => format!("what is new goes to {of} after {}", span(*pause_seconds)),
-    }
+    format!("what is new goes to {of} {}", canary::rule(*promote, *pause_seconds))
 }
 
 /// A configuration that trusts the ring. The keys are base64, which stands in a list of YAML as it is.
@@ -221,7 +220,7 @@ fn show(ring: &Ring) -> String {
     } else {
         ""
     };
-    let canary = canary(ring);
+    let canary = of_canary(ring);
     format!(
         "Ring      {}\nRevision  {}\nEpoch     {}\nEntries   {}\nKeys      {}…\nTrust     {}{canary}{held}{ahead}{usage}\n\n{proxies}",
         ring.name,
@@ -234,12 +233,22 @@ fn show(ring: &Ring) -> String {
 }
 
 /// Nothing where there is no canary.
-fn canary(ring: &Ring) -> String {
+fn of_canary(ring: &Ring) -> String {
     match (&ring.canary, &ring.has_canary) {
         (Some(canary), _) => {
             format!("\nCanary    of {}: {}; waiting: {}", canary.of, goes_on(canary), canary.waiting)
         }
-        (None, Some(canary)) => format!("\nCanary    {canary} gets what is new first"),
+        (None, Some(canary)) => {
+            let first = format!("\nCanary    {canary} gets what is new first");
+            let Some(follows) = &ring.follows else { return first };
+            let FollowsCanary { promote, pause_seconds, waiting, next_at } = follows;
+            let next = next_at.map(|at| format!(", the next until {} at the latest", when(at)));
+            format!(
+                "{first}, and this ring {}; waiting: {waiting}{}",
+                canary::rule(*promote, *pause_seconds),
+                next.unwrap_or_default()
+            )
+        }
         (None, None) => String::new(),
     }
 }
@@ -250,7 +259,12 @@ fn ahead(ring: &Ring) -> String {
     match ring.proxies.iter().filter(ahead).count() {
         0 => String::new(),
         some => format!(
-            "\nAhead     {some} proxies say that they have a later revision: is this an older copy of the database? See docs/backup.md"
+            "\nAhead     {}: is this an older copy of the database? See docs/backup.md",
+            counted(
+                some,
+                "proxy says that it has a later revision",
+                "proxies say that they have a later revision"
+            )
         ),
     }
 }
@@ -262,6 +276,8 @@ fn usage(usage: &RingUsage) -> String {
         return String::new();
     }
     format!(
-        "\nUsage     left out: {refused_batches} batches that break a rule, {unknown_counts} counts of unknown versions; see the log"
+        "\nUsage     left out: {}, {}; see the log",
+        counted(*refused_batches, "batch that breaks a rule", "batches that break a rule"),
+        counted(*unknown_counts, "count of an unknown version", "counts of unknown versions")
     )
 }

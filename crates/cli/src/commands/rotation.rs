@@ -1,15 +1,15 @@
 use keywheel_api::rotation::ReportingVm;
 use keywheel_api::{
-    NextStep, Requests, Retire, RollBack, Rotation, RotationProgress, RotationState, StartBrownout, Step,
-    VersionProgress, WaitsFor,
+    Key, NextStep, Promote, Requests, Retire, RollBack, Rotation, RotationProgress, RotationState,
+    StartBrownout, Step, VersionProgress, WaitsFor,
 };
 
-use super::key::{segment, span, when};
+use super::key::{exists, segment, span, when};
 use super::watch::watch;
 use crate::args;
 use crate::failure::Failure;
 use crate::http::Api;
-use crate::output::{Output, table};
+use crate::output::{Output, counted, table};
 
 pub(crate) async fn run(command: args::Rotation, api: &Api<'_>, output: Output) -> Result<(), Failure> {
     match command {
@@ -33,6 +33,14 @@ pub(crate) async fn run(command: args::Rotation, api: &Api<'_>, output: Output) 
             let query = [("key", key.as_deref()), ("client", client.as_deref()), ("open", state)];
             let query: Vec<_> = query.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
             let rotations: Vec<Rotation> = api.list("/v1/rotations", &query).await?;
+            if rotations.is_empty() {
+                if let Some(client) = &client {
+                    exists(api, client).await?;
+                }
+                if let Some(key) = &key {
+                    api.get::<Key>(&format!("/v1/keys/{}", segment(key))).await?;
+                }
+            }
             output.result(&rotations, |rotations| list(rotations))
         }
         args::Rotation::Show { rotation } => {
@@ -180,9 +188,15 @@ fn show(rotation: &Rotation) -> String {
         lines.push(format!("Retires      when unused for {}, or at the deadline", span(quiet)));
     }
     lines.extend(rotation.waits_for.iter().map(|reason| format!("Waits for    {}", waits_for(reason))));
+    if rotation.waits_for.iter().any(|reason| matches!(reason, WaitsFor::Canary { .. })) {
+        lines.push(format!("\nWithout waiting: keywheel rotation promote {}", rotation.id));
+    }
     if let Some(evidence) = &rotation.evidence {
         let (from, to) = (when(evidence.quiet_from), when(evidence.quiet_to));
-        lines.push(format!("Unused       from {from} to {to}, by the reports of {} VMs", evidence.vms));
+        lines.push(format!(
+            "Unused       from {from} to {to}, by the reports of {}",
+            counted(evidence.vms, "VM", "VMs")
+        ));
     }
     lines.join("\n")
 }
@@ -194,14 +208,19 @@ fn waits_for(reason: &WaitsFor) -> String {
         WaitsFor::NoReports => "reports: no proxy says what it counts".into(),
         WaitsFor::Used { last } => format!("its callers: the old version was seen at {}", when(*last)),
         WaitsFor::Silent { vms, first } => {
-            format!("{vms} silent VMs, first {}, not heard of since {}", named(first), when(first.at))
+            let silent = counted(*vms, "silent VM", "silent VMs");
+            format!("{silent}, first {}, not heard of since {}", named(first), when(first.at))
         }
-        WaitsFor::Canary { ring, until } => {
+        WaitsFor::Canary { ring, until, promote: Promote::WhenEnforced } => {
             format!("the proxies of its canary {ring}, until {} at the latest", when(*until))
+        }
+        WaitsFor::Canary { ring, until, promote: Promote::AfterPause } => {
+            format!("the end of its canary's pause ({ring}), at {}", when(*until))
         }
         WaitsFor::Gap { vms, first } => {
             format!(
-                "{vms} VMs with a gap in their reports, such as {}, until {}",
+                "{} with a gap in its reports, such as {}, until {}",
+                counted(*vms, "VM", "VMs"),
                 named(first),
                 when(first.at)
             )

@@ -86,7 +86,8 @@ async fn what_was_refused_is_named_and_a_gap_is_mended_once() {
     assert_eq!(reports["targets"][0]["error"]["reason"], "bad_signature");
     assert_eq!(reports["targets"][1]["error"], Value::Null);
     assert!(
-        error.contains("1 of 2 targets") && error.contains("bad_signature: the document was refused"),
+        error.contains("1 of 2 targets do not enforce")
+            && error.contains("bad_signature: the document was refused"),
         "{error}"
     );
     assert_eq!((proxy.revision(), other.revision()), (0, 1));
@@ -140,6 +141,8 @@ async fn a_proxy_ahead_of_its_control_plane_is_an_error_and_so_is_what_is_no_pro
     let (code, reports, error) = push(&server, &[&proxy.url], &[]).await;
     assert_eq!((code, &reports["targets"][0]["error"]["reason"]), (1, &"no_progress".into()));
     assert!(error.contains("stays at revision 9"), "{error}");
+    let ring_url = server.ready["ring_url"].as_str().unwrap();
+    assert!(error.contains(&format!("what {ring_url} serves. A relay there")), "{error}");
 
     let admin = server.ready["admin_url"].as_str().unwrap().to_owned();
     let (code, reports, _) = push(&server, &[&admin], &[]).await;

@@ -41,12 +41,15 @@ fn a_whole_trail_is_listed_and_verified() {
     assert!(human.starts_with("The audit trail is whole: 4 records"), "{human}");
     server.human(&["client", "create", "other"]);
     let human = server.human(&["audit", "verify"]);
-    assert!(human.contains("The newest 1 are not covered"), "{human}");
+    assert!(human.contains("No checkpoint covers the newest 1 record yet"), "{human}");
 
     let list = server.json(&["audit", "list", "--after", "2", "--limit", "2"]);
     let list = list.as_array().unwrap();
     assert_eq!((list.len(), &list[0]["seq"], &list[1]["action"]), (2, &3.into(), &"key.create".into()));
     assert_eq!(list[1]["client_address"], "127.0.0.1", "where the request came from");
+    let of_client = server.json(&["audit", "list", "--action", "client.", "--since", "1h"]);
+    assert!(of_client.as_array().unwrap().iter().all(|record| record["action"] == "client.create"));
+    assert_eq!(of_client.as_array().unwrap().len(), 2);
     let human = server.human(&["audit", "list"]);
     for part in ["RECORD", "client.create", "acme", "127.0.0.1", list[1]["request_id"].as_str().unwrap()] {
         assert!(human.contains(part), "{part}: {human}");

@@ -44,7 +44,7 @@ fn a_campaign_is_tried_made_watched_held_and_rolled_back() {
     assert!(server.human(&["campaign", "pause", "q4"]).contains("is paused"));
     assert!(server.human(&["key", "deposit", &keys[0]]).contains("in a wave of its campaign"));
     let show = server.human(&["campaign", "show", "q4"]);
-    assert!(show.contains("1 waiting, 1 waiting for a deposit") && show.contains("1 keys (50 %)"), "{show}");
+    assert!(show.contains("1 waiting, 1 waiting for a deposit") && show.contains("1 key (50 %)"), "{show}");
     assert!(server.human(&["campaign", "resume", "q4"]).contains("is running"));
     // Resumed, its first wave is due at once, and the scheduler has been woken.
     let mut tries = 0;

@@ -30,6 +30,8 @@ mod serve_says_why_it_cannot_start;
 mod shells_and_readers_learn_every_command;
 mod the_command_line_wins_over_the_environment;
 mod the_database_fails_and_recovers;
+mod the_operators_token_stays_at_home;
 mod tokens_are_managed;
 mod usage_is_shown;
+mod what_waits_in_a_canary_is_told;
 mod what_was_done_is_taken_back;

@@ -17,6 +17,8 @@ pub(crate) fn keywheel() -> Command {
     for name in [
         "KEYWHEEL_URL",
         "KEYWHEEL_RING_URL",
+        "KEYWHEEL_RING_TOKEN",
+        "KEYWHEEL_RING_TOKEN_FILE",
         "KEYWHEEL_CONSUMER_URL",
         "KEYWHEEL_API_KEY",
         "KEYWHEEL_TOKEN",
@@ -105,7 +107,7 @@ impl Server {
         let mut command = keywheel();
         command.env("KEYWHEEL_URL", self.ready["admin_url"].as_str().unwrap());
         command.env("KEYWHEEL_RING_URL", self.ready["ring_url"].as_str().unwrap());
-        command.env("KEYWHEEL_TOKEN", &self.token).args(args);
+        command.env("KEYWHEEL_TOKEN", &self.token).env("KEYWHEEL_RING_TOKEN", &self.token).args(args);
         command
     }
 
@@ -142,10 +144,13 @@ impl Drop for Server {
     }
 }
 
+const ANY_PORT: [&str; 4] = ["--admin-listen", "127.0.0.1:0", "--ring-listen", "127.0.0.1:0"];
+
 fn spawn(dir: &Path, options: &[&str]) -> (Child, Value) {
     let log = File::options().create(true).append(true).open(dir.join("log")).unwrap();
     let mut process = keywheel()
-        .args(["serve", "--admin-listen", "127.0.0.1:0", "--ring-listen", "127.0.0.1:0", "--output", "json"])
+        .args(["serve", "--output", "json"])
+        .args(if options.contains(&"--ring-listen") { &[][..] } else { &ANY_PORT })
         .args(options)
         .arg("--data")
         .arg(dir.join("data"))

@@ -45,6 +45,6 @@ async fn a_keys_use_is_shown_with_who_says_so() {
     assert!(!server.human(&["key", "show", id]).contains("never  "), "it was used");
     assert!(server.json(&["key", "show", id])["versions"][0]["last_used_at"].is_string());
     let ring = server.human(&["ring", "show"]);
-    assert!(ring.contains("left out: 1 batches that break a rule"), "{ring}");
+    assert!(ring.contains("left out: 1 batch that breaks a rule"), "{ring}");
     assert_eq!(server.run(&["key", "usage", id, "--last", "91d"]).status.code(), Some(1));
 }

@@ -83,6 +83,10 @@ fn ring_figures(control: &Control, ring: &Publisher, figures: Option<&Figures>) 
         let entries = figures.entries.iter().filter(|(ring, ..)| *ring == main);
         entries.map(|(_, state, count)| (state.clone(), *count)).collect()
     };
+    let waiting = |figures: &Figures| {
+        let of_ring = figures.waiting.iter().find(|(ring, _)| *ring == id);
+        of_ring.map(|(_, count)| *count)
+    };
     let ages = figures.and_then(|figures| figures.ages.iter().find(|ages| ages.ring == main));
     RingFigures {
         ring: ring.record.name.clone(),
@@ -95,6 +99,7 @@ fn ring_figures(control: &Control, ring: &Publisher, figures: Option<&Figures>) 
             ("unknown_counts", unknown_counts),
         ],
         entries: figures.map(of_ring),
+        waiting: figures.and_then(waiting),
         ages: ages.map(|ages| AGES.into_iter().zip(ages.at_least).collect()),
         oldest_seconds: ages.map(|ages| clock::now().saturating_since(ages.oldest_created_at) / 1000),
     }

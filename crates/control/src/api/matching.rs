@@ -13,6 +13,10 @@ use super::error::ApiError;
 use crate::store::{Precondition, Resource, Tags, entity_tag};
 
 pub(super) const HEADER: HeaderName = header::IF_MATCH;
+/// What [`tags`] takes, for OpenAPI.
+pub(super) const PATTERN: &str =
+    r#"^(\*|((W/)?"[!#-+\--~]*"|[0-9A-Fa-f]{32})( *, *((W/)?"[!#-+\--~]*"|[0-9A-Fa-f]{32}))*)$"#;
+const TAGS_RULE: &str = "`*`, or entity tags as `ETag` has them, each in double quotes, separated by commas";
 const RULE: &str = "only with a change of a client, a key or a policy";
 
 /// What a route has to do with entity tags.
@@ -58,7 +62,9 @@ pub(crate) async fn tag(
     next: Next,
 ) -> Result<Response, ApiError> {
     let (mut head, body) = request.into_parts();
-    if let Some(tags) = tags(&head.headers).filter(|_| tagging.is_change) {
+    let tags = if tagging.is_change { tags(&head.headers) } else { Ok(None) };
+    let tags = tags.map_err(|rule| Problem::field(HEADER.as_str(), rule))?;
+    if let Some(tags) = tags {
         let Some((resource, parameter)) = tagging.named else {
             return Err(Problem::field(HEADER.as_str(), RULE).into());
         };
@@ -82,25 +88,50 @@ async fn tagged(response: Response) -> Result<Response, ApiError> {
     Ok(Response::from_parts(head, Body::from(body)))
 }
 
-/// As RFC 9110 writes them in section 13.1.1, and without quotes, too: whoever forgets them in a shell means the same.
-/// What is no tag is the tag of nothing, and so is a weak one.
-fn tags(headers: &HeaderMap) -> Option<Tags> {
-    let values: Vec<_> = headers.get_all(HEADER).iter().filter_map(|value| value.to_str().ok()).collect();
+/// As RFC 9110 writes them in section 13.1.1, but for commas in tags, which ours have none of; and ours without quotes,
+/// too: whoever forgets them in a shell means the same. A weak tag is the tag of nothing.
+///
+/// # Errors
+///
+/// The rule, for what is no tag.
+fn tags(headers: &HeaderMap) -> Result<Option<Tags>, &'static str> {
     if !headers.contains_key(HEADER) {
-        return None;
+        return Ok(None);
     }
-    if values.iter().all(|value| value.trim() == "*") && !values.is_empty() {
-        return Some(Tags::Any);
+    let mut tags = Vec::new();
+    let mut any = false;
+    for value in headers.get_all(HEADER) {
+        for tag in value.to_str().map_err(|_| TAGS_RULE)?.split(',').map(str::trim) {
+            if tag == "*" {
+                any = true;
+            } else {
+                tags.push(tag_in(tag).ok_or(TAGS_RULE)?);
+            }
+        }
     }
-    let tags = values.iter().flat_map(|value| value.split(','));
-    Some(Tags::These(tags.map(|tag| format!("\"{}\"", tag.trim().trim_matches('"'))).collect()))
+    match (any, tags.is_empty()) {
+        (true, true) => Ok(Some(Tags::Any)),
+        (true, false) => Err(TAGS_RULE),
+        (false, _) => Ok(Some(Tags::These(tags))),
+    }
+}
+
+/// With its quotes.
+fn tag_in(text: &str) -> Option<String> {
+    let is_ours = |text: &str| text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if is_ours(text) {
+        return Some(format!("\"{text}\""));
+    }
+    let quoted = text.strip_prefix("W/").unwrap_or(text);
+    let inner = quoted.strip_prefix('"')?.strip_suffix('"')?;
+    inner.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"').then(|| text.to_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn read(values: &[&str]) -> Option<Tags> {
+    fn read(values: &[&str]) -> Result<Option<Tags>, &'static str> {
         let mut headers = HeaderMap::new();
         for value in values {
             headers.append(HEADER, HeaderValue::from_bytes(value.as_bytes()).unwrap());
@@ -109,25 +140,33 @@ mod tests {
     }
 
     #[test]
-    fn entity_tags_are_read_with_quotes_and_without() {
-        let these = |tags: &[&str]| Some(Tags::These(tags.iter().map(|&tag| tag.to_owned()).collect()));
-        assert_eq!(read(&[]), None);
-        assert_eq!(read(&["*"]), Some(Tags::Any));
+    fn entity_tags_are_read_with_quotes_and_ours_without() {
+        let these = |tags: &[&str]| Ok(Some(Tags::These(tags.iter().map(|&tag| tag.to_owned()).collect())));
+        let ours = "0123456789abcdef0123456789abcdef";
+        let quoted = format!("\"{ours}\"");
+        assert_eq!(read(&[]), Ok(None));
+        assert_eq!(read(&["*"]), Ok(Some(Tags::Any)));
+        assert_eq!(read(&["*", " *"]), Ok(Some(Tags::Any)));
         assert_eq!(read(&[r#""a""#]), these(&[r#""a""#]));
-        assert_eq!(read(&["a"]), these(&[r#""a""#]));
-        assert_eq!(read(&[r#""a","b" , c"#]), these(&[r#""a""#, r#""b""#, r#""c""#]));
+        assert_eq!(read(&[ours]), these(&[&quoted]));
+        assert_eq!(read(&[r#""""#]), these(&[r#""""#]));
+        assert_eq!(read(&[&format!(r#""a","b" , {ours}"#)]), these(&[r#""a""#, r#""b""#, &quoted]));
         assert_eq!(read(&[r#""a""#, r#""b""#]), these(&[r#""a""#, r#""b""#]));
+        // Weak ones are never the same as a strong one.
+        assert_eq!(read(&[&format!("W/{quoted}")]), these(&[&format!("W/{quoted}")]));
     }
 
     #[test]
-    fn what_is_no_tag_is_the_tag_of_nothing() {
+    fn what_is_no_tag_is_refused() {
         let ours = format!("\"{}\"", "a".repeat(32));
-        for value in ["", "\u{e9}", ",", &format!("W/{ours}"), &format!("* {ours}"), "*, *"] {
-            let Some(Tags::These(tags)) = read(&[value]) else { panic!("{value}") };
-            assert!(!tags.contains(&ours), "{value}");
+        let with_any = format!("* {ours}");
+        for value in
+            ["", "zz", "\u{e9}", ",", "\"", "\"a", "a\"", "\"a\" \"b\"", "\"a b\"", "W/a", "W/", &with_any]
+        {
+            assert_eq!(read(&[value]), Err(TAGS_RULE), "{value}");
         }
-        let Some(Tags::These(tags)) = read(&["*", "b"]) else { panic!("not any") };
-        assert!(!tags.contains(&ours));
+        assert_eq!(read(&["*", &ours]), Err(TAGS_RULE));
+        assert_eq!(read(&[&format!("{ours},")]), Err(TAGS_RULE));
     }
 
     #[test]

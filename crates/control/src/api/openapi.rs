@@ -413,7 +413,7 @@ fn match_parameter() -> Value {
     let description = "Make the change only if this is still the entity tag of what it changes, or one of several, separated by \
                        commas. `*` is any, as long as it is there.";
     json!({ "name": matching::HEADER.as_str(), "in": "header", "required": false, "description": description,
-            "schema": { "type": "string" } })
+            "schema": { "type": "string", "pattern": matching::PATTERN } })
 }
 
 fn add_tag(answer: &mut Value) {

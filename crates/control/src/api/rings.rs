@@ -8,8 +8,8 @@ use keywheel_api::policy::MAX_SECONDS;
 use keywheel_api::ring::{CANARY_PAUSE_SECONDS, MAX_CANARY_PAUSE_SECONDS, MAX_PROXY_REPORTS};
 use keywheel_api::time::timestamp;
 use keywheel_api::{
-    Canary, CreateRing, ForgetProxies, ForgottenProxies, List, Problem, Promoted, ProxyReport, ProxyReports,
-    Ring, RingProxies, RingSummary, UpdateRing,
+    Canary, CreateRing, FollowsCanary, ForgetProxies, ForgottenProxies, List, Problem, Promoted, ProxyReport,
+    ProxyReports, Ring, RingProxies, RingSummary, UpdateRing,
 };
 use keywheel_keyring::document::AHEAD_HEADER;
 use keywheel_keyring::entry::is_ring_name;
@@ -25,7 +25,7 @@ use super::body::{self, Json, Params};
 use super::error::ApiError;
 use super::{After, require, texts, uncancelled};
 use crate::ring::{Ask, Publisher, Signed, proxies};
-use crate::store::{NewCanary, NewRing, Refusal, StoreError};
+use crate::store::{CanaryRule, NewCanary, NewRing, Refusal, StoreError};
 use crate::{Control, clock};
 
 /// The longest wait for a change, in seconds.
@@ -200,6 +200,11 @@ pub(crate) async fn show(
         pause_seconds: rule.pause / 1000,
         waiting: rule.waiting,
     });
+    let ahead = control.canary_of(&publisher);
+    let follows = match &ahead {
+        Some(ahead) => follows(&control, ahead).await?,
+        None => None,
+    };
     Ok(axum::Json(Ring {
         name: record.name.clone(),
         epoch: record.epoch.to_string(),
@@ -213,8 +218,17 @@ pub(crate) async fn show(
         proxies: publisher.proxies.list(publisher.head(), clock::now()),
         usage: control.store.usage_tally(record.id),
         canary,
-        has_canary: control.canary_of(&publisher).map(|canary| canary.record.name.clone()),
+        has_canary: ahead.map(|canary| canary.record.name.clone()),
+        follows,
     }))
+}
+
+/// What the main ring of a canary is still to get.
+async fn follows(control: &Control, canary: &Publisher) -> Result<Option<FollowsCanary>, ApiError> {
+    let Some(rule) = control.store.canary_rule(&canary.record).await? else { return Ok(None) };
+    let next_at = control.store.next_promotion(canary.record.main()).await?.map(timestamp);
+    let CanaryRule { promote, pause, waiting } = rule;
+    Ok(Some(FollowsCanary { promote, pause_seconds: pause / 1000, waiting, next_at }))
 }
 
 pub(crate) async fn proxies(
@@ -244,7 +258,7 @@ pub(crate) async fn forget_proxies(
     // Who is there comes back with its next call, and until then nobody would wait for it.
     let sane = proxies::MAY_BE_SILENT / 1000..=MAX_SECONDS;
     let silent = which.silent_for_seconds.is_none_or(|seconds| sane.contains(&seconds));
-    let rule = "60 seconds, for which a proxy may be silent, up to 315360000, which are 10 years";
+    let rule = "60 to 315360000 seconds: a proxy that runs may be silent for 60, so less would forget some that are there";
     require(silent, "silent_for_seconds", rule)?;
     let (id, proxies) = (publisher.record.id, publisher.proxies.clone());
     let change = async move {

@@ -3,6 +3,7 @@
 use keywheel_api::Key;
 use keywheel_api::audit::{AuditEvent, AuditRecord, Checkpoint, Head};
 use keywheel_api::time::{millis, timestamp};
+use keywheel_keyring::Millis;
 
 use serde_json::{Value, json};
 use sqlx::any::AnyRow;
@@ -18,7 +19,62 @@ const RECORD: &str = "SELECT seq, at, actor, action, resource, before, after, re
 
 const CHECKPOINT: &str = "SELECT id, seq, hash, at, signer, signature FROM audit_checkpoints ";
 
+/// Records that one look for some of them passes: the database is others' too.
+const LOOKED_AT: u64 = 20_000;
+
+/// Which records are looked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AuditFilter {
+    pub since: Option<Millis>,
+    pub actor: Option<String>,
+    /// Or what it begins with, up to a point.
+    pub action: Option<String>,
+    pub resource: Option<String>,
+}
+
 impl Store {
+    /// Up to `limit` records after number `after` that a filter finds among the next ones, and after which number
+    /// to look on, if there are more. The trail has no index but its numbers.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn find_audit_records(
+        &self,
+        filter: &AuditFilter,
+        after: u64,
+        limit: u32,
+    ) -> Result<(Vec<AuditRecord>, Option<u64>), StoreError> {
+        let AuditFilter { since, actor, action, resource } = filter;
+        let end = after.saturating_add(LOOKED_AT);
+        let family = action.as_ref().filter(|action| action.ends_with('.'));
+        let whole = action.as_ref().filter(|action| !action.ends_with('.'));
+        let sql = format!(
+            "{RECORD} WHERE seq > $1 AND seq <= $2 AND at >= $3
+             AND (CAST($4 AS TEXT) IS NULL OR actor = $4) AND (CAST($5 AS TEXT) IS NULL OR action = $5)
+             AND (CAST($6 AS TEXT) IS NULL OR substr(action, 1, length($6)) = $6)
+             AND (CAST($7 AS TEXT) IS NULL OR resource = $7) ORDER BY seq LIMIT $8"
+        );
+        let rows = sqlx::query(sqlx::AssertSqlSafe(sql))
+            .bind(int(after))
+            .bind(int(end))
+            .bind(int(since.unwrap_or_default().0))
+            .bind(actor)
+            .bind(whole)
+            .bind(family)
+            .bind(resource)
+            .bind(i64::from(limit))
+            .fetch_all(self.db.readers())
+            .await?;
+        let found = rows.iter().map(record).collect::<Result<Vec<_>, _>>()?;
+        let looked_up_to = match found.last() {
+            Some(last) if found.len() >= limit as usize => last.seq,
+            _ => end,
+        };
+        let more = looked_up_to < self.audit_head().await?.seq;
+        Ok((found, more.then_some(looked_up_to)))
+    }
+
     /// Up to `limit` records after number `after`.
     ///
     /// # Errors

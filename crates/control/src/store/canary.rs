@@ -113,6 +113,18 @@ impl Store {
         rows.iter().map(waiting).collect()
     }
 
+    /// When the first version that waits goes to this main ring at the latest.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn next_promotion(&self, main: i64) -> Result<Option<Millis>, StoreError> {
+        let sql = "SELECT promote_at FROM versions WHERE ring_id = $1 AND promote_at IS NOT NULL
+                   ORDER BY promote_at LIMIT 1";
+        let row = sqlx::query(sql).bind(main).fetch_optional(self.db.readers()).await?;
+        row.as_ref().map(|row| time(row, "promote_at")).transpose()
+    }
+
     /// A version as it waits now; nothing if its main ring has it.
     ///
     /// # Errors
@@ -358,7 +370,10 @@ impl Change<'_> {
         until: Millis,
     ) -> Result<Option<WaitsFor>, StoreError> {
         let canary = self.canary(ring).await?;
-        Ok(canary.map(|canary| WaitsFor::Canary { ring: canary.name, until: timestamp(until) }))
+        // As the rule is when somebody looks.
+        let promote = Promote::default();
+        let until = timestamp(until);
+        Ok(canary.map(|canary| WaitsFor::Canary { ring: canary.name, until, promote }))
     }
 
     /// Brings a version to its main ring, and those of its key before it that wait, too: what a rotation is to give a

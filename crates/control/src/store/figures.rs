@@ -23,6 +23,8 @@ pub struct Figures {
     pub rotations: Vec<(String, u64)>,
     /// Active versions by age, one for each ring that has any.
     pub ages: Vec<Ages>,
+    /// Versions that wait in a canary, by main ring: one for each that has a canary.
+    pub waiting: Vec<(i64, u64)>,
 }
 
 /// How old a ring's active versions are.
@@ -75,10 +77,21 @@ impl Store {
         for row in &rows {
             rotations.push((row.try_get("state")?, uint(row.try_get("n")?)));
         }
+        let mut waiting = Vec::new();
+        let rows = sqlx::query(
+            "SELECT canary_of, (SELECT COUNT(*) FROM versions WHERE ring_id = rings.canary_of AND promote_at IS NOT NULL)
+                 AS n FROM rings WHERE canary_of IS NOT NULL",
+        )
+        .fetch_all(self.db.readers())
+        .await?;
+        for row in &rows {
+            waiting.push((row.try_get("canary_of")?, uint(row.try_get("n")?)));
+        }
         Ok(Figures {
             entries: entries.into_iter().map(|((ring, state), count)| (ring, state, count)).collect(),
             rotations,
             ages: ages.into_values().collect(),
+            waiting,
         })
     }
 

@@ -350,7 +350,15 @@ impl Change<'_> {
 
     /// Moves a version to its next state, which takes one revision, and one of the canary.
     pub(super) async fn apply(&mut self, version: &VersionRow, event: Event) -> Result<(), StoreError> {
-        let state = lifecycle::next(version.state, event)?;
+        let state = match lifecycle::next(version.state, event)? {
+            // It ended before its time had come, which is still when it begins.
+            State::Active
+                if event == Event::Reinstate && version.not_before.is_some_and(|at| at > self.now()) =>
+            {
+                State::Pending
+            }
+            state => state,
+        };
         if event == Event::Compromise {
             self.remember_compromised(version.digest).await?;
         }

@@ -70,6 +70,7 @@ mod tokens;
 mod usage;
 mod waves;
 
+pub use audit::AuditFilter;
 pub use canary::{CanaryOf, CanaryRule, Promotion, Waiting};
 pub use change::{Committed, Context};
 pub use db::{BadUrl, Location, PostgresUrl};

@@ -12,7 +12,9 @@ use crate::ids;
 use crate::lifecycle::{self, Event, Turn, accepted_until};
 
 const ROTATION: &str = "SELECT id, key_id, old_version, new_version, state, ended_by, begins_at,
-    overlap_ends_at, deadline, created_at, ended_at, retire, quiet, automatic, waits_for, evidence, only_old
+    overlap_ends_at, deadline, created_at, ended_at, retire, quiet, automatic, waits_for, evidence, only_old,
+    CASE WHEN waits_for IS NOT NULL THEN (SELECT rings.promote FROM keys JOIN rings ON rings.canary_of = keys.ring_id
+        WHERE keys.id = rotations.key_id) END AS canary_promote
     FROM rotations ";
 
 /// A rotation to start.

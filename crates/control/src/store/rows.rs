@@ -2,7 +2,7 @@
 
 use keywheel_api::time::timestamp;
 use keywheel_api::{
-    Key, Retire, Rotation, RotationEnd, RotationState, Schedule, ScheduleState, Timestamp, Version,
+    Key, Retire, Rotation, RotationEnd, RotationState, Schedule, ScheduleState, Timestamp, Version, WaitsFor,
 };
 use keywheel_keyring::{Brownout, Digest, Millis, State};
 use serde::de::DeserializeOwned;
@@ -105,6 +105,13 @@ fn schedule(row: &AnyRow) -> Result<Option<Schedule>, StoreError> {
 pub(super) fn rotation(row: &AnyRow) -> Result<Rotation, StoreError> {
     let ended_by: Option<String> = row.try_get("ended_by")?;
     let waits_for: Option<&str> = row.try_get("waits_for")?;
+    let mut waits_for: Vec<WaitsFor> = waits_for.map(json).transpose()?.unwrap_or_default();
+    let rule: Option<&str> = row.try_get("canary_promote")?;
+    for reason in &mut waits_for {
+        if let (WaitsFor::Canary { promote, .. }, Some(rule)) = (reason, rule) {
+            *promote = named(rule)?;
+        }
+    }
     let evidence: Option<&str> = row.try_get("evidence")?;
     Ok(Rotation {
         id: row.try_get("id")?,
@@ -121,7 +128,7 @@ pub(super) fn rotation(row: &AnyRow) -> Result<Rotation, StoreError> {
         retire: word::<Retire>(row, "retire")?,
         quiet_period_seconds: optional_time(row, "quiet")?.map(|quiet| quiet.0 / 1000),
         automatic: row.try_get::<i64, _>("automatic")? != 0,
-        waits_for: waits_for.map(json).transpose()?.unwrap_or_default(),
+        waits_for,
         evidence: evidence.map(json).transpose()?,
     })
 }

@@ -3,8 +3,8 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use keywheel_api::{
-    Applied, AuditRecord, Key, List, Promoted, Ring, RingSummary, Rotation, RotationEnd, RotationProgress,
-    RotationState, State, WaitsFor, time,
+    Applied, AuditRecord, Key, List, Promote, Promoted, Ring, RingSummary, Rotation, RotationEnd,
+    RotationProgress, RotationState, State, WaitsFor, time,
 };
 use keywheel_control::jobs::{canary, scheduler};
 use keywheel_control::{app, clock};
@@ -155,6 +155,9 @@ async fn a_new_key_comes_to_the_main_ring_when_every_proxy_of_the_canary_enforce
     assert_eq!((ring.entries, ring.canary.unwrap().waiting), (1, 1));
     let ring: Ring = plane.get(&format!("/v1/rings/{MAIN}")).await.json(StatusCode::OK);
     assert_eq!((ring.entries, ring.has_canary.as_deref()), (0, Some(CANARY)));
+    let follows = ring.follows.unwrap();
+    assert_eq!((follows.promote, follows.pause_seconds), (Promote::WhenEnforced, PAUSE / 1000));
+    assert_eq!((follows.waiting, follows.next_at), (1, version.waits_until));
 
     // One of two proxies lags.
     says(&plane, CANARY, "a1", 1).await;
@@ -167,6 +170,9 @@ async fn a_new_key_comes_to_the_main_ring_when_every_proxy_of_the_canary_enforce
     assert_eq!((head(&plane, MAIN), head(&plane, CANARY)), (1, 1), "nothing changes for the canary");
     let shown = plane.show(&key).await;
     assert_eq!((shown.versions[0].revision, shown.versions[0].waits_until), (1, None));
+    let ring: Ring = plane.get(&format!("/v1/rings/{MAIN}")).await.json(StatusCode::OK);
+    let follows = ring.follows.unwrap();
+    assert_eq!((follows.waiting, follows.next_at), (0, None));
 
     later(&plane, 2 * PAUSE).await;
     let promoted = actions(&plane).await.into_iter().filter(|action| action.starts_with("version.promote"));
@@ -222,8 +228,18 @@ async fn a_rotation_touches_the_old_version_when_the_main_ring_has_the_new_one()
     let before = head(&plane, MAIN);
     let rotation = plane.rotate(&key, 600).await;
     assert_eq!(rotation.state, RotationState::Distributing);
-    let [WaitsFor::Canary { ring, until }] = &rotation.waits_for[..] else { panic!("{rotation:?}") };
-    assert_eq!((ring.as_str(), *until), (CANARY, rotation.begins_at));
+    let [WaitsFor::Canary { ring, until, promote }] = &rotation.waits_for[..] else { panic!("{rotation:?}") };
+    assert_eq!((ring.as_str(), *until, *promote), (CANARY, rotation.begins_at, Promote::WhenEnforced));
+    // It waits by the rule that there is, and not by the one that there was.
+    for rule in [Promote::AfterPause, Promote::WhenEnforced] {
+        let (path, update) = (format!("/v1/rings/{CANARY}"), json!({ "promote": rule }).to_string());
+        plane.admin("PATCH", &path, update).await.json::<Ring>(StatusCode::OK);
+        let shown = self::rotation(&plane, &rotation.id).await;
+        assert!(
+            matches!(&shown.waits_for[..], [WaitsFor::Canary { promote, .. }] if *promote == rule),
+            "{shown:?}"
+        );
+    }
     let path = format!("/v1/rotations/{}/progress", rotation.id);
     let progress: RotationProgress = plane.get(&path).await.json(StatusCode::OK);
     assert_eq!((progress.proxies.ring.as_str(), progress.next.unwrap().at), (CANARY, *until));

@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
-use keywheel_api::TokenWithSecret;
+use keywheel_api::{RingSummary, TokenWithSecret};
 use keywheel_control::app;
 use serde_json::json;
 
@@ -147,5 +147,23 @@ async fn nothing_that_a_client_sends_becomes_a_label() {
         "keywheel_control_http_request_seconds_bucket{le=\"0.001\",listener=\"admin\",route=\"none\"}"
     ));
     drop(client);
+    serving.stop().await;
+}
+
+#[tokio::test]
+async fn they_count_what_waits_in_a_canary() {
+    let plane = plane().await;
+    for new in [json!({ "name": "staging" }), json!({ "name": "ahead", "canary_of": "production" })] {
+        plane.post("/v1/rings", new).await.json::<RingSummary>(StatusCode::CREATED);
+    }
+    plane.key().await;
+    plane.key().await;
+    let serving = Serving::plain(plane).await;
+    let metrics = serving.metrics().await;
+    assert_eq!(sample(&metrics, "keywheel_control_ring_waiting_versions{ring=\"production\"}"), 2.0);
+    for other in ["staging", "ahead"] {
+        let series = format!("keywheel_control_ring_waiting_versions{{ring=\"{other}\"}}");
+        assert!(!metrics.contains(&series), "{other} has no canary");
+    }
     serving.stop().await;
 }

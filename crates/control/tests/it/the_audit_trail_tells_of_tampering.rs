@@ -204,3 +204,57 @@ async fn a_page_that_cannot_be_is_refused() {
     let beyond: List<AuditRecord> = plane.get("/v1/audit?after=99").await.json(StatusCode::OK);
     assert_eq!((beyond.items.len(), beyond.next), (0, None));
 }
+
+#[tokio::test]
+async fn records_are_found_by_who_what_whom_and_when() {
+    let plane = trail().await;
+    let all = records(&plane).await;
+    let find = async |query: &str| -> Vec<u64> {
+        let page: List<AuditRecord> = plane.get(&format!("/v1/audit?{query}")).await.json(StatusCode::OK);
+        assert_eq!(page.next, None, "{query}");
+        page.items.into_iter().map(|record| record.seq).collect()
+    };
+    let where_ = |holds: &dyn Fn(&AuditRecord) -> bool| -> Vec<u64> {
+        all.iter().filter(|record| holds(record)).map(|record| record.seq).collect()
+    };
+    let last = all.last().unwrap();
+    let (actor, resource, at) = (&last.event.actor, &last.event.resource, last.event.at);
+    assert_eq!(find(&format!("actor={actor}")).await, where_(&|record| record.event.actor == *actor));
+    assert_eq!(
+        find(&format!("resource={resource}")).await,
+        where_(&|record| record.event.resource == *resource)
+    );
+    assert_eq!(find("action=key.create").await, where_(&|record| record.event.action == "key.create"));
+    let of_keys = where_(&|record| record.event.action.starts_with("key."));
+    assert!(of_keys.len() > 1 && of_keys.len() < all.len(), "{of_keys:?}");
+    assert_eq!(find("action=key.").await, of_keys);
+    assert_eq!(find("action=key").await, [0; 0]);
+    assert_eq!(find(&format!("since={at}")).await, where_(&|record| record.event.at >= at));
+    assert_eq!(find("since=2999-01-01T00:00:00Z").await, [0; 0]);
+    assert_eq!(find(&format!("action=key.&resource={resource}&actor=nobody")).await, [0; 0]);
+
+    // One after the other, and no record is missed.
+    let (mut found, mut after) = (Vec::new(), String::new());
+    loop {
+        let path = format!("/v1/audit?action=key.&limit=1&after={after}");
+        let page: List<AuditRecord> = plane.get(&path).await.json(StatusCode::OK);
+        found.extend(page.items.into_iter().map(|record| record.seq));
+        let Some(next) = page.next else { break };
+        after = next;
+    }
+    assert_eq!(found, of_keys);
+    let long = format!("/v1/audit?actor={}", "a".repeat(257));
+    plane.get(&long).await.problem("invalid-request");
+}
+
+#[tokio::test]
+async fn a_look_for_records_ends_though_nothing_is_found() {
+    let plane = plane().await;
+    // As if there were very many: numbers that are missing are passed as records are.
+    let many = "UPDATE audit SET seq = seq + 50000";
+    sqlx::query(many).execute(&plane.database().await).await.unwrap();
+    let page: List<AuditRecord> = plane.get("/v1/audit?actor=nobody").await.json(StatusCode::OK);
+    assert_eq!((page.items.len(), page.next.as_deref()), (0, Some("20000")));
+    let page: List<AuditRecord> = plane.get("/v1/audit?actor=nobody&after=40000").await.json(StatusCode::OK);
+    assert_eq!((page.items.len(), page.next), (0, None));
+}

@@ -73,6 +73,38 @@ async fn a_revocation_that_is_taken_back_gives_nothing_a_longer_life() {
 }
 
 #[tokio::test]
+async fn what_was_not_accepted_yet_is_pending_again_and_begins_at_its_time() {
+    let plane = plane().await;
+    plane.client("acme").await;
+    let begins = keywheel_api::time::timestamp(Millis(context().now.0 + 3_600_000));
+    let new = || json!({ "client": "acme", "not_before": begins, "version": new_version() });
+    for whole in [true, false] {
+        let key: Key = plane.post("/v1/keys", new()).await.json(StatusCode::CREATED);
+        let version = key.versions[0].id.clone();
+        let path = if whole {
+            format!("/v1/keys/{}", key.id)
+        } else {
+            format!("/v1/keys/{}/versions/{version}", key.id)
+        };
+        let since = plane.head();
+        plane.post(&format!("{path}/revoke"), json!({})).await.json::<Key>(StatusCode::OK);
+        for _ in 0..2 {
+            let key: Key = plane.post(&format!("{path}/reinstate"), json!({})).await.json(StatusCode::OK);
+            assert_eq!((key.versions[0].state, key.versions[0].not_before), (State::Pending, Some(begins)));
+        }
+        let entry = plane.changes(since).await.entries.remove(0);
+        assert_eq!(entry.state, State::Pending);
+        assert!(entry.reinstated_in.is_some() && entry.not_before.is_some());
+        let rotation = json!({ "overlap_seconds": 60, "version": new_version() });
+        plane.post(&format!("/v1/keys/{}/rotations", key.id), rotation).await.problem("key-pending");
+
+        let late = Millis(context().now.0 + 3_601_000);
+        keywheel_control::jobs::scheduler::catch_up(plane.store(), late).await.unwrap();
+        assert_eq!(plane.show(&key).await.versions[0].state, State::Active);
+    }
+}
+
+#[tokio::test]
 async fn no_overlap_is_longer_than_the_old_version_lives() {
     let plane = plane().await;
     plane.client("acme").await;

@@ -1,19 +1,30 @@
 //! What is wrong, from what was seen. Pure.
 
-use keywheel_api::{Proxy, ProxyState, Ring, RingSigningKey, SigningKeyState};
+use keywheel_api::{
+    FollowsCanary, Promote, Proxy, ProxyState, Ring, RingSigningKey, SigningKeyState, Timestamp,
+};
 use serde::Serialize;
 
+use super::super::key::{span, when};
 use super::envoy::{Plugin, Seen};
+use crate::output::counted;
 
 /// A clock that differs by more than this makes deadlines come early or late, in milliseconds.
 const SKEW: u64 = 2_000;
 /// A proxy hears of the control plane at least every 25 seconds.
 const OLD_RING: u64 = 120;
+/// What is to be promoted is so within a second of its time; clocks may differ, in seconds.
+const LATE: i64 = 60;
+/// A proxy that is silent for less is not taken for gone, in seconds.
+const MAY_BE_SILENT: u64 = 60;
 const NAMED: usize = 5;
 
 /// What was seen.
 pub(super) struct Facts {
+    pub(super) now: Timestamp,
     pub(super) ring: Ring,
+    /// The ring's canary, if it has one and the token may see it.
+    pub(super) canary: Option<Ring>,
     pub(super) signing_keys: Vec<RingSigningKey>,
     /// Keys of the ring whose rotation is overdue.
     pub(super) overdue: Vec<String>,
@@ -25,6 +36,8 @@ pub(super) struct Facts {
 
 pub(super) enum RingListener {
     Failed(String),
+    /// It does not take what this command shows, which says nothing of what proxies show.
+    KeepsOut(String),
     /// By so many milliseconds its clock is ahead of this machine's.
     Serves {
         ahead: i64,
@@ -57,7 +70,8 @@ pub(super) enum Level {
 pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     let mut findings = control_plane(facts);
     findings.push(ring_listener(&facts.listener));
-    findings.extend(proxies(&facts.ring));
+    findings.extend(proxies(&facts.ring, facts.now));
+    findings.extend(canary(facts));
     findings.extend(trust(facts));
     findings.extend(overdue(&facts.overdue));
     for envoy in &facts.envoys {
@@ -104,6 +118,11 @@ fn ring_listener(listener: &RingListener) -> Finding {
             cause.clone(),
             "proxies cannot fetch the ring there: look at --ring-listen, TLS, and the token or certificate that they use",
         ),
+        RingListener::KeepsOut(cause) => problem(
+            "ring listener",
+            format!("doctor is not let in, so this says nothing of proxies: {cause}"),
+            "give --ring-token-file a token for it, or --client-cert and --client-key, and look again",
+        ),
         // A page may have been kept for a while, by a relay for hours; none is signed before its time.
         RingListener::Serves { ahead } if u64::try_from(*ahead).is_ok_and(|ahead| ahead > SKEW) => warning(
             "ring listener",
@@ -114,7 +133,7 @@ fn ring_listener(listener: &RingListener) -> Finding {
     }
 }
 
-fn proxies(ring: &Ring) -> Vec<Finding> {
+fn proxies(ring: &Ring, now: Timestamp) -> Vec<Finding> {
     let about = "proxies";
     let in_state = |state| ring.proxies.iter().filter(|proxy| proxy.state == state).collect::<Vec<_>>();
     let (current, lagging) = (in_state(ProxyState::Current), in_state(ProxyState::Lagging));
@@ -135,22 +154,29 @@ fn proxies(ring: &Ring) -> Vec<Finding> {
     if !lagging.is_empty() {
         findings.push(warning(
             about,
-            format!("{} lag behind: {}", lagging.len(), names(&lagging)),
+            format!("{} behind: {}", counted(lagging.len(), "lags", "lag"), names(&lagging)),
             "ask again in a moment; who stays behind has a busy worker, or does not trust who signs: see its keywheel_ring_rejected",
         ));
     }
     if !unproven.is_empty() {
         findings.push(problem(
             about,
-            format!("{} are silent, and may still accept what was revoked: {}", unproven.len(), names(&unproven)),
-            "find out whether they run; those that are gone for good: `keywheel ring forget --silent-for 24h`",
+            format!(
+                "{} silent, and may still accept what was revoked: {}",
+                counted(unproven.len(), "is", "are"),
+                names(&unproven)
+            ),
+            &format!(
+                "find out whether they run; those that are gone for good: {}",
+                forget(&ring.name, &unproven, now)
+            ),
         ));
     }
     let old: Vec<_> = current.iter().copied().filter(|proxy| proxy.age_seconds > OLD_RING).collect();
     if !old.is_empty() {
         findings.push(warning(
             about,
-            format!("{} have not heard a fresh word for minutes: {}", old.len(), names(&old)),
+            format!("{} not heard a fresh word for minutes: {}", counted(old.len(), "has", "have"), names(&old)),
             "their calls end before an answer comes: a proxy or firewall between may cut requests that wait 25 s",
         ));
     }
@@ -163,11 +189,71 @@ fn proxies(ring: &Ring) -> Vec<Finding> {
     if !others.is_empty() {
         findings.push(warning(
             about,
-            format!("{} run another version of the filter than {here}: {}", others.len(), names(&others)),
+            format!(
+                "{} another version of the filter than {here}: {}",
+                counted(others.len(), "runs", "run"),
+                names(&others)
+            ),
             "they work together; bring them to one version when you can",
         ));
     }
     findings
+}
+
+/// The command that forgets these proxies, and none that was heard of since.
+fn forget(ring: &str, silent: &[&Proxy], now: Timestamp) -> String {
+    let since =
+        |proxy: &&Proxy| u64::try_from(now.duration_since(proxy.last_seen).as_secs()).unwrap_or_default();
+    let shortest = silent.iter().map(since).min().unwrap_or_default().max(MAY_BE_SILENT);
+    // In the largest unit that there is one of, down: a round number, and all of them are silent for longer.
+    let unit =
+        [24 * 60 * 60, 60 * 60, 60].into_iter().find(|unit| shortest >= *unit).unwrap_or(MAY_BE_SILENT);
+    format!("`keywheel ring forget {ring} --silent-for {}`", span(shortest / unit * unit))
+}
+
+/// What waits in the ring's canary, and what it waits for.
+fn canary(facts: &Facts) -> Option<Finding> {
+    let about = "canary";
+    let (follows, name) = facts.ring.follows.as_ref().zip(facts.ring.has_canary.as_ref())?;
+    let FollowsCanary { promote, waiting, next_at, pause_seconds: _ } = follows;
+    let Some(next_at) = next_at.filter(|_| *waiting > 0) else {
+        return Some(good(about, format!("nothing waits in {name}")));
+    };
+    let ring = &facts.ring.name;
+    let waits = format!("{} in {name}", counted(*waiting, "version waits", "versions wait"));
+    let at_once = format!("`keywheel ring promote {ring}` brings all of them to {ring} at once");
+    if facts.now.duration_since(next_at).as_secs() > LATE {
+        return Some(problem(
+            about,
+            format!("{waits}, though the pause of the first was over at {}", when(next_at)),
+            &format!("the control plane's log says why it promotes nothing; {at_once}"),
+        ));
+    }
+    let until = format!("the first until {} at the latest", when(next_at));
+    let (Promote::WhenEnforced, Some(canary)) = (promote, &facts.canary) else {
+        return Some(good(about, format!("{waits}, {until}")));
+    };
+    let is_there = |proxy: &Proxy| matches!(proxy.state, ProxyState::Current | ProxyState::Lagging);
+    if !canary.proxies.iter().any(is_there) {
+        return Some(warning(
+            about,
+            format!("{waits}, {until}, since none of its proxies is there to enforce them"),
+            &format!("start the proxies that follow {name}; {at_once}"),
+        ));
+    }
+    let behind = |proxy: &&Proxy| {
+        matches!(proxy.state, ProxyState::Lagging | ProxyState::Unproven) && proxy.enforced < canary.revision
+    };
+    let behind: Vec<_> = canary.proxies.iter().filter(behind).collect();
+    Some(if behind.is_empty() {
+        good(about, format!("{waits}, {until}"))
+    } else {
+        warning(
+            about,
+            format!("{waits}, {until}, since proxies of it lag or are silent: {}", names(&behind)),
+            &format!("`keywheel doctor {name}` says what to do about them; {at_once}"),
+        )
+    })
 }
 
 fn trust(facts: &Facts) -> Option<Finding> {
@@ -184,7 +270,12 @@ fn trust(facts: &Facts) -> Option<Finding> {
     } else {
         problem(
             "signing keys",
-            format!("{} do not trust {}, which signs: {}", without.len(), active.id, names(&without)),
+            format!(
+                "{} not trust {}, which signs: {}",
+                counted(without.len(), "does", "do"),
+                active.id,
+                names(&without)
+            ),
             "add the key to their `control.trust` (`keywheel ring trust` prints it): until then they take no change",
         )
     })
@@ -197,7 +288,7 @@ fn overdue(keys: &[String]) -> Option<Finding> {
     let shown = keys.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
     Some(warning(
         "rotations",
-        format!("{} keys are overdue: {shown}{}", keys.len(), more(keys.len())),
+        format!("{} overdue: {shown}{}", counted(keys.len(), "key is", "keys are"), more(keys.len())),
         "deposit their next versions (`keywheel key deposit`), or rotate them",
     ))
 }
@@ -224,7 +315,10 @@ fn of_envoy(url: &str, seen: &Seen, facts: &Facts) -> Vec<Finding> {
     for (reason, count) in &seen.rejected {
         findings.push(warning(
             url,
-            format!("{count} documents were refused as `{reason}` since it started"),
+            format!(
+                "{} refused as `{reason}` since it started",
+                counted(*count, "document was", "documents were")
+            ),
             "docs/configuration.md, metrics, says what each reason means; what rises still is a fault, or an attack",
         ));
     }
@@ -294,6 +388,7 @@ mod tests {
 
     use super::*;
 
+    const NOW: &str = "2026-01-01T00:03:20Z";
     const KEY: &str = "11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=";
 
     fn proxy(node: &str, state: ProxyState) -> Proxy {
@@ -316,6 +411,8 @@ mod tests {
             "created_at": "2026-01-01T00:00:00Z", "changed_at": "2026-01-01T00:00:00Z",
         }]);
         Facts {
+            now: NOW.parse().unwrap(),
+            canary: None,
             ring: serde_json::from_value(ring).unwrap(),
             signing_keys: serde_json::from_value(signing_key).unwrap(),
             overdue: Vec::new(),
@@ -395,6 +492,100 @@ mod tests {
         facts.listener = RingListener::Serves { ahead: 90_000 };
         let found = amiss(&facts);
         assert!(matches!(&found[..], [(Level::Warning, what)] if what.contains("90 s")), "{found:?}");
+    }
+
+    #[test]
+    fn what_is_to_be_forgotten_fits_the_silence() {
+        let todo = |last_seen: &[&str]| {
+            let silent = last_seen
+                .iter()
+                .map(|at| Proxy { last_seen: at.parse().unwrap(), ..proxy("edge", ProxyState::Unproven) });
+            let mut findings = judge(&facts(silent.collect())).into_iter();
+            findings.find(|finding| finding.level == Level::Problem).unwrap().todo.unwrap()
+        };
+        for (last_seen, fits) in [
+            (&["2026-01-01T00:00:00Z"][..], "forget production --silent-for 3m`"),
+            (&["2026-01-01T00:00:00Z", "2025-12-01T00:00:00Z"], "--silent-for 3m`"),
+            (&["2025-12-31T22:10:00Z"], "--silent-for 1h`"),
+            (&["2025-12-01T23:10:00Z"], "--silent-for 30d`"),
+            // Clocks that differ do not make it a rule that is refused.
+            (&["2026-01-01T00:03:00Z"], "--silent-for 1m`"),
+            (&["2026-01-01T00:05:00Z"], "--silent-for 1m`"),
+        ] {
+            let todo = todo(last_seen);
+            assert!(todo.ends_with(fits), "{last_seen:?}: {todo}");
+        }
+    }
+
+    #[test]
+    fn what_waits_in_a_canary_is_told_and_so_is_who_holds_it_up() {
+        let found = |waiting: u64, promote: &str, next_at: &str, proxies: Option<Vec<Proxy>>| {
+            let mut facts = facts(vec![proxy("edge-1", ProxyState::Current)]);
+            let next_at = (waiting > 0).then_some(next_at);
+            let follows = serde_json::json!({
+                "promote": promote, "pause_seconds": 900, "waiting": waiting, "next_at": next_at,
+            });
+            facts.ring.follows = serde_json::from_value(follows).unwrap();
+            facts.ring.has_canary = Some("ahead".into());
+            facts.canary = proxies.map(|proxies| Ring {
+                name: "ahead".into(),
+                revision: 8,
+                proxies,
+                ..facts.ring.clone()
+            });
+            let finding = canary(&facts).unwrap();
+            assert_eq!(finding.level == Level::Good, finding.todo.is_none());
+            (finding.level, finding.what)
+        };
+        let (soon, past) = ("2026-01-01T00:10:00Z", "2026-01-01T00:02:00Z");
+        let enforces = Proxy { enforced: 8, ..proxy("ahead-1", ProxyState::Current) };
+        let lags = proxy("ahead-2", ProxyState::Lagging);
+        let silent = proxy("ahead-3", ProxyState::Unproven);
+        let knew = Proxy { enforced: 8, ..proxy("ahead-4", ProxyState::Unproven) };
+        let (enforced, soak) = ("when_enforced", "after_pause");
+        for (waiting, promote, next_at, proxies, level, word) in [
+            (0, enforced, soon, vec![], Level::Good, "nothing waits in ahead"),
+            (
+                1,
+                enforced,
+                soon,
+                vec![enforces.clone(), knew.clone()],
+                Level::Good,
+                "1 version waits in ahead",
+            ),
+            (
+                2,
+                enforced,
+                soon,
+                vec![],
+                Level::Warning,
+                "2 versions wait in ahead, the first until 2026-01-01 00:10",
+            ),
+            (2, enforced, soon, vec![knew], Level::Warning, "none of its proxies is there"),
+            (2, enforced, soon, vec![enforces.clone(), lags], Level::Warning, "silent: ahead-2"),
+            (2, enforced, soon, vec![enforces, silent], Level::Warning, "silent: ahead-3"),
+            (2, soak, soon, vec![], Level::Good, "2 versions wait"),
+            (1, soak, past, vec![], Level::Problem, "was over at 2026-01-01 00:02"),
+        ] {
+            let (found, what) = found(waiting, promote, next_at, Some(proxies));
+            assert!(found == level && what.contains(word), "{found:?} {what}");
+        }
+        assert_eq!(found(2, enforced, soon, None).0, Level::Good, "nothing is known of its proxies");
+    }
+
+    #[test]
+    fn one_is_one_and_two_are_two() {
+        let lagging = |count| vec![proxy("edge", ProxyState::Lagging); count];
+        assert_eq!(amiss(&facts(lagging(1)))[0].1, "1 lags behind: edge");
+        assert_eq!(amiss(&facts(lagging(2)))[0].1, "2 lag behind: edge, edge");
+    }
+
+    #[test]
+    fn who_is_not_let_in_says_nothing_of_proxies() {
+        let mut facts = facts(vec![proxy("edge-1", ProxyState::Current)]);
+        facts.listener = RingListener::KeepsOut("it asks for a token".into());
+        let found = judge(&facts).into_iter().find(|finding| finding.level == Level::Problem).unwrap();
+        assert!(found.what.contains("doctor is not let in") && !found.todo.unwrap().contains("proxies"));
     }
 
     #[test]
