@@ -56,8 +56,12 @@ pub(crate) fn check(command: &mut Command) -> anyhow::Result<()> {
 /// Runs a command quietly and gives what it wrote to stdout; on failure the error holds what it wrote
 /// to stderr.
 pub(crate) fn read(command: &mut Command) -> anyhow::Result<String> {
-    let output =
-        command.stdin(Stdio::null()).output().with_context(|| format!("cannot run `{}`", line(command)))?;
+    read_with(command, Stdio::null())
+}
+
+/// As [`read`], of a command that reads `input`.
+pub(crate) fn read_with(command: &mut Command, input: Stdio) -> anyhow::Result<String> {
+    let output = command.stdin(input).output().with_context(|| format!("cannot run `{}`", line(command)))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         bail!("`{}` failed ({}): {}", line(command), output.status, said.trim());

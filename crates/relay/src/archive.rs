@@ -118,6 +118,8 @@ struct Log {
     head: u64,
     runs: VecDeque<Facts>,
     heartbeat: Option<Facts>,
+    /// The upstream was asked from this revision on, and had nothing that is not held.
+    asked: Option<u64>,
 }
 
 /// A generation under way. It has a page.
@@ -194,9 +196,8 @@ impl Archive {
     #[must_use]
     pub fn poll(&self) -> Option<Ask> {
         let log = self.following().filter(|_| !self.gone)?;
-        let at_head = log.heartbeat.is_some_and(|beat| beat.revision == log.head);
         // A proxy that acknowledges the head at once is answered with the heartbeat at the head.
-        let wait = if at_head { WAIT } else { 0 };
+        let wait = if log.is_at_head() { WAIT } else { 0 };
         Some(Ask::Changes { epoch: log.epoch, since: log.head, wait })
     }
 
@@ -224,6 +225,18 @@ impl Archive {
     pub fn gone(&mut self) -> Vec<Dropped> {
         self.gone = true;
         self.abandon()
+    }
+
+    /// The upstream was asked for changes, and answered with what is held already.
+    pub fn nothing_more(&mut self, now: Millis) -> Accepted {
+        let building = self.build.as_mut().and_then(|build| build.log.as_mut());
+        if let Some(log) = building.or_else(|| self.held.as_mut().map(|held| &mut held.log)) {
+            log.asked = Some(log.head);
+        }
+        match self.finish(now) {
+            Some(dropped) => Accepted { news: true, dropped },
+            None => Accepted { news: false, dropped: Vec::new() },
+        }
     }
 
     /// What is held could not be read: the generation is fetched anew. Returns whether that is news.
@@ -330,8 +343,7 @@ impl Archive {
         let build = self.build.as_ref().filter(|build| build.done)?;
         let log = build.log.as_ref().or_else(|| self.held.as_ref().map(|held| &held.log))?;
         let latest = build.pages.iter().map(|page| page.revision).max()?;
-        let at_head = log.heartbeat.is_some_and(|beat| beat.revision == log.head);
-        if log.head < latest || !at_head {
+        if log.head < latest || !log.is_at_head() {
             return None;
         }
         let Build { first, pages, log, .. } = self.build.take()?;
@@ -385,7 +397,7 @@ impl Held {
 impl Log {
     const fn new(first: &Facts) -> Self {
         let Facts { epoch, revision, .. } = *first;
-        Self { epoch, start: revision, head: revision, runs: VecDeque::new(), heartbeat: None }
+        Self { epoch, start: revision, head: revision, runs: VecDeque::new(), heartbeat: None, asked: None }
     }
 
     fn place(&self, facts: &Facts) -> Result<Place, Misfit> {
@@ -406,6 +418,12 @@ impl Log {
             }
             Ordering::Equal => Err(Misfit::Known),
         }
+    }
+
+    /// Whether the upstream had nothing behind the head when it was asked last. Mostly a heartbeat says so; a relay whose own
+    /// upstream is away may have only the run that ends there.
+    fn is_at_head(&self) -> bool {
+        self.asked == Some(self.head) || self.heartbeat.is_some_and(|beat| beat.revision == self.head)
     }
 
     fn push(&mut self, facts: Facts) {
@@ -510,6 +528,23 @@ mod tests {
         let anew = Ask::Page { after: None, epoch: Some(Epoch::from_bytes([1; 16])), at_least: 23 };
         assert_eq!(behind.page(Millis(PAUSE)), Some(anew));
         assert_eq!(behind.page(Millis(PAUSE - 1)), None, "not too often");
+    }
+
+    #[test]
+    fn an_upstream_that_has_no_heartbeat_at_its_head_is_followed_all_the_same() {
+        let mut archive = Archive::default();
+        archive
+            .accept(facts(Kind::Snapshot { after: None, through: None }, 2, 1_000, ONE), Millis(0))
+            .unwrap();
+        let run = facts(Kind::Changes { since: 2 }, 4, 1_001, ONE);
+        archive.accept(run, Millis(0)).unwrap();
+        assert_eq!(archive.position(), None, "there may be more behind it");
+        assert_eq!(archive.accept(run, Millis(0)), Err(Misfit::Known));
+        assert!(archive.nothing_more(Millis(0)).news);
+        assert_eq!(archive.position().unwrap().1, 4);
+        assert!(matches!(archive.poll(), Some(Ask::Changes { since: 4, wait: WAIT, .. })));
+        archive.accept(facts(Kind::Changes { since: 4 }, 5, 1_002, ONE), Millis(0)).unwrap();
+        assert!(matches!(archive.poll(), Some(Ask::Changes { since: 5, wait: 0, .. })));
     }
 
     #[test]

@@ -92,6 +92,8 @@ async fn polled(ring: &Arc<Ring>, line: &mut Line, answer: Result<Signed, Upstre
     match taken {
         Ok(()) => line.done(),
         Err(Fault::Misfit(Misfit::Known)) => {
+            let accepted = ring.archive().nothing_more(clock::now());
+            ring.tell(accepted).await;
             line.done();
             line.not_before = Instant::now() + NOTHING;
         }

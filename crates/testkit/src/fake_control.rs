@@ -49,6 +49,8 @@ struct Script {
     snapshot: Option<Canned>,
     polls: VecDeque<Canned>,
     answered: usize,
+    /// The answer to a poll that is queued last is the last that it says of changes.
+    ends: bool,
     /// While it says nothing of changes: how often it was asked.
     withheld: Option<usize>,
     /// What a proxy last said of itself.
@@ -100,6 +102,12 @@ impl FakeControl {
     pub fn answer_poll(&self, canned: Canned) {
         self.shared.script().polls.push_back(canned);
         self.shared.wake.notify_one();
+    }
+
+    /// As [`FakeControl::answer_poll`], and calls for changes that come behind it are answered with 503.
+    pub fn answer_last_poll(&self, canned: Canned) {
+        self.shared.script().ends = true;
+        self.answer_poll(canned);
     }
 
     /// From now on calls for changes are answered with 503.
@@ -244,6 +252,9 @@ impl Shared {
         let mut script = self.script();
         let canned = script.polls.pop_front()?;
         script.answered += 1;
+        if script.ends && script.polls.is_empty() {
+            script.withheld = Some(0);
+        }
         Some(canned)
     }
 

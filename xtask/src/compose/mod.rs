@@ -135,6 +135,9 @@ fn one_control_plane(docker: &Docker, bases: &Bases) -> anyhow::Result<()> {
     project.answers(&old, 200).context("the old key, in the overlap")?;
     project.answers(&new, 200).context("the new key, in the overlap")?;
 
+    project.imports("keywheel", 3_000)?;
+    project.answers("brought-in-2999", 200).context("a key that was brought in")?;
+
     // State is in volumes, and Envoy needs nobody meanwhile.
     project.compose(&["stop", "keywheel"])?;
     project.answers(&new, 200).context("without a control plane")?;

@@ -1,5 +1,6 @@
 //! A compose project: its commands, its containers, its end.
 
+use std::fs::{self, File};
 use std::net::TcpListener;
 use std::process::Command;
 use std::thread::sleep;
@@ -10,7 +11,7 @@ use serde_json::Value;
 
 use super::stand_ins::Bases;
 use super::{TAG, curl};
-use crate::run::read;
+use crate::run::{read, read_with, target};
 use crate::setup::Docker;
 
 /// Until all is healthy: what it takes on a slow machine, several times.
@@ -86,6 +87,19 @@ impl<'a> Project<'a> {
     /// The command line in a service's container, as README.md has it.
     pub(super) fn keywheel(&self, service: &str, args: &[&str]) -> anyhow::Result<String> {
         self.compose(&[&["exec", "-T", service, "keywheel"], args].concat())
+    }
+
+    /// Brings a list of keys in. It is more than one transaction, in a container that may write to its volumes alone.
+    pub(super) fn imports(&self, service: &str, keys: u32) -> anyhow::Result<()> {
+        let list = target().join("compose-import.csv");
+        let lines = (0..keys).map(|number| format!("imported,brought-in-{number}\n"));
+        fs::write(&list, String::from("client,key\n") + &lines.collect::<String>())?;
+        let import = ["key", "import", "--from", "-", "--format", "csv", "--create-clients"];
+        let mut command = self.command();
+        command.args(["exec", "-T", service, "keywheel"]).args(import);
+        let said = read_with(&mut command, File::open(&list)?.into())?;
+        ensure!(said.contains(&format!("Imported {keys} keys")), "an import said: {said}");
+        Ok(())
     }
 
     pub(super) fn json(&self, service: &str, args: &[&str]) -> anyhow::Result<Value> {

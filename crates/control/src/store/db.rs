@@ -39,12 +39,15 @@ pub(super) const SERVED: i64 = WRITE_LOCK + 1;
 /// `cache_size` is in KiB, as SQLite writes it. An import touches pages all over its indexes; with SQLite's own
 /// 2 MB each would be written to the log and read back many times. Only what is used is allocated.
 ///
+/// What it sorts and keeps for a transaction that may fail is kept in memory: a container whose root file system is read-only
+/// may have no directory for it, and a large request would find that out.
+///
 /// The log is folded into the file beside the writer ([`Db::fold_log`]). A commit does it only when the log has grown
 /// to 64 MB all the same.
 const SQLITE_WRITER: &str =
     "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
-    PRAGMA foreign_keys = on; PRAGMA cache_size = -131072; PRAGMA wal_autocheckpoint = 16384";
-const SQLITE_READER: &str = "PRAGMA busy_timeout = 5000; PRAGMA query_only = on; PRAGMA cache_size = -32768";
+    PRAGMA foreign_keys = on; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -131072; PRAGMA wal_autocheckpoint = 16384";
+const SQLITE_READER: &str = "PRAGMA busy_timeout = 5000; PRAGMA query_only = on; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -32768";
 /// A replica that was cut off in the middle of a change must not keep the lock.
 const POSTGRES_SESSION: &str = "SET application_name = 'keywheel'; SET lock_timeout = '5s';
     SET statement_timeout = '60s'; SET idle_in_transaction_session_timeout = '60s'";
@@ -314,7 +317,11 @@ impl Location {
     /// [`sqlx::Error`].
     pub async fn pool(&self) -> Result<AnyPool, sqlx::Error> {
         sqlx::any::install_default_drivers();
-        AnyPoolOptions::new().max_connections(2).connect_with(self.options()?).await
+        let session = match self {
+            Self::Sqlite(_) => "PRAGMA temp_store = MEMORY",
+            Self::Postgres(_) => "SET application_name = 'keywheel'",
+        };
+        pool(session, 2).connect_with(self.options()?).await
     }
 
     fn options(&self) -> Result<AnyConnectOptions, sqlx::Error> {

@@ -88,8 +88,8 @@ impl Archive {
         Ok(Changes::Run(Place::Run { epoch, since, revision: run.revision }, run, more))
     }
 
-    /// For a reader that has everything: the newest heartbeat. Right after a change the run itself, which changes
-    /// nothing there either.
+    /// For a reader that has everything: the newest heartbeat. Right after a change the run itself, which says no less: the
+    /// reader has it, and nothing comes behind it.
     #[must_use]
     pub fn heartbeat(&self, now: Millis) -> Option<(Place, Facts)> {
         let log = &self.held.as_ref()?.log;
