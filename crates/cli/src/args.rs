@@ -30,7 +30,7 @@ pub(crate) use self_service::{OwnKey, SelfService};
 pub(crate) use serve::{LogFormat, MasterKey, Restore, RingAuth, RingTls, Serve, ServeTls};
 pub(crate) use token::Token;
 use value::wait;
-pub(crate) use value::{End, Since};
+pub(crate) use value::{End, Since, duration};
 
 const EXIT_CODES: &str = "\
 Exit codes:

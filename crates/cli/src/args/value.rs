@@ -44,7 +44,7 @@ pub(super) fn window(text: &str) -> Result<Window, String> {
 }
 
 /// Reads `90d`, `1h30m` or `2s`, in whole seconds.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let rule = || format!("`{text}` is no duration: write it like 30s, 30m, 12h, 90d or 1h30m");
     let mut seconds: u64 = 0;
     let mut rest = text;

@@ -1,18 +1,23 @@
 //! What is wrong, from what was seen. Pure.
 
+use std::collections::BTreeSet;
+
 use keywheel_api::{
     FollowsCanary, Promote, Proxy, ProxyState, Ring, RingSigningKey, SigningKeyState, Timestamp,
 };
 use serde::Serialize;
 
 use super::super::key::{span, when};
-use super::envoy::{Plugin, Seen};
+use super::envoy::{Calls, Plugin, Seen, Told, label};
+use crate::args::duration;
 use crate::output::counted;
 
 /// A clock that differs by more than this makes deadlines come early or late, in milliseconds.
 const SKEW: u64 = 2_000;
 /// A proxy hears of the control plane at least every 25 seconds.
 const OLD_RING: u64 = 120;
+/// As its filter tells of it, where what it asks may be a relay, in seconds.
+const OLD_HELD_RING: u64 = 60;
 /// What is to be promoted is so within a second of its time; clocks may differ, in seconds.
 const LATE: i64 = 60;
 /// A proxy that is silent for less is not taken for gone, in seconds.
@@ -145,24 +150,22 @@ fn proxies(ring: &Ring, now: Timestamp) -> Vec<Finding> {
             "none has asked for the ring".into(),
             "start Envoy with envoy/envoy.yaml; if it runs, look at its cluster for the control plane and at its log",
         ));
-    } else {
-        findings.push(good(
-            about,
-            format!("{} of {} enforce revision {}", current.len(), ring.proxies.len(), ring.revision),
-        ));
     }
-    if !lagging.is_empty() {
-        findings.push(warning(
-            about,
-            format!("{} behind: {}", counted(lagging.len(), "lags", "lag"), names(&lagging)),
-            "ask again in a moment; who stays behind has a busy worker, or does not trust who signs: see its keywheel_ring_rejected",
-        ));
+    let expired = in_state(ProxyState::Expired);
+    // Who refuses everything by himself holds up no proof.
+    let count = ring.proxies.len() - expired.len();
+    let of = format!("{} of {count} enforce revision {}", current.len(), ring.revision);
+    if count > 0 && current.len() == count {
+        findings.push(good(about, of.clone()));
     }
+    // It is said once, beside the worst of those that do not.
+    let mut of = Some(format!("{of}; "));
     if !unproven.is_empty() {
+        let of = of.take().unwrap_or_default();
         findings.push(problem(
             about,
             format!(
-                "{} silent, and may still accept what was revoked: {}",
+                "{of}{} silent, and may still accept what was revoked: {}",
                 counted(unproven.len(), "is", "are"),
                 names(&unproven)
             ),
@@ -171,6 +174,26 @@ fn proxies(ring: &Ring, now: Timestamp) -> Vec<Finding> {
                 forget(&ring.name, &unproven, now)
             ),
         ));
+    }
+    if !lagging.is_empty() {
+        let of = of.take().unwrap_or_default();
+        findings.push(warning(
+            about,
+            format!("{of}{} behind: {}", counted(lagging.len(), "lags", "lag"), names(&lagging)),
+            "ask again in a moment; who stays behind has a busy worker, or does not trust who signs: see its keywheel_ring_rejected",
+        ));
+    }
+    if !expired.is_empty() {
+        let refuse = format!(
+            "{} every request, not having heard anything for too long: {}",
+            counted(expired.len(), "refuses", "refuse"),
+            names(&expired)
+        );
+        let todo = format!(
+            "if they run, mend their way to the control plane; those that are gone for good: {}",
+            forget(&ring.name, &expired, now)
+        );
+        findings.push(warning(about, refuse, &todo));
     }
     let old: Vec<_> = current.iter().copied().filter(|proxy| proxy.age_seconds > OLD_RING).collect();
     if !old.is_empty() {
@@ -300,7 +323,7 @@ fn of_envoy(url: &str, seen: &Seen, facts: &Facts) -> Vec<Finding> {
         let what = if other.is_empty() {
             "no listener of it runs the filter".to_owned()
         } else {
-            format!("its filter enforces another ring: {other}")
+            format!("its filter is configured for another ring: {other}")
         };
         return vec![problem(
             url,
@@ -308,24 +331,193 @@ fn of_envoy(url: &str, seen: &Seen, facts: &Facts) -> Vec<Finding> {
             "look for refused listeners in its log; envoy/envoy.yaml is complete",
         )];
     }
-    let mut findings = Vec::new();
-    for plugin in plugins {
-        findings.extend(of_plugin(url, plugin, seen, facts));
-    }
-    for (reason, count) in &seen.rejected {
-        findings.push(warning(
+    let mut findings: Vec<_> =
+        plugins.iter().flat_map(|plugin| of_plugin(url, plugin, seen, facts)).collect();
+    let told = seen.rings.get(&label(&facts.ring.name));
+    match told.and_then(|told| Some((told, told.revision?))) {
+        Some((told, revision)) => {
+            findings.extend(of_held(url, &plugins, told, revision, seen, facts));
+            if findings.is_empty() {
+                let ring = &facts.ring.name;
+                findings.push(good(
+                    url,
+                    format!("Envoy {} enforces ring {ring} at revision {revision}", seen.version),
+                ));
+            }
+        }
+        None if told.is_none() && seen.picks_stats => findings.push(warning(
             url,
             format!(
-                "{} refused as `{reason}` since it started",
-                counted(*count, "document was", "documents were")
+                "Envoy {} is configured for ring {}; whether it enforces it cannot be seen: no statistic of the filter is there",
+                seen.version, facts.ring.name
             ),
+            "let its `stats_matcher` include the prefix `wasmcustom.keywheel_`, and look again",
+        )),
+        None => findings.push(without_ring(url, &plugins, told, seen, facts)),
+    }
+    findings
+}
+
+/// It answers nobody.
+fn without_ring(url: &str, plugins: &[&Plugin], told: Option<&Told>, seen: &Seen, facts: &Facts) -> Finding {
+    let observes = plugins.iter().all(|plugin| plugin.mode.as_deref() == Some("observe"));
+    let follows = if observes { "can judge no request" } else { "answers each request with 503" };
+    let symptoms = symptoms(plugins, told, seen);
+    let what = format!("it has no ring, and {follows}: {}", told_of(&symptoms));
+    // What its configuration lacks has a finding of its own, and is the cause of what is seen.
+    let explained = plugins.iter().any(|plugin| {
+        let asks_in_vain = !plugin.clusters.is_empty() && missing(plugin, seen).eq(&plugin.clusters);
+        asks_in_vain || !trusts(plugin, facts)
+    });
+    let todo = if explained { "mend its configuration, as said beside this" } else { symptoms[0].todo };
+    problem(url, what, todo)
+}
+
+/// It has a ring, which may be an old one.
+fn of_held(
+    url: &str,
+    plugins: &[&Plugin],
+    told: &Told,
+    revision: u64,
+    seen: &Seen,
+    facts: &Facts,
+) -> Vec<Finding> {
+    let of = format!("revision {revision} of ring {}", facts.ring.name);
+    let enforces = if revision < facts.ring.revision {
+        format!("it enforces {of}, and the control plane is at {}", facts.ring.revision)
+    } else {
+        format!("it enforces {of}")
+    };
+    // A pushed ring is as old as the last push.
+    let asks = plugins.iter().any(|plugin| !plugin.clusters.is_empty());
+    let limits = plugins.iter().filter_map(|plugin| duration(plugin.refuses_after.as_deref()?).ok());
+    let refuses = limits.min().is_some_and(|limit| told.age_seconds >= limit.as_secs());
+    if refuses || asks && told.age_seconds > OLD_HELD_RING {
+        let symptoms = symptoms(plugins, Some(told), seen);
+        let why = format!("the last news of it is {} old: {}", span(told.age_seconds), told_of(&symptoms));
+        let todo = symptoms[0].todo;
+        return vec![if refuses {
+            problem(url, format!("it has {of}, and answers each request with 503, since {why}"), todo)
+        } else {
+            warning(url, format!("{enforces}; {why}"), todo)
+        }];
+    }
+    let mut findings = Vec::new();
+    if revision < facts.ring.revision {
+        let todo = if asks {
+            "ask again in a moment; if it stays behind, its log says why it takes no change"
+        } else {
+            "`keywheel ring push` brings it there"
+        };
+        findings.push(warning(url, enforces, todo));
+    }
+    for (reason, count) in &told.rejected {
+        findings.push(warning(
+            url,
+            format!("{} since it started", refused_as(reason, *count)),
             "docs/configuration.md, metrics, says what each reason means; what rises still is a fault, or an attack",
         ));
     }
-    if findings.is_empty() {
-        findings.push(good(url, format!("Envoy {} enforces ring {}", seen.version, facts.ring.name)));
-    }
     findings
+}
+
+/// What shows why it gets no ring, or no news of it.
+struct Symptom {
+    what: String,
+    todo: &'static str,
+}
+
+/// The most telling first, and never none. All are counted since Envoy started, so that what was mended since may be
+/// among them.
+fn symptoms(plugins: &[&Plugin], told: Option<&Told>, seen: &Seen) -> Vec<Symptom> {
+    let rejected = told.into_iter().flat_map(|told| &told.rejected);
+    let mut symptoms: Vec<_> = rejected
+        .map(|(reason, count)| Symptom {
+            what: refused_as(reason, *count),
+            todo: match reason.as_str() {
+                "untrusted_signer" => "put what `keywheel ring trust` prints into `control.trust`",
+                _ => "docs/configuration.md, metrics, says what each reason means",
+            },
+        })
+        .collect();
+    let clusters: BTreeSet<&String> = plugins.iter().flat_map(|plugin| &plugin.clusters).collect();
+    let asked = clusters.iter().filter_map(|name| Some(of_calls(name, seen.clusters.get(*name)?)));
+    let mut ranked: Vec<_> = asked.flat_map(|symptoms| symptoms.into_iter().enumerate()).collect();
+    ranked.sort_by_key(|(rank, _)| *rank);
+    symptoms.extend(ranked.into_iter().filter_map(|(_, symptom)| symptom));
+    if symptoms.is_empty() {
+        symptoms.push(match told {
+            _ if clusters.is_empty() => Symptom {
+                what: "it asks nobody, so it is to be pushed".into(),
+                todo: "push it (`keywheel ring push`), or name a cluster in `control.clusters`",
+            },
+            Some(told) if told.failures > 0 => Symptom {
+                what: format!("{} for it failed", counted(told.failures, "call", "calls")),
+                todo: "its log has a line of the filter that says why",
+            },
+            _ => Symptom {
+                what: "nothing shows that it tried to get it".into(),
+                todo: "if it has just started, ask again in a moment; if not, its log says what became of the module",
+            },
+        });
+    }
+    symptoms
+}
+
+/// In the order in which they tell: who answered is there, and what an answer says goes before its absence.
+fn of_calls(cluster: &str, calls: &Calls) -> [Option<Symptom>; 6] {
+    let symptom = |count: u64, what: String, todo| (count > 0).then_some(Symptom { what, todo });
+    let answered = |status: u16, count: u64, todo| {
+        let what = format!("cluster `{cluster}` answered {} with {status}", counted(count, "call", "calls"));
+        symptom(count, what, todo)
+    };
+    let Calls { failed_connections, without_address, unauthorized, forbidden, not_found, broken } = *calls;
+    [
+        answered(
+            401,
+            unauthorized,
+            "have Envoy send a token of role `proxy`, or show a certificate, that the listener takes: docs/serving.md, Envoy; for a relay docs/relay.md",
+        ),
+        answered(
+            403,
+            forbidden,
+            "have Envoy send a token of role `proxy` that is not limited to other rings: docs/serving.md, Envoy",
+        ),
+        answered(
+            404,
+            not_found,
+            "the server there has no such ring: look at `ring` in the configuration, at the cluster's address, and at the ring of a relay",
+        ),
+        symptom(
+            without_address,
+            format!(
+                "no address was known for {} to cluster `{cluster}`",
+                counted(without_address, "call", "calls")
+            ),
+            "look at the host name in the cluster, and whether it resolves where Envoy runs",
+        ),
+        symptom(
+            failed_connections,
+            format!(
+                "{} to cluster `{cluster}` failed",
+                counted(failed_connections, "connection", "connections")
+            ),
+            "start what listens there, or mend the cluster's address, its TLS, or what is between",
+        ),
+        symptom(
+            broken,
+            format!("{} to cluster `{cluster}` broke off or got 5xx", counted(broken, "call", "calls")),
+            "the log of the server there says why; a relay without a ring answers 503, and a listener with TLS breaks off who comes without",
+        ),
+    ]
+}
+
+fn told_of(symptoms: &[Symptom]) -> String {
+    symptoms.iter().map(|symptom| symptom.what.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+fn refused_as(reason: &str, count: u64) -> String {
+    format!("{} refused as `{reason}`", counted(count, "document was", "documents were"))
 }
 
 fn of_plugin(url: &str, plugin: &Plugin, seen: &Seen, facts: &Facts) -> Vec<Finding> {
@@ -337,14 +529,14 @@ fn of_plugin(url: &str, plugin: &Plugin, seen: &Seen, facts: &Facts) -> Vec<Find
             "set `failure_policy: FAIL_RELOAD`",
         ));
     }
-    if !facts.ring.trust.iter().any(|key| plugin.trust.contains(key)) {
+    if !trusts(plugin, facts) {
         findings.push(problem(
             url,
             "it trusts no key that signs this ring".into(),
             "put what `keywheel ring trust` prints into `control.trust`",
         ));
     }
-    for cluster in plugin.clusters.iter().filter(|cluster| !seen.clusters.contains(cluster.as_str())) {
+    for cluster in missing(plugin, seen) {
         findings.push(problem(
             url,
             format!("there is no cluster `{cluster}`, which the filter is to ask for the ring"),
@@ -359,6 +551,15 @@ fn of_plugin(url: &str, plugin: &Plugin, seen: &Seen, facts: &Facts) -> Vec<Find
         ));
     }
     findings
+}
+
+fn trusts(plugin: &Plugin, facts: &Facts) -> bool {
+    facts.ring.trust.iter().any(|key| plugin.trust.contains(key))
+}
+
+/// Clusters that it is to ask and that are not there.
+fn missing<'a>(plugin: &'a Plugin, seen: &'a Seen) -> impl Iterator<Item = &'a String> {
+    plugin.clusters.iter().filter(|cluster| !seen.clusters.contains_key(*cluster))
 }
 
 fn names(proxies: &[&Proxy]) -> String {
@@ -384,7 +585,7 @@ fn problem(about: &str, what: String, todo: &str) -> Finding {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeMap;
 
     use super::*;
 
@@ -422,14 +623,20 @@ mod tests {
         }
     }
 
+    /// One that enforces what there is.
     fn envoy(plugin: Plugin) -> Envoy {
-        let seen = Seen {
+        let told = Told { revision: Some(7), age_seconds: 3, ..Told::default() };
+        Envoy { url: "http://127.0.0.1:9901".into(), seen: Ok(seen(plugin, Calls::default(), Some(told))) }
+    }
+
+    fn seen(plugin: Plugin, calls: Calls, told: Option<Told>) -> Seen {
+        Seen {
             version: "1.40.0".into(),
             plugins: vec![plugin],
-            clusters: BTreeSet::from(["keywheel".to_owned()]),
-            rejected: BTreeMap::new(),
-        };
-        Envoy { url: "http://127.0.0.1:9901".into(), seen: Ok(seen) }
+            clusters: BTreeMap::from([("keywheel".to_owned(), calls)]),
+            rings: told.into_iter().map(|told| ("production".to_owned(), told)).collect(),
+            picks_stats: false,
+        }
     }
 
     fn sound() -> Plugin {
@@ -439,6 +646,7 @@ mod tests {
             clusters: vec!["keywheel".into()],
             mode: None,
             fails_open: false,
+            refuses_after: None,
         }
     }
 
@@ -470,10 +678,177 @@ mod tests {
         ]);
         let found = amiss(&facts);
         assert!(
-            matches!(&found[..], [(Level::Warning, lag), (Level::Problem, silent)]
-            if lag.contains("edge-2") && silent.contains("edge-3")),
+            matches!(&found[..], [(Level::Problem, silent), (Level::Warning, lag), (Level::Warning, expired)]
+            if lag.contains("edge-2") && silent.contains("edge-3") && expired.contains("edge-4")),
             "{found:?}"
         );
+    }
+
+    #[test]
+    fn a_count_that_is_not_whole_is_not_called_good_and_is_said_once() {
+        for (states, amiss, said) in [
+            (&[ProxyState::Lagging][..], true, "0 of 1 enforce revision 7; 1 lags behind: edge"),
+            (&[ProxyState::Unproven], true, "0 of 1 enforce revision 7; 1 is silent"),
+            (&[ProxyState::Lagging, ProxyState::Unproven], true, "0 of 2 enforce revision 7; 1 is silent"),
+            (&[ProxyState::Current, ProxyState::Lagging], true, "1 of 2 enforce revision 7; 1 lags behind"),
+            (&[ProxyState::Expired], true, "1 refuses every request"),
+            // Who refuses everything enforces what he must.
+            (&[ProxyState::Current, ProxyState::Expired], false, "1 of 1 enforce revision 7"),
+        ] {
+            let findings = proxies(
+                &facts(states.iter().map(|state| proxy("edge", *state)).collect()).ring,
+                NOW.parse().unwrap(),
+            );
+            let found: Vec<_> = findings.iter().filter(|finding| finding.what.contains(said)).collect();
+            assert!(matches!(found[..], [one] if (one.level != Level::Good) == amiss), "{findings:?}");
+            let counts = findings.iter().filter(|finding| finding.what.contains(" enforce revision "));
+            assert!(counts.count() <= 1, "{findings:?}");
+        }
+    }
+
+    #[test]
+    fn who_has_no_ring_is_told_why_and_what_to_do() {
+        let failed = |told: Told| Some(Told { failures: 7, ..told });
+        let rejected = |reason: &str| {
+            failed(Told { rejected: BTreeMap::from([(reason.to_owned(), 3)]), ..Told::default() })
+        };
+        let calls = Calls::default;
+        for (calls, told, what, todo) in [
+            (
+                Calls { unauthorized: 7, ..calls() },
+                failed(Told::default()),
+                "cluster `keywheel` answered 7 calls with 401",
+                "token of role `proxy`",
+            ),
+            // It was not there at first.
+            (
+                Calls { unauthorized: 1, failed_connections: 2, ..calls() },
+                failed(Told::default()),
+                "answered 1 call with 401, 2 connections to cluster `keywheel` failed",
+                "certificate",
+            ),
+            (
+                Calls { forbidden: 1, ..calls() },
+                failed(Told::default()),
+                "with 403",
+                "limited to other rings",
+            ),
+            (Calls { not_found: 1, ..calls() }, failed(Told::default()), "with 404", "no such ring"),
+            (Calls { without_address: 1, ..calls() }, failed(Told::default()), "no address", "resolves"),
+            (
+                Calls { failed_connections: 1, ..calls() },
+                failed(Told::default()),
+                "1 connection to",
+                "listens",
+            ),
+            (Calls { broken: 1, ..calls() }, failed(Told::default()), "got 5xx", "a relay without a ring"),
+            (calls(), failed(Told::default()), "7 calls for it failed", "its log"),
+            (calls(), None, "nothing shows that it tried", "just started"),
+            (
+                calls(),
+                rejected("untrusted_signer"),
+                "3 documents were refused as `untrusted_signer`",
+                "ring trust",
+            ),
+            (calls(), rejected("wrong_ring"), "refused as `wrong_ring`", "docs/configuration.md"),
+        ] {
+            let mut facts = facts(vec![proxy("edge-1", ProxyState::Current)]);
+            facts.envoys.push(Envoy { url: "http://edge".into(), seen: Ok(seen(sound(), calls, told)) });
+            let findings = judge(&facts);
+            let found: Vec<_> = findings.iter().filter(|finding| finding.about == "http://edge").collect();
+            let [found] = found[..] else { panic!("{what}: {found:?}") };
+            assert_eq!(found.level, Level::Problem, "{what}");
+            assert!(
+                found.what.starts_with("it has no ring, and answers each request with 503: "),
+                "{found:?}"
+            );
+            assert!(found.what.contains(what) && found.todo.as_ref().unwrap().contains(todo), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn a_configuration_that_can_bring_no_ring_is_the_cause() {
+        let nowhere = Plugin { clusters: vec!["nowhere".into()], ..sound() };
+        let stranger = Plugin { trust: vec!["AAAA".into()], ..sound() };
+        for (plugin, cause) in [(nowhere, "no cluster `nowhere`"), (stranger, "trusts no key")] {
+            let mut facts = facts(vec![proxy("edge-1", ProxyState::Current)]);
+            let calls = Calls { broken: 4, ..Calls::default() };
+            facts.envoys.push(Envoy { url: "http://edge".into(), seen: Ok(seen(plugin, calls, None)) });
+            let findings = judge(&facts);
+            let found: Vec<_> = findings.iter().filter(|finding| finding.about == "http://edge").collect();
+            let [first, second] = found[..] else { panic!("{cause}: {found:?}") };
+            assert!(first.what.contains(cause) && second.what.contains("no ring"), "{found:?}");
+            assert!(second.todo.as_ref().unwrap().contains("mend its configuration"), "{second:?}");
+        }
+    }
+
+    #[test]
+    fn what_an_envoy_holds_is_judged() {
+        let held = |revision, age_seconds| Told { revision: Some(revision), age_seconds, ..Told::default() };
+        let refuses = |after: &str| Plugin { refuses_after: Some(after.into()), ..sound() };
+        let pushed = || Plugin { clusters: Vec::new(), ..sound() };
+        let away = || Calls { failed_connections: 9, ..Calls::default() };
+        let calls = Calls::default;
+        for (plugin, calls, told, level, what) in [
+            (
+                sound(),
+                calls(),
+                held(7, 30),
+                Level::Good,
+                "Envoy 1.40.0 enforces ring production at revision 7",
+            ),
+            // The control plane was asked before.
+            (sound(), calls(), held(8, 0), Level::Good, "at revision 8"),
+            // It cannot be reached now and then; what counts is the news.
+            (sound(), away(), held(7, 30), Level::Good, "at revision 7"),
+            (
+                sound(),
+                calls(),
+                held(5, 3),
+                Level::Warning,
+                "revision 5 of ring production, and the control plane is at 7",
+            ),
+            (
+                sound(),
+                away(),
+                held(7, 90),
+                Level::Warning,
+                "is 1m30s old: 9 connections to cluster `keywheel` failed",
+            ),
+            (refuses("1h"), away(), held(5, 90), Level::Warning, "the control plane is at 7; the last news"),
+            (refuses("1h"), away(), held(7, 3600), Level::Problem, "answers each request with 503, since"),
+            (pushed(), calls(), held(7, 3600), Level::Good, "at revision 7"),
+            (pushed(), calls(), held(6, 3600), Level::Warning, "the control plane is at 7"),
+        ] {
+            let mut facts = facts(vec![proxy("edge-1", ProxyState::Current)]);
+            facts.envoys.push(Envoy { url: "http://edge".into(), seen: Ok(seen(plugin, calls, Some(told))) });
+            let findings = judge(&facts);
+            let found: Vec<_> = findings.iter().filter(|finding| finding.about == "http://edge").collect();
+            assert!(matches!(found[..], [one] if one.level == level && one.what.contains(what)), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_seen_is_not_called_enforced() {
+        let mut facts = facts(vec![proxy("edge-1", ProxyState::Current)]);
+        let seen = Seen { picks_stats: true, ..seen(sound(), Calls::default(), None) };
+        facts.envoys.push(Envoy { url: "http://edge".into(), seen: Ok(seen) });
+        let found = amiss(&facts);
+        assert!(
+            matches!(&found[..], [(Level::Warning, what)] if what.contains("is configured for ring production")),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn refused_documents_show_where_the_ring_is_enforced() {
+        let mut facts = facts(vec![proxy("edge-1", ProxyState::Current)]);
+        let rejected = BTreeMap::from([("gap".to_owned(), 1)]);
+        let told = Told { revision: Some(7), rejected, ..Told::default() };
+        let seen = seen(sound(), Calls::default(), Some(told));
+        facts.envoys.push(Envoy { url: "http://edge".into(), seen: Ok(seen) });
+        let found = amiss(&facts);
+        assert!(matches!(&found[..], [(Level::Warning, what)] if what.contains("`gap`")), "{found:?}");
     }
 
     #[test]
@@ -576,8 +951,8 @@ mod tests {
     #[test]
     fn one_is_one_and_two_are_two() {
         let lagging = |count| vec![proxy("edge", ProxyState::Lagging); count];
-        assert_eq!(amiss(&facts(lagging(1)))[0].1, "1 lags behind: edge");
-        assert_eq!(amiss(&facts(lagging(2)))[0].1, "2 lag behind: edge, edge");
+        assert_eq!(amiss(&facts(lagging(1)))[0].1, "0 of 1 enforce revision 7; 1 lags behind: edge");
+        assert_eq!(amiss(&facts(lagging(2)))[0].1, "0 of 2 enforce revision 7; 2 lag behind: edge, edge");
     }
 
     #[test]
