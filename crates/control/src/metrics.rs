@@ -258,6 +258,14 @@ impl Metrics {
         OpenConnection(open)
     }
 
+    /// How many connections a listener has open, and how many of it ended for a new one: for a program that shows them
+    /// under a name of its own.
+    #[must_use]
+    pub fn connections(&self, listener: Listener) -> (i64, u64) {
+        let labels = ListenerLabels { listener };
+        (self.connections.get_or_create(&labels).get(), self.shown_out.get_or_create(&labels).get())
+    }
+
     pub(crate) fn shown_out(&self, listener: Listener) {
         self.shown_out.get_or_create(&ListenerLabels { listener }).inc();
     }

@@ -282,7 +282,7 @@ impl Generation {
             // far must not be undone.
             Some(sync)
                 if document.epoch == sync.first.epoch
-                    && (after.is_some() || document.revision < sync.upto) =>
+                    && (after.is_some() || document.revision < sync.upto.max(sync.floor)) =>
             {
                 return Err(Rejection::Older);
             }

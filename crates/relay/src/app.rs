@@ -26,7 +26,7 @@ use serde_json::json;
 use tokio::time::timeout;
 use tracing::{debug, error, info};
 
-use crate::access::Login;
+use crate::access::{Access, Login};
 use crate::archive::Unanswered;
 use crate::relay::Relay;
 use crate::ring::{NoAnswer, Ring, Standing};
@@ -80,12 +80,27 @@ pub fn app(relay: Arc<Relay>) -> Router {
         .layer(middleware::from_fn(log))
 }
 
+/// What stands for whoever may ask: his certificate, the hash of his token, or, where anybody may, his address.
+fn shown(request: &Request, access: &Access) -> String {
+    let extensions = request.extensions();
+    if let Some(certificate) = extensions.get::<ClientCertificate>() {
+        return certificate.id.clone();
+    }
+    match request.headers().get(header::AUTHORIZATION).filter(|_| !matches!(access, Access::Open)) {
+        Some(token) => Digest::of(token.as_bytes()).to_string(),
+        None => extensions
+            .get::<ConnectInfo<SocketAddr>>()
+            .map(|peer| peer.0.ip().to_string())
+            .unwrap_or_default(),
+    }
+}
+
 async fn guard(State(relay): State<Arc<Relay>>, request: Request, next: Next) -> Response {
     let authorization = request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
     let certificate = request.extensions().get::<ClientCertificate>().is_some();
     // A good token is let in whoever fails beside it.
     if relay.access.lets_in(authorization, certificate) {
-        vouch(request.extensions());
+        vouch(request.extensions(), || shown(&request, &relay.access));
         return next.run(request).await;
     }
     // No token is no guess.

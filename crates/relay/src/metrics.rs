@@ -5,7 +5,7 @@ use std::sync::Arc;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
@@ -27,6 +27,7 @@ pub(crate) fn text<'a>(
     rings: impl Iterator<Item = &'a Arc<Ring>>,
     upstream_failures: u64,
     refusals: &Refusals,
+    (connections, shown_out): (i64, u64),
 ) -> Result<String, std::fmt::Error> {
     let mut registry = Registry::with_prefix("keywheel_relay");
     let family = Family::<RingLabels, Gauge>::default;
@@ -61,6 +62,12 @@ pub(crate) fn text<'a>(
         "upstream_failures",
         "Calls to the upstream that failed",
         ConstCounter::new(upstream_failures),
+    );
+    r.register("connections", "Connections open", ConstGauge::new(connections));
+    r.register(
+        "connections_shown_out",
+        "Connections without a credential that ended for a new one, since there was no room",
+        ConstCounter::new(shown_out),
     );
     let logins = Family::<LoginLabels, Counter>::default();
     r.register("refused_logins", "Requests with no token or certificate that is good here", logins.clone());

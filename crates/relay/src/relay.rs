@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keywheel_control::failed_logins::FailedLogins;
+use keywheel_control::metrics::{Listener, Metrics};
 use keywheel_control::serve::{self, Limits};
 use keywheel_control::{Endpoint, StartError, control};
 use keywheel_keyring::PublicKey;
@@ -71,6 +72,8 @@ pub struct Relay {
     pub(crate) access: Access,
     pub(crate) failed_logins: FailedLogins,
     pub(crate) refused_logins: Refusals,
+    /// What the listener counts.
+    pub(crate) listener: Arc<Metrics>,
     rings: BTreeMap<String, Arc<Ring>>,
     upstream: Arc<Upstream>,
     limits: Bounds,
@@ -129,6 +132,7 @@ impl Relay {
         Ok(Self {
             access,
             failed_logins: FailedLogins::default(),
+            listener: Arc::default(),
             refused_logins: Refusals::default(),
             rings,
             upstream,
@@ -152,7 +156,8 @@ impl Relay {
     }
 
     pub(crate) fn metrics(&self) -> Result<String, std::fmt::Error> {
-        metrics::text(self.rings.values(), self.upstream.failures(), &self.refused_logins)
+        let connections = self.listener.connections(Listener::Ring);
+        metrics::text(self.rings.values(), self.upstream.failures(), &self.refused_logins, connections)
     }
 
     /// Serves and follows the upstream until `shutdown`.
@@ -171,8 +176,13 @@ impl Relay {
         if let Some(tls) = &endpoint.tls {
             jobs.push(tokio::spawn(tls.clone().follow(self.stop.subscribe())));
         }
-        let listener =
-            tokio::spawn(serve::ring(endpoint, app(self.clone()), Limits::default(), self.stop.subscribe()));
+        let listener = tokio::spawn(serve::ring(
+            endpoint,
+            app(self.clone()),
+            self.listener.clone(),
+            Limits::default(),
+            self.stop.subscribe(),
+        ));
         shutdown.await;
         info!("Stopping");
         self.stop.send_replace(true);

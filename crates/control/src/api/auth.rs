@@ -106,7 +106,6 @@ pub(crate) async fn guard(
         check_names(&mut request, None).await?;
         return Ok(next.run(request).await);
     };
-    vouch(request.extensions());
     let metrics = &control.runtime.metrics;
     let pass = match may {
         Err((why, error)) => {
@@ -118,6 +117,8 @@ pub(crate) async fn guard(
     let id = caller.id.clone();
     let mut response = match pass {
         Ok(()) => {
+            // Not who is known and may not do this: every proxy has a token, and the admin listener is not for them.
+            vouch(request.extensions(), || id.clone());
             // Whoever only reads a ring must not be able to say that proxies enforce it.
             if !caller.is_proxy {
                 request.headers_mut().remove(proxies::HEADER);
@@ -151,7 +152,8 @@ async fn identify(
             return Ok(Some((caller, Ok(()))));
         }
         if control.ring_auth == RingAuth::Open {
-            vouch(extensions);
+            // Who that is only its address tells.
+            vouch(extensions, || peer(extensions).map(|peer| peer.to_string()).unwrap_or_default());
             return Ok(None);
         }
     }

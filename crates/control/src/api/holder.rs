@@ -61,8 +61,8 @@ async fn admit(control: &Arc<Control>, request: &mut Request) -> Result<String, 
     request.headers_mut().remove(header::AUTHORIZATION);
     request.headers_mut().remove(API_KEY);
     let holder = identify(control, digest, peer(request.extensions())).await?;
-    vouch(request.extensions());
     check_names(request, None).await?;
+    vouch(request.extensions(), || holder.key.clone());
     // A restored copy does not know what was revoked since: a key that was could give itself a new version.
     if control.ring(&holder.ring).is_some_and(|ring| ring.record.held) {
         return Err(RingError::Held.into());

@@ -106,8 +106,8 @@ impl Connection {
                 let session = stream.get_ref().1;
                 let leaf = session.peer_certificates().and_then(<[_]>::first);
                 let certificate = leaf.map(|leaf| ClientCertificate::new(leaf));
-                if certificate.is_some() {
-                    self.guest.vouch();
+                if let Some(certificate) = &certificate {
+                    self.guest.vouch(|| certificate.id.clone());
                 }
                 let builder = Builder::new(TokioExecutor::new());
                 let builder = match session.alpn_protocol() {
@@ -140,12 +140,12 @@ impl Connection {
         builder.http2().timer(TokioTimer::new()).keep_alive_interval(PING).keep_alive_timeout(PING);
         let activity = Arc::new(Activity::default());
         let service = {
-            let activity = activity.clone();
+            let (activity, of_request) = (activity.clone(), guest.clone());
             service_fn(move |request: Request<hyper::body::Incoming>| {
                 let open = activity.begin();
                 let mut request = request.map(Body::new);
                 request.extensions_mut().insert(ConnectInfo(peer));
-                request.extensions_mut().insert(guest.clone());
+                request.extensions_mut().insert(of_request.clone());
                 if let Some(certificate) = &certificate {
                     request.extensions_mut().insert(certificate.clone());
                 }
@@ -158,7 +158,7 @@ impl Connection {
             })
         };
         let mut http = pin!(builder.serve_connection(TokioIo::new(io), TowerToHyperService::new(service)));
-        let (mut told, mut seen, mut next_look) = (false, 0, limits.first_head);
+        let (mut told, mut seen, mut good, mut next_look) = (false, 0, 0, limits.first_head);
         let mut look = pin!(sleep(next_look));
         loop {
             tokio::select! {
@@ -178,7 +178,12 @@ impl Connection {
                         trace!(listener = kind.name(), %peer, "A connection with nothing to do is closed");
                         return;
                     }
-                    (seen, next_look) = (begun, LOOK);
+                    // What it showed may be revoked since; a request that is held open was let in, and is told of an end.
+                    let shown = guest.good();
+                    if shown == good && activity.open.load(Ordering::Relaxed) == 0 {
+                        guest.doubt();
+                    }
+                    (seen, good, next_look) = (begun, shown, LOOK);
                     look.set(sleep(next_look));
                 }
             }

@@ -12,7 +12,7 @@
 //!
 //! - No connection waits for another's handshake: each has a task of its own.
 //! - Nothing that a client leaves undone is waited for without end: not a handshake, not a head, not a body.
-//! - Whoever can show no credential keeps nobody out who can.
+//! - Whoever can show no credential keeps nobody out who can, as far as addresses tell him apart.
 
 mod connection;
 mod room;
@@ -48,8 +48,8 @@ pub struct Limits {
     pub first_head: Duration,
     /// From the end of a request's head to that of its body.
     pub body: Duration,
-    /// The most connections that the admin listener has open. For one more the oldest that has shown no credential ends; if
-    /// all have, it waits until one ends, and those behind it in the system's queue.
+    /// The most connections that the admin listener has open. For one more a stranger's ends ([`room`]); where there is none it
+    /// waits until one ends, and those behind it in the system's queue.
     pub admin_connections: usize,
     /// As `admin_connections`. A proxy holds one or two.
     pub ring_connections: usize,
@@ -85,8 +85,14 @@ impl Default for Limits {
 }
 
 /// Serves another program's application on a ring listener, until `stopping`: a relay's.
-pub async fn ring(endpoint: Endpoint, app: Router, limits: Limits, stopping: watch::Receiver<bool>) {
-    run(Listener::Ring, endpoint, app, Arc::default(), limits, stopping).await;
+pub async fn ring(
+    endpoint: Endpoint,
+    app: Router,
+    metrics: Arc<Metrics>,
+    limits: Limits,
+    stopping: watch::Receiver<bool>,
+) {
+    run(Listener::Ring, endpoint, app, metrics, limits, stopping).await;
 }
 
 /// Serves until `stopping`, then until every request that is under way is answered.
@@ -130,11 +136,8 @@ pub(crate) async fn run(
             }
             if said.is_none_or(|said| said.elapsed() > SAY_AGAIN) {
                 said = Some(Instant::now());
-                let outcome = if gives_way {
-                    "the oldest without a credential ends for each new one"
-                } else {
-                    "others wait"
-                };
+                let outcome =
+                    if gives_way { "one without a credential ends for each new one" } else { "others wait" };
                 warn!(
                     listener = kind.name(),
                     most, "The listener has as many connections open as it may; {outcome}"
@@ -142,7 +145,7 @@ pub(crate) async fn run(
             }
         }
         let place = tokio::select! {
-            place = room.enter() => place,
+            place = room.enter(peer.ip()) => place,
             _ = stopping.wait_for(|stopping| *stopping) => break,
         };
         let Ok(place) = place else { break };

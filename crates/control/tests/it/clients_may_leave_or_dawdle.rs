@@ -4,6 +4,7 @@ use axum::http::StatusCode;
 use keywheel_api::Problem;
 use keywheel_control::app::MAX_BODY;
 use keywheel_control::serve::Limits;
+use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -71,25 +72,21 @@ const HEALTH: &str = "GET /healthz HTTP/1.1";
 
 #[tokio::test]
 async fn more_known_connections_than_there_may_be_wait_until_one_ends() {
-    let limits = Limits { ring_connections: 2, ..Limits::default() };
+    let limits = Limits { ring_connections: 1, ..Limits::default() };
     let serving = Serving::plain(impatient(plane().await, limits)).await;
-    let mut open = Vec::new();
-    for _ in 0..2 {
-        let mut stream = connect(serving.ring).await;
-        // Who asks an open listener for a ring is known.
-        let page = "GET /v1/rings/production/snapshot HTTP/1.1";
-        assert_eq!(status(&mut stream, page, LONG).await, Some(200));
-        open.push(stream);
-    }
-    let mut third = connect(serving.ring).await;
-    assert_eq!(status(&mut third, HEALTH, Duration::from_millis(300)).await, None, "no room");
+    let mut open = vec![connect(serving.ring).await];
+    // Who asks an open listener for a ring is known.
+    let page = "GET /v1/rings/production/snapshot HTTP/1.1";
+    assert_eq!(status(&mut open[0], page, LONG).await, Some(200));
+    let mut next = connect(serving.ring).await;
+    assert_eq!(status(&mut next, HEALTH, Duration::from_millis(300)).await, None, "no room");
     let admin = http().build().unwrap().get(format!("http://{}/healthz", serving.admin)).send().await;
     assert_eq!(admin.unwrap().status(), StatusCode::OK, "the other listener has its own");
     open.pop();
     let mut begin = [0; 12];
-    tokio::time::timeout(LONG, third.read_exact(&mut begin)).await.unwrap().unwrap();
+    tokio::time::timeout(LONG, next.read_exact(&mut begin)).await.unwrap().unwrap();
     assert_eq!(&begin, b"HTTP/1.1 200", "what was asked before is answered now");
-    drop((open, third));
+    drop((open, next));
     serving.stop().await;
 }
 
@@ -116,6 +113,20 @@ async fn who_has_no_credential_keeps_nobody_out() {
     assert_eq!(status(&mut operator, &list, LONG).await, Some(200), "who is known stays");
     let mut another = connect(serving.admin).await;
     assert_eq!(status(&mut another, &list, LONG).await, Some(200));
+    // Known here, and with no business here: every proxy has such a token. What it may do vouches for a quarter.
+    let created = serving.plane.token_of(json!({ "role": "proxy", "name": "edge" })).await;
+    let no_business = format!("GET /v1/clients HTTP/1.1\r\nauthorization: Bearer {created}");
+    let scrape = format!("GET /metrics HTTP/1.1\r\nauthorization: Bearer {created}");
+    for asked in [&no_business, &scrape] {
+        let mut fill = Vec::new();
+        for _ in 0..8 {
+            let mut stream = connect(serving.admin).await;
+            status(&mut stream, asked, LONG).await.expect("an answer");
+            fill.push(stream);
+        }
+        let mut another = connect(serving.admin).await;
+        assert_eq!(status(&mut another, &list, LONG).await, Some(200), "{asked}");
+    }
     let out = "keywheel_control_connections_shown_out_total{listener=\"admin\"}";
     drop(strangers);
     assert!(sample(&serving.metrics().await, out) >= 17.0);
