@@ -41,7 +41,7 @@ async fn a_relay_of_the_stateful_set_serves_whoever_shows_a_certificate() {
     let found = findings.as_array().unwrap().iter().find(about).unwrap();
     assert_eq!(found["level"], "good", "{found}");
     let refused = control.fails(&doctor).await;
-    assert!(refused.contains("or a client certificate"), "{refused}");
+    assert!(refused.contains("doctor is not let in") && refused.contains("--client-cert"), "{refused}");
 }
 
 /// There the sidecar in front of it decides.
