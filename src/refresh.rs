@@ -90,6 +90,15 @@ pub struct Standing<'a> {
 /// A [`Standing`] that is looked up when a call needs it: that costs a look at every VM, and mostly nothing is due.
 pub type Lazily<'a> = dyn Deref<Target = Standing<'a>> + 'a;
 
+/// What the calls that are due depend on.
+#[derive(Clone, Copy)]
+struct At<'a, 's> {
+    ring: &'a str,
+    generation: &'a Generation,
+    standing: &'a Lazily<'s>,
+    now: Now,
+}
+
 /// The calls of one leader.
 #[derive(Debug)]
 pub struct Refresh {
@@ -188,25 +197,15 @@ impl Refresh {
             log::warn!("keywheel: ring {ring}: call {} got no answer", lost.id);
             self.fail(now);
         }
-        let mut calls = Vec::new();
-        calls.extend(self.go_on(ring, generation, standing, now));
-        calls.extend(self.look_ahead(ring, generation, standing, now));
-        if self.is_follow_due(generation, now) {
-            calls.extend(self.follow(ring, generation, standing, now));
-        }
-        calls.extend(self.acknowledge(ring, generation, standing, now));
-        calls.extend(self.turn_back(ring, generation, standing, now));
-        calls
+        let at = At { ring, generation, standing, now };
+        let due =
+            [self.go_on(at), self.look_ahead(at), self.follow(at), self.acknowledge(at), self.turn_back(at)];
+        due.into_iter().flatten().collect()
     }
 
     /// The next page, what changed since the pages, or the next poll.
-    fn go_on(
-        &mut self,
-        ring: &str,
-        generation: &Generation,
-        standing: &Lazily<'_>,
-        now: Now,
-    ) -> Option<Call> {
+    fn go_on(&mut self, at: At<'_, '_>) -> Option<Call> {
+        let At { ring, generation, standing, now } = at;
         // A damaged bucket cannot wait until the poll under way is answered.
         let is_page = self.wants_page(generation);
         self.main.take_if(|flight| is_page && !flight.is_page);
@@ -234,13 +233,8 @@ impl Refresh {
     }
 
     /// The page behind the one under way.
-    fn look_ahead(
-        &mut self,
-        ring: &str,
-        generation: &Generation,
-        standing: &Lazily<'_>,
-        now: Now,
-    ) -> Option<Call> {
+    fn look_ahead(&mut self, at: At<'_, '_>) -> Option<Call> {
+        let At { ring, generation, standing, now } = at;
         // Without a ring every request is refused: there is a hurry. With one there is none.
         let is_paging = self.main.is_some_and(|flight| flight.is_page) && generation.complete.is_none();
         let sync = generation.sync.as_ref().filter(|_| is_paging)?;
@@ -252,13 +246,8 @@ impl Refresh {
 
     /// Tells that all VMs enforce what came last. A poll under way does not know yet what its own answer brought; a
     /// short call tells. While a snapshot is under way, its pages tell.
-    fn acknowledge(
-        &mut self,
-        ring: &str,
-        generation: &Generation,
-        standing: &Lazily<'_>,
-        now: Now,
-    ) -> Option<Call> {
+    fn acknowledge(&mut self, at: At<'_, '_>) -> Option<Call> {
+        let At { ring, generation, standing, now } = at;
         self.report.take_if(|flight| now.mono >= flight.lost_at);
         let is_news = generation.complete.is_some()
             && generation.sync.is_none()
@@ -277,13 +266,8 @@ impl Refresh {
 
     /// Asks, while another cluster serves, whether the first answers again. One that hangs must not keep the
     /// changes away that the other has.
-    fn turn_back(
-        &mut self,
-        ring: &str,
-        generation: &Generation,
-        standing: &Lazily<'_>,
-        now: Now,
-    ) -> Option<Call> {
+    fn turn_back(&mut self, at: At<'_, '_>) -> Option<Call> {
+        let At { ring, generation, standing, now } = at;
         if self.probe.take_if(|flight| now.mono >= flight.lost_at).is_some() {
             self.return_at = now.mono.saturating_add(RETURN);
         }
@@ -295,24 +279,16 @@ impl Refresh {
         Some(call)
     }
 
-    /// Whether to poll beside a snapshot that takes the place of a ring which is enforced meanwhile.
-    fn is_follow_due(&mut self, generation: &Generation, now: Now) -> bool {
+    /// The poll beside a snapshot that takes the place of a ring which is enforced meanwhile.
+    fn follow(&mut self, at: At<'_, '_>) -> Option<Call> {
+        let At { ring, generation, standing, now } = at;
         let is_paging = generation.sync.as_ref().is_some_and(|sync| !sync.is_paged());
         let follows = is_paging && generation.complete.is_some() && !self.snapshot;
         // What is under way when the last page comes is brought again by the calls that go on from the first one.
         self.follow.take_if(|flight| !follows || now.mono >= flight.lost_at);
         self.follow_first &= follows;
-        follows && self.follow.is_none() && now.mono >= self.follow_at.max(self.not_before)
-    }
-
-    fn follow(
-        &mut self,
-        ring: &str,
-        generation: &Generation,
-        standing: &Lazily<'_>,
-        now: Now,
-    ) -> Option<Call> {
-        let sync = generation.sync.as_ref()?;
+        let is_due = follows && self.follow.is_none() && now.mono >= self.follow_at.max(self.not_before);
+        let sync = generation.sync.as_ref().filter(|_| is_due)?;
         let least = if self.follow_first { sync.first.revision } else { 0 };
         let from = Position { epoch: sync.first.epoch, revision: sync.upto.max(least) };
         let call = self.call(changes(ring, Some(from), WAIT), standing, POLL_TIMEOUT, now);
