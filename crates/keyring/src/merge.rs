@@ -13,13 +13,15 @@
 //! Pages may be much older than the ring: a relay keeps them for hours. So where changes can be asked for, a
 //! snapshot is whole only once they were followed to their end: see [`Ending`].
 
+mod write;
+
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
-use crate::bucket::Op;
 use crate::document::{Kind, MAX_ENTRIES};
 use crate::generation::{MAX_SIGNERS, Position, Sync};
-use crate::{Digest, Document, Epoch, Generation, Millis, SignerId};
+use crate::{Digest, Document, Generation, Millis, SignerId};
+pub use write::{Run, Write};
 
 /// What a document does to a ring.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,28 +30,6 @@ pub enum Plan {
     Heartbeat(Box<Generation>),
     /// Write the buckets, in this order, then the generation.
     Write(Box<Write>),
-}
-
-/// Bucket changes and the generation that follows them.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Write {
-    epoch: Epoch,
-    document: Document,
-    next: Generation,
-    /// The range that a page covers.
-    sweep: Option<(Option<Digest>, Digest)>,
-    named: Vec<Digest>,
-    /// Up to which digest entries count as held; what lies behind is counted with the page that brings it.
-    counted: Option<Digest>,
-}
-
-/// Changes to one bucket.
-#[derive(Debug, Clone)]
-pub struct Run<'a> {
-    pub bucket: u16,
-    pub ops: Vec<Op<'a>>,
-    /// Whether entries that it adds count as held by now.
-    pub counts: bool,
 }
 
 /// What makes a snapshot a ring that can be enforced.
@@ -328,16 +308,7 @@ impl Generation {
         } else {
             next.sync = Some(sync);
         }
-        let named = document.entries.iter().map(|entry| entry.digest).collect();
-        let sweep = Some((from, through));
-        Ok(Plan::Write(Box::new(Write {
-            epoch: position.epoch,
-            document,
-            next,
-            sweep,
-            named,
-            counted: None,
-        })))
+        Ok(Plan::Write(Box::new(Write::page(document, next, from, through))))
     }
 
     fn accept(&mut self, document: &Document, signer: SignerId, most: usize) -> Result<(), Rejection> {
@@ -367,93 +338,11 @@ fn add_signer(signers: &mut Vec<SignerId>, signer: SignerId, most: usize) -> Res
     Ok(())
 }
 
-impl Write {
-    /// The generation that follows, but for the number of entries after a run of changes.
-    #[must_use]
-    pub const fn next(&self) -> &Generation {
-        &self.next
-    }
-
-    /// Whether this is a run of changes that comes again when the snapshot under way is done.
-    #[must_use]
-    pub fn comes_again(&self) -> bool {
-        self.sweep.is_none() && self.next.sync.as_ref().is_some_and(|sync| !sync.is_paged())
-    }
-
-    /// Whether this is a page of a snapshot.
-    #[must_use]
-    pub const fn is_page(&self) -> bool {
-        self.sweep.is_some()
-    }
-
-    /// The epoch under which the changes were published.
-    #[must_use]
-    pub const fn epoch(&self) -> Epoch {
-        self.epoch
-    }
-
-    fn changes(document: Document, next: Generation, counted: Option<Digest>) -> Self {
-        Self { epoch: document.epoch, document, next, sweep: None, named: Vec::new(), counted }
-    }
-
-    /// The changes, grouped by bucket without changing the order in which revisions become visible:
-    /// a rotation's new version is there before its old one ends. A page sweeps only the buckets that
-    /// `occupied` says may hold something: few entries leave most of its range empty.
-    #[must_use]
-    pub fn runs(&self, occupied: impl Fn(u16) -> bool) -> Vec<Run<'_>> {
-        let mut runs: Vec<Run<'_>> = Vec::new();
-        let mut push = |bucket: u16, counts: bool, op| match runs.last_mut() {
-            Some(last) if last.bucket == bucket && last.counts == counts => last.ops.push(op),
-            _ => runs.push(Run { bucket, ops: vec![op], counts }),
-        };
-        let counts = |digest: &Digest| self.counted.is_some_and(|counted| *digest <= counted);
-        match self.sweep {
-            None => {
-                for entry in &self.document.entries {
-                    push(entry.digest.bucket(), counts(&entry.digest), Op::Upsert(entry));
-                }
-                for digest in &self.document.removed {
-                    let op = Op::Remove { digest: *digest, revision: self.document.revision };
-                    push(digest.bucket(), counts(digest), op);
-                }
-            }
-            Some((after, through)) => {
-                // Entries ascend, and so do the buckets that the page covers.
-                let revision = self.document.revision;
-                let first = after.map_or(0, |after| after.bucket());
-                let mut entries = self.document.entries.iter().peekable();
-                for bucket in first..=through.bucket() {
-                    if !occupied(bucket) && entries.peek().is_none_or(|entry| entry.digest.bucket() != bucket)
-                    {
-                        continue;
-                    }
-                    push(bucket, true, Op::Sweep { after, through, revision, named: &self.named });
-                    while let Some(entry) = entries.next_if(|entry| entry.digest.bucket() == bucket) {
-                        push(bucket, true, Op::Upsert(entry));
-                    }
-                }
-            }
-        }
-        runs
-    }
-
-    /// The generation to write after the buckets. `count` is how many entries the runs that count added,
-    /// or how many a page's range holds now.
-    #[must_use]
-    pub fn finish(mut self, count: i64) -> Generation {
-        let entries = match &mut self.next.sync {
-            Some(sync) => &mut sync.entries,
-            None => &mut self.next.entries,
-        };
-        *entries = entries.saturating_add_signed(count);
-        self.next
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Entry, State};
+    use crate::bucket::Op;
+    use crate::{Entry, Epoch, State};
 
     const NOW: Millis = Millis(1000);
 
