@@ -1,6 +1,7 @@
 //! Looks at a deployment from where the operator is, and says what is wrong with it and what to do.
 
 mod envoy;
+mod finding;
 mod judge;
 
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -15,7 +16,8 @@ use crate::failure::Failure;
 use crate::http::Api;
 use crate::output::Output;
 use crate::source::{Ask, Source};
-use judge::{Envoy, Facts, Finding, Level, RingListener};
+use finding::{Finding, Level};
+use judge::{Envoy, Facts, RingListener};
 
 pub(crate) async fn run(
     args: args::Doctor,
@@ -64,7 +66,7 @@ async fn listener(
         Ok(signed) => signed,
         Err(error) => {
             let failure = error.into_failure();
-            let keeps_out = matches!(failure.exit_code(), 4);
+            let keeps_out = failure.exit_code() == 4;
             let said = failure.to_string();
             return Ok(if keeps_out { RingListener::KeepsOut(said) } else { RingListener::Failed(said) });
         }
