@@ -46,7 +46,8 @@ impl FailedLogins {
 }
 
 /// An IPv4 address, or the /64 of an IPv6 address: whoever has one address of it has them all.
-pub(crate) fn network(address: IpAddr) -> IpAddr {
+#[must_use]
+pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),

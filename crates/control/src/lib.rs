@@ -21,6 +21,7 @@
 //! | [`notary`] | signed checkpoints of the audit trail |
 //! | [`metrics`] | what is counted |
 //! | [`failed_logins`] | who sent bad tokens lately |
+//! | [`reread`] | what is made of files, and made anew when they change |
 //! | [`jobs`] | deadlines, checkpoints and the removal of what ended long ago |
 //! | `ids` | names that sort by time |
 //! | [`seal`], [`secret`] | the signing keys' encryption, tokens |
@@ -66,6 +67,7 @@ pub mod lifecycle;
 pub mod metrics;
 pub mod notary;
 pub mod rekey;
+pub mod reread;
 pub mod restore;
 pub mod ring;
 mod rings;

@@ -30,7 +30,7 @@ pub enum Listener {
 
 /// Why somebody was not let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Refused {
+pub enum Refused {
     /// No token.
     Missing,
     /// What was sent is no token.
@@ -248,8 +248,15 @@ impl Metrics {
         self.requests.get_or_create(&RequestLabels { listener, method, route, status }).inc();
     }
 
-    pub(crate) fn refused(&self, listener: Listener, reason: Refused) {
+    /// Counts one who was not let in.
+    pub fn refused(&self, listener: Listener, reason: Refused) {
         self.refused.get_or_create(&RefusedLabels { listener, reason }).inc();
+    }
+
+    /// How many were not let in so far, as [`Metrics::connections`].
+    #[must_use]
+    pub fn refusals(&self, listener: Listener, reason: Refused) -> u64 {
+        self.refused.get_or_create(&RefusedLabels { listener, reason }).get()
     }
 
     pub(crate) fn connection(&self, listener: Listener) -> OpenConnection {

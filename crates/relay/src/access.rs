@@ -4,9 +4,8 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock};
 
+use keywheel_control::reread::{Look, Reread};
 use keywheel_keyring::Digest;
 use subtle::{Choice, ConstantTimeEq as _};
 use tracing::{error, info};
@@ -26,25 +25,11 @@ pub enum Access {
     Credentials(Option<Tokens>),
 }
 
-/// Why somebody is not let in.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Login {
-    Missing,
-    Unknown,
-    TooMany,
-}
-
-/// How many were not let in since the start.
-#[derive(Debug, Default)]
-pub(crate) struct Refusals([AtomicU64; Login::ALL.len()]);
-
 /// The tokens of a file, one on each line, so that they rotate with an overlap.
 #[derive(Debug)]
 pub struct Tokens {
     path: PathBuf,
-    now: RwLock<Vec<Digest>>,
-    /// What the file held when it was read last, and what was wrong with it.
-    tried: Mutex<(Option<Digest>, Option<String>)>,
+    now: Reread<Vec<Digest>>,
 }
 
 /// Why a file of tokens cannot be used.
@@ -76,69 +61,30 @@ impl Access {
     }
 }
 
-impl Login {
-    pub(crate) const ALL: [Self; 3] = [Self::Missing, Self::Unknown, Self::TooMany];
-
-    /// As a label, and as the control plane has it.
-    pub(crate) const fn reason(self) -> &'static str {
-        match self {
-            Self::Missing => "missing",
-            Self::Unknown => "unknown",
-            Self::TooMany => "too_many",
-        }
-    }
-}
-
-impl Refusals {
-    pub(crate) fn count(&self, why: Login) {
-        if let Some(count) = self.0.get(why as usize) {
-            count.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    pub(crate) fn each(&self) -> impl Iterator<Item = (Login, u64)> {
-        Login::ALL.into_iter().zip(&self.0).map(|(why, count)| (why, count.load(Ordering::Relaxed)))
-    }
-}
-
 impl Tokens {
     /// # Errors
     ///
     /// [`TokensError`].
     pub fn open(path: &Path) -> Result<Self, TokensError> {
         let text = read(path)?;
-        let now = RwLock::new(parse(path, &text)?);
-        let tried = Mutex::new((Some(Digest::of(text.as_bytes())), None));
-        Ok(Self { path: path.to_owned(), now, tried })
+        let now = Reread::new(parse(path, &text)?, Some(Digest::of(text.as_bytes())));
+        Ok(Self { path: path.to_owned(), now })
     }
 
     /// Reads the file if it has changed. What cannot be used is logged once, and changes nothing.
     pub fn look(&self) {
-        let mut tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
         let text = read(&self.path);
         let digest = text.as_ref().ok().map(|text| Digest::of(text.as_bytes()));
-        if digest.is_some() && digest == tried.0 {
-            return;
-        }
-        match text.and_then(|text| parse(&self.path, &text)) {
-            Ok(tokens) => {
-                info!(count = tokens.len(), "The tokens of proxies were read again");
-                *self.now.write().unwrap_or_else(PoisonError::into_inner) = tokens;
-                *tried = (digest, None);
-            }
-            Err(error) => {
-                let error = error.to_string();
-                if tried.1.as_ref() != Some(&error) {
-                    error!(error, "The tokens of proxies stay as they were: {error}");
-                }
-                *tried = (digest, Some(error));
-            }
+        match self.now.look(digest, false, || parse(&self.path, &text?)) {
+            Look::Same => {}
+            Look::New => info!(count = self.now.now().len(), "The tokens of proxies were read again"),
+            Look::Unusable(error) => error!(error, "The tokens of proxies stay as they were: {error}"),
         }
     }
 
     fn have(&self, token: &[u8]) -> bool {
         let asked = Digest::of(token);
-        let tokens = self.now.read().unwrap_or_else(PoisonError::into_inner);
+        let tokens = self.now.now();
         let none = Choice::from(0_u8);
         tokens.iter().fold(none, |found, one| found | one.as_bytes().ct_eq(asked.as_bytes())).into()
     }

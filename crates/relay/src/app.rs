@@ -17,6 +17,8 @@ use keywheel_api::problem::MEDIA_TYPE;
 use keywheel_api::ring::MAX_PROXY_REPORTS;
 use keywheel_api::{Problem, ProblemKind, ProxyReports};
 use keywheel_control::clock;
+use keywheel_control::failed_logins::network;
+use keywheel_control::metrics::{Listener, Refused as NotLetIn};
 use keywheel_control::ring::proxies::HEADER;
 use keywheel_control::serve::{ClientCertificate, vouch};
 use keywheel_keyring::usage::MAX_REPORT;
@@ -26,7 +28,7 @@ use serde_json::json;
 use tokio::time::timeout;
 use tracing::{debug, error, info};
 
-use crate::access::{Access, Login};
+use crate::access::Access;
 use crate::archive::Unanswered;
 use crate::relay::Relay;
 use crate::ring::{NoAnswer, Ring, Standing};
@@ -90,7 +92,7 @@ fn shown(request: &Request, access: &Access) -> String {
         Some(token) => Digest::of(token.as_bytes()).to_string(),
         None => extensions
             .get::<ConnectInfo<SocketAddr>>()
-            .map(|peer| peer.0.ip().to_string())
+            .map(|peer| network(peer.0.ip()).to_string())
             .unwrap_or_default(),
     }
 }
@@ -105,13 +107,13 @@ async fn guard(State(relay): State<Arc<Relay>>, request: Request, next: Next) ->
     }
     // No token is no guess.
     let Some(_) = authorization else {
-        return unauthorized(&relay, Login::Missing);
+        return unauthorized(&relay, NotLetIn::Missing);
     };
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip());
     match peer.and_then(|peer| relay.failed_logins.count(peer, Instant::now())) {
-        None => unauthorized(&relay, Login::Unknown),
+        None => unauthorized(&relay, NotLetIn::Unknown),
         Some(retry_after) => {
-            relay.refused_logins.count(Login::TooMany);
+            relay.listener.refused(Listener::Ring, NotLetIn::TooMany);
             let detail = "too many tokens of this address were refused; wait, or send a good one";
             let mut response = refused(Problem::new(ProblemKind::TooManyFailures, detail)).into_response();
             let seconds = HeaderValue::from(retry_after.as_secs().saturating_add(1));
@@ -121,8 +123,8 @@ async fn guard(State(relay): State<Arc<Relay>>, request: Request, next: Next) ->
     }
 }
 
-fn unauthorized(relay: &Relay, why: Login) -> Response {
-    relay.refused_logins.count(why);
+fn unauthorized(relay: &Relay, why: NotLetIn) -> Response {
+    relay.listener.refused(Listener::Ring, why);
     let detail =
         "send `Authorization: Bearer …` with a token that this relay was given, or a client certificate";
     refused(Problem::new(ProblemKind::Unauthorized, detail)).into_response()

@@ -2,8 +2,8 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError, RwLock};
 
+use keywheel_control::reread::{Look, Reread};
 use keywheel_keyring::Digest;
 use reqwest::Client;
 use tracing::{error, info};
@@ -14,12 +14,9 @@ type Make = Box<dyn Fn() -> Result<Client, String> + Send + Sync>;
 
 /// Calls with the certificates as they are now.
 pub struct Caller {
-    // A std lock: it is held for a clone, never across an await.
-    now: RwLock<Client>,
+    now: Reread<Client>,
     files: Vec<PathBuf>,
     make: Make,
-    /// What the files held when they were last tried, and what was wrong with it.
-    tried: Mutex<(Option<Digest>, Option<String>)>,
 }
 
 impl Caller {
@@ -34,13 +31,13 @@ impl Caller {
     ) -> Result<Self, E> {
         // Before they are used: what changes in between is found by the next look.
         let digest = digest(&files);
-        let now = RwLock::new(make()?);
+        let now = Reread::new(make()?, digest);
         let make = Box::new(move || make().map_err(|error| error.to_string()));
-        Ok(Self { now, files, make, tried: Mutex::new((digest, None)) })
+        Ok(Self { now, files, make })
     }
 
     pub(crate) fn now(&self) -> Client {
-        self.now.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.now.now().clone()
     }
 
     /// Reads the files if they have changed. What cannot be used is logged once, and changes nothing. Calls that are under
@@ -49,22 +46,11 @@ impl Caller {
         if self.files.is_empty() {
             return;
         }
-        let mut tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
-        let digest = digest(&self.files);
-        if digest.is_some() && digest == tried.0 {
-            return;
-        }
-        match (self.make)() {
-            Ok(client) => {
-                info!("The certificates for the upstream were read again");
-                *self.now.write().unwrap_or_else(PoisonError::into_inner) = client;
-                *tried = (digest, None);
-            }
-            Err(error) => {
-                if tried.1.as_ref() != Some(&error) {
-                    error!(error, "The certificates for the upstream stay as they were: {error}");
-                }
-                *tried = (digest, Some(error));
+        match self.now.look(digest(&self.files), false, &self.make) {
+            Look::Same => {}
+            Look::New => info!("The certificates for the upstream were read again"),
+            Look::Unusable(error) => {
+                error!(error, "The certificates for the upstream stay as they were: {error}")
             }
         }
     }

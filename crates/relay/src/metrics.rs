@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use keywheel_control::metrics::{Listener, Metrics, Refused};
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
@@ -9,7 +10,6 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::access::Refusals;
 use crate::ring::{Ring, Standing};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -19,15 +19,14 @@ struct RingLabels {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct LoginLabels {
-    reason: &'static str,
+    reason: Refused,
 }
 
 /// All of it as it is now.
 pub(crate) fn text<'a>(
     rings: impl Iterator<Item = &'a Arc<Ring>>,
     upstream_failures: u64,
-    refusals: &Refusals,
-    (connections, shown_out): (i64, u64),
+    listener: &Metrics,
 ) -> Result<String, std::fmt::Error> {
     let mut registry = Registry::with_prefix("keywheel_relay");
     let family = Family::<RingLabels, Gauge>::default;
@@ -63,6 +62,7 @@ pub(crate) fn text<'a>(
         "Calls to the upstream that failed",
         ConstCounter::new(upstream_failures),
     );
+    let (connections, shown_out) = listener.connections(Listener::Ring);
     r.register("connections", "Connections open", ConstGauge::new(connections));
     r.register(
         "connections_shown_out",
@@ -71,8 +71,9 @@ pub(crate) fn text<'a>(
     );
     let logins = Family::<LoginLabels, Counter>::default();
     r.register("refused_logins", "Requests with no token or certificate that is good here", logins.clone());
-    for (why, count) in refusals.each() {
-        logins.get_or_create(&LoginLabels { reason: why.reason() }).inc_by(count);
+    for reason in [Refused::Missing, Refused::Unknown, Refused::TooMany] {
+        let count = listener.refusals(Listener::Ring, reason);
+        logins.get_or_create(&LoginLabels { reason }).inc_by(count);
     }
     for ring in rings {
         let labels = RingLabels { ring: ring.name.clone() };

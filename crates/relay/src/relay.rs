@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keywheel_control::failed_logins::FailedLogins;
-use keywheel_control::metrics::{Listener, Metrics};
+use keywheel_control::metrics::Metrics;
 use keywheel_control::serve::{self, Limits};
 use keywheel_control::{Endpoint, StartError, control};
 use keywheel_keyring::PublicKey;
@@ -17,7 +17,7 @@ use keywheel_keyring::entry::is_ring_name;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::access::{Access, Refusals};
+use crate::access::Access;
 use crate::app::app;
 use crate::behind::Proxies;
 use crate::caller::Caller;
@@ -71,7 +71,6 @@ impl Default for Bounds {
 pub struct Relay {
     pub(crate) access: Access,
     pub(crate) failed_logins: FailedLogins,
-    pub(crate) refused_logins: Refusals,
     /// What the listener counts.
     pub(crate) listener: Arc<Metrics>,
     rings: BTreeMap<String, Arc<Ring>>,
@@ -133,7 +132,6 @@ impl Relay {
             access,
             failed_logins: FailedLogins::default(),
             listener: Arc::default(),
-            refused_logins: Refusals::default(),
             rings,
             upstream,
             limits,
@@ -156,8 +154,7 @@ impl Relay {
     }
 
     pub(crate) fn metrics(&self) -> Result<String, std::fmt::Error> {
-        let connections = self.listener.connections(Listener::Ring);
-        metrics::text(self.rings.values(), self.upstream.failures(), &self.refused_logins, connections)
+        metrics::text(self.rings.values(), self.upstream.failures(), &self.listener)
     }
 
     /// Serves and follows the upstream until `shutdown`.

@@ -18,6 +18,7 @@ use tracing::warn;
 use super::error::ApiError;
 use super::request::RequestId;
 use super::texts;
+use crate::failed_logins::network;
 use crate::metrics::{Listener, Refused};
 use crate::ring::proxies;
 use crate::secret::{HashedToken, PlainToken};
@@ -153,7 +154,7 @@ async fn identify(
         }
         if control.ring_auth == RingAuth::Open {
             // Who that is only its address tells.
-            vouch(extensions, || peer(extensions).map(|peer| peer.to_string()).unwrap_or_default());
+            vouch(extensions, || peer(extensions).map(|peer| network(peer).to_string()).unwrap_or_default());
             return Ok(None);
         }
     }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use keywheel_keyring::Digest;
@@ -15,6 +15,8 @@ use rustls::{RootCertStore, ServerConfig};
 use tokio::sync::watch;
 use tracing::{error, info};
 use zeroize::Zeroizing;
+
+use crate::reread::{Look, Reread};
 
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(3);
@@ -46,16 +48,7 @@ pub struct Tls {
     listener: &'static str,
     files: TlsFiles,
     without: WithoutCertificate,
-    // A std lock: it is held for a clone, never across an await.
-    current: RwLock<Arc<ServerConfig>>,
-    /// The files' contents when they were last tried, and what was wrong with them.
-    tried: Mutex<Tried>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Tried {
-    contents: Option<Digest>,
-    error: Option<String>,
+    current: Reread<Arc<ServerConfig>>,
 }
 
 /// Why certificates cannot be used. Each is one sentence that says what to do.
@@ -94,13 +87,13 @@ impl Tls {
         without: WithoutCertificate,
     ) -> Result<Self, TlsError> {
         let contents = Contents::read(&files)?;
-        let current = RwLock::new(Arc::new(contents.config(&files, without)?));
-        let tried = Mutex::new(Tried { contents: Some(contents.digest()), error: None });
-        Ok(Self { listener, files, without, current, tried })
+        let config = Arc::new(contents.config(&files, without)?);
+        let current = Reread::new(config, Some(contents.digest()));
+        Ok(Self { listener, files, without, current })
     }
 
     pub(super) fn current(&self) -> Arc<ServerConfig> {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.current.now().clone()
     }
 
     /// Reads the files if they have changed. What cannot be used is logged once, and changes nothing.
@@ -114,30 +107,18 @@ impl Tls {
     }
 
     fn read(&self, always: bool) {
-        let mut tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
         let contents = Contents::read(&self.files);
         let digest = contents.as_ref().ok().map(Contents::digest);
-        if !always && digest.is_some() && digest == tried.contents {
-            return;
-        }
-        let made = contents.and_then(|contents| contents.config(&self.files, self.without));
+        let make = || contents?.config(&self.files, self.without).map(Arc::new);
         let listener = self.listener;
-        let now = match made {
-            Ok(config) => {
-                // Open connections keep what they have. What they could resume is forgotten with the old one.
-                *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
-                info!(listener, "The {listener} listener has new certificates");
-                Tried { contents: digest, error: None }
+        match self.current.look(digest, always, make) {
+            Look::Same => {}
+            // Open connections keep what they have. What they could resume is forgotten with the old one.
+            Look::New => info!(listener, "The {listener} listener has new certificates"),
+            Look::Unusable(error) => {
+                error!(listener, error, "The {listener} listener keeps its old certificates: {error}");
             }
-            Err(error) => {
-                let now = Tried { contents: digest, error: Some(error.to_string()) };
-                if always || now != *tried {
-                    error!(listener, %error, "The {listener} listener keeps its old certificates: {error}");
-                }
-                now
-            }
-        };
-        *tried = now;
+        }
     }
 
     /// Looks at the files again and again until `stopping`.
